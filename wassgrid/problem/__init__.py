@@ -1,0 +1,1 @@
+"""What is being solved: knows nothing of grids, particles or files."""

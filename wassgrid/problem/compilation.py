@@ -1,0 +1,182 @@
+"""SymPy expressions -> array functions of NumPy or JAX, and derivatives of staged expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import sympy as sp
+
+from wassgrid.problem import functions
+
+ArrayFunction = Callable[..., tuple[Any, ...]]
+Stages = Sequence[tuple[sp.Symbol, sp.Expr]]
+
+
+def compile_functions(
+    arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr], backend: str = "numpy", stages: Stages = ()
+) -> ArrayFunction:
+    """Compile expressions into one function of arrays, with their common subexpressions computed once.
+
+    arguments: the symbols, in the order of the arrays.
+    stages: (symbol, expression) pairs computed first, in order; later stages and `expressions` may use their symbols.
+    backend: "numpy" or "jax" (imported only then; the function can be traced, differentiated and jitted).
+
+    Returns a function of arrays that broadcast together; it gives a tuple with one array per expression, all of the
+    broadcast shape (constants included; NumPy arrays may be read-only views).  Floating-point warnings are silenced: the
+    caller looks at the values.
+    """
+    plain = [sp.Symbol(f"argument_{k}") for k in range(len(arguments))]
+    names = dict(zip(arguments, plain, strict=True))
+    reduced = [expression.xreplace(names) for expression in expressions]
+    staged: list[tuple[sp.Symbol, sp.Expr]] = []
+    needed = set().union(*(expression.free_symbols for expression in reduced))
+    for symbol, expression in reversed(stages):
+        if symbol in needed:
+            staged.insert(0, (symbol, expression.xreplace(names)))
+            needed |= expression.free_symbols
+    arrays = _arrays(backend)
+    raw = sp.lambdify(
+        plain,
+        reduced,
+        modules=[functions.namespace(arrays) | {"power": _power(backend)}, backend],
+        printer=_printer(backend),
+        cse=lambda outputs: _common_subexpressions(staged, outputs),
+    )
+
+    def evaluate(*values: Any) -> tuple[Any, ...]:
+        shape = np.broadcast_shapes(*(np.shape(value) for value in values))
+        with np.errstate(all="ignore"):
+            return tuple(arrays.broadcast_to(arrays.asarray(output, dtype=float), shape) for output in raw(*values))
+
+    return evaluate
+
+
+def differentiate(
+    expressions: Sequence[sp.Expr], variables: Sequence[sp.Symbol], stages: Stages = ()
+) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[list[sp.Expr]], list[list[list[sp.Expr]]]]:
+    """Differentiate expressions twice in `variables`, through the stages they depend on (forward mode).
+
+    Returns (stages, gradient, hessian): `gradient[e][a]` and `hessian[e][a][b]` in terms of the original symbols and of the
+    returned stages, which are the given ones followed by the derivatives of each.  The size grows with the number of stages, not with
+    the nesting, because no stage is substituted into another.
+    """
+    first: dict[sp.Symbol, list[sp.Expr]] = {}
+    second: dict[sp.Symbol, list[list[sp.Expr]]] = {}
+    longer: list[tuple[sp.Symbol, sp.Expr]] = []
+    count = len(variables)
+
+    def chain(expression: sp.Expr) -> tuple[list[sp.Expr], list[list[sp.Expr]]]:
+        inner = sorted((symbol for symbol in expression.free_symbols if symbol in first), key=str)
+        partial = {symbol: sp.diff(expression, symbol) for symbol in inner}
+        outer = [sp.diff(expression, variable) for variable in variables]
+        # dE/da = E_a + sum_k E_k dk/da
+        gradient = [outer[a] + sum(partial[k] * first[k][a] for k in inner) for a in range(count)]
+        hessian = [[sp.S.Zero] * count for _ in range(count)]
+        for a in range(count):
+            for b in range(a, count):
+                # d2E/dadb = E_ab + sum_k (E_ak dk/db + E_bk dk/da + E_k d2k/dadb) + sum_kl E_kl dk/da dl/db
+                value = sp.diff(outer[a], variables[b])
+                for k in inner:
+                    value += sp.diff(outer[a], k) * first[k][b] + sp.diff(outer[b], k) * first[k][a]
+                    value += partial[k] * second[k][a][b]
+                    value += sum(sp.diff(partial[k], m) * first[k][a] * first[m][b] for m in inner)
+                hessian[a][b] = hessian[b][a] = value
+        return gradient, hessian
+
+    def named(name: str, value: sp.Expr) -> sp.Expr:
+        if value.is_Number:
+            return value
+        symbol = sp.Symbol(name)
+        longer.append((symbol, value))
+        return symbol
+
+    for symbol, expression in stages:
+        gradient, hessian = chain(expression)
+        longer.append((symbol, expression))
+        first[symbol] = [named(f"{symbol}_{a}", value) for a, value in enumerate(gradient)]
+        second[symbol] = [[sp.S.Zero] * count for _ in range(count)]
+        for a in range(count):
+            for b in range(a, count):
+                second[symbol][a][b] = second[symbol][b][a] = named(f"{symbol}_{a}_{b}", hessian[a][b])
+    derivatives = [chain(expression) for expression in expressions]
+    return longer, [gradient for gradient, _ in derivatives], [hessian for _, hessian in derivatives]
+
+
+def _common_subexpressions(staged: Stages, outputs: sp.Expr) -> tuple[list[tuple[sp.Symbol, sp.Expr]], Any]:
+    """Return the stages and all shared subexpressions in an order in which they can be computed, and the reduced outputs."""
+    symbols = [symbol for symbol, _ in staged]
+    fresh = sp.numbered_symbols("shared_")
+    # equations keep a stage and its symbol together while subexpressions are shared across all of them
+    shared, reduced = sp.cse([*(expression for _, expression in staged), *outputs], symbols=fresh, list=False)
+    pending = [*shared, *zip(symbols, reduced[: len(staged)], strict=True)]
+    ordered: list[tuple[sp.Symbol, sp.Expr]] = []
+    waiting = {symbol for symbol, _ in pending}
+    while pending:
+        late = []
+        for symbol, expression in pending:
+            if expression.free_symbols & waiting:
+                late.append((symbol, expression))
+            else:
+                ordered.append((symbol, expression))
+                waiting.discard(symbol)
+        pending = late
+    return ordered, list(reduced[len(staged) :])
+
+
+def _arrays(backend: str) -> Any:
+    if backend == "numpy":
+        return np
+    if backend == "jax":
+        import jax.numpy
+
+        return jax.numpy
+    raise ValueError(f"backend: expected 'numpy' or 'jax', got {backend!r}")
+
+
+def _power(backend: str) -> Callable[[Any, int], Any]:
+    """Return x**n for an integer n by repeated multiplication, several times faster than NumPy's general power."""
+
+    def power(base: Any, exponent: int) -> Any:
+        result, square, rest = None, base, abs(exponent)
+        while rest:
+            if rest & 1:
+                result = square if result is None else result * square
+            rest >>= 1
+            if rest:
+                square = square * square
+        return 1.0 / result if exponent < 0 else result
+
+    return power
+
+
+@lru_cache(maxsize=2)
+def _printer(backend: str) -> Any:
+    """Return SymPy's printer for the backend, with constants printed to the last bit and integer powers by multiplication."""
+    from sympy.printing.numpy import JaxPrinter, NumPyPrinter
+    from sympy.printing.precedence import PRECEDENCE
+
+    parent = NumPyPrinter if backend == "numpy" else JaxPrinter
+
+    class Printer(parent):  # type: ignore[misc, valid-type]
+        def _print_Float(self, expression: sp.Float) -> str:
+            return repr(float(expression))
+
+        def _print_Pow(self, expression: sp.Pow, rational: bool = False) -> str:
+            base, exponent = expression.as_base_exp() if expression.exp.is_Integer else expression.args
+            if exponent.is_Integer and exponent not in (2, -1):
+                return f"power({self._print(expression.base)}, {int(expression.exp)})"
+            if exponent == -1:
+                return f"1.0/{self.parenthesize(base, PRECEDENCE['Pow'])}"
+            return super()._print_Pow(expression, rational=rational)
+
+    return Printer(
+        {
+            "fully_qualified_modules": False,
+            "inline": True,
+            "allow_unknown_functions": True,
+            "user_functions": {},
+        }
+    )

@@ -1,0 +1,365 @@
+"""The controlled Markov chain of a case: tables of its law and cost with their action derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from wassgrid.problem.compilation import ArrayFunction, compile_functions, differentiate
+from wassgrid.problem.expression import nearest
+from wassgrid.problem.model import Family, Model, ProblemError
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+
+__all__ = ["ActionTables", "CellTables", "ControlProblem", "ProblemError", "apply_boundary"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CellTables:
+    """What the law at each state does not owe to the action.
+
+    noise: (cells, d) standard deviations sigma_j(s) >= 0.
+    coupling: (cells, d, d); coupling[:, j, i] = beta_ji(s), by which x'_j follows the realised x'_i.
+    """
+
+    noise: Array
+    coupling: Array
+
+
+@dataclass(frozen=True)
+class ActionTables:
+    """Mean alpha(s, a) and stage cost c(s, a) at particles, with action derivatives up to the order asked for (else None).
+
+    mean (cells, N, d), mean_gradient (cells, N, d, m), mean_hessian (cells, N, d, m, m),
+    cost (cells, N), cost_gradient (cells, N, m), cost_hessian (cells, N, m, m); C-contiguous doubles, all finite.
+    """
+
+    mean: Array
+    cost: Array
+    mean_gradient: Array | None = None
+    mean_hessian: Array | None = None
+    cost_gradient: Array | None = None
+    cost_hessian: Array | None = None
+
+
+@dataclass(frozen=True)
+class _Law:
+    """alpha, beta, sigma and c as expressions; `stages` are computed first (see `compile_functions`)."""
+
+    mean: tuple[sp.Expr, ...]
+    coupling: Mapping[tuple[int, int], sp.Expr]
+    noise: tuple[sp.Expr, ...]
+    stages: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ControlProblem:
+    """A controlled Markov chain with Gaussian noise, axis by axis:
+
+        x'_j = alpha_j(s, a) + sum_i beta_ji(s) x'_i + sigma_j(s) xi_j,    stage cost c(s, a),
+
+    where x'_i is the realised next value of another axis, noise and boundary included.  In continuous time with step h the drift b and
+    the diffusion Sigma give alpha = s + h b ("euler") or the classical Runge-Kutta step of order 4 ("rk4", the action held
+    over the step), sigma = Sigma sqrt(h), and c is the cost rate: average costs are per unit time.
+
+    domain (d, 2), boundary (d): "clamp", "reflect" or "periodic"; action_bounds (m, 2), infinite where none is given.
+    order: the axes in an order in which the realised next values are known; coupled (d, d): where beta is not zero.
+    """
+
+    title: str
+    model: Model
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    domain: Array
+    boundary: tuple[str, ...]
+    action_bounds: Array
+    criterion: str
+    discount: float | None
+    time_step: float | None
+    initial_law: str = field(default="uniform")
+
+    @classmethod
+    def from_case(cls, case: Case) -> ControlProblem:
+        """Build the problem of a case and check every expression.  Raises ProblemError."""
+        model = Model.from_case(case)
+        states = [(family, name) for family in model.states for name in family.members]
+        actions = [(family, name) for family in model.actions for name in family.members]
+        problem = cls(
+            title=case.title,
+            model=model,
+            state_names=tuple(name for _, name in states),
+            action_names=tuple(name for _, name in actions),
+            domain=np.array([family.interval for family, _ in states], dtype=float).reshape(-1, 2),
+            boundary=tuple(family.boundary for family, _ in states),
+            action_bounds=np.array([family.interval for family, _ in actions], dtype=float).reshape(-1, 2),
+            criterion=case.criterion.kind,
+            discount=case.criterion.discount,
+            time_step=model.time_step,
+        )
+        model.templates  # noqa: B018 - every text is parsed here, so that a bad one is found before any work
+        if case.solver.kind == "grid":
+            problem.order  # noqa: B018 - likewise next(...)
+        return problem
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the definition only: compiled functions are built again where they are needed."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    @property
+    def state_dimension(self) -> int:
+        """d, the number of state variables."""
+        return len(self.state_names)
+
+    @property
+    def action_dimension(self) -> int:
+        """m, the number of action variables."""
+        return len(self.action_names)
+
+    @cached_property
+    def coupled(self) -> NDArray[np.bool_]:
+        """(d, d): entry (j, i) tells whether x'_j follows the realised x'_i."""
+        coupled = np.zeros((self.state_dimension, self.state_dimension), dtype=bool)
+        for j, i in self._law.coupling:
+            coupled[j, i] = True
+        return coupled
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """The axes so that each comes after those it follows, file order otherwise.  Raises ProblemError for a cycle."""
+        placed: list[int] = []
+        while len(placed) < self.state_dimension:
+            rest = [j for j in range(self.state_dimension) if j not in placed]
+            ready = [j for j in rest if not any(self.coupled[j, i] for i in rest)]
+            if not ready:
+                names = ", ".join(self.state_names[j] for j in rest[:6])
+                raise ProblemError(f"states: next(...) goes round in a circle among {names}")
+            placed.append(ready[0])
+        return tuple(placed)
+
+    # -- tables ----------------------------------------------------------------------------------------------------
+
+    def cell_tables(self, states: Array) -> CellTables:
+        """Tabulate noise and coupling at `states` (cells, d).  Raises ProblemError where not finite or noise < 0."""
+        columns = list(np.ascontiguousarray(states, dtype=float).T)
+        cells, d = len(states), self.state_dimension
+        values = self._cell_function(*columns)
+        noise = np.zeros((cells, d))
+        coupling = np.zeros((cells, d, d))
+        for j, sigma in enumerate(values[:d]):
+            self._require_finite(f"noise of {self.state_names[j]}", sigma, columns, [])
+            if np.any(sigma < 0.0):
+                where = self._first(sigma < 0.0, columns, [])
+                raise ProblemError(f"the noise of {self.state_names[j]} is negative at {where}")
+            noise[:, j] = sigma
+        for (j, i), beta in zip(self._law.coupling, values[d:], strict=True):
+            self._require_finite(f"factor of next({self.state_names[i]}) in {self.state_names[j]}", beta, columns, [])
+            coupling[:, j, i] = beta
+        return CellTables(noise=noise, coupling=coupling)
+
+    def action_tables(self, states: Array, actions: Array, order: int) -> ActionTables:
+        """Tabulate mean and cost at `states` (cells, d) and `actions` (cells, N, m), with action derivatives up to `order`.
+
+        Memory: cells * N * (d + 1) * (1 + m + m**2) doubles at order 2; callers go over blocks of cells.
+        Raises ProblemError naming the first quantity that is not finite, and where.
+        """
+        states = np.asarray(states, dtype=float)
+        actions = np.asarray(actions, dtype=float)
+        (cells, particles, m), d = actions.shape, self.state_dimension
+        state_columns = [np.ascontiguousarray(states[:, k])[:, None] for k in range(d)]
+        action_columns = [np.ascontiguousarray(actions[:, :, a]) for a in range(m)]
+        plan, function = self._action_functions(order)
+        tables = [np.zeros((cells, particles, d + 1, *(m,) * k)) for k in range(order + 1)]
+        for (k, row, axes), value in zip(plan, function(*state_columns, *action_columns), strict=True):
+            self._require_finite(self._quantity(row, axes), value, state_columns, action_columns)
+            tables[k][(slice(None), slice(None), row, *axes)] = value
+            if k == 2 and axes[0] != axes[1]:
+                tables[k][:, :, row, axes[1], axes[0]] = value
+        mean = [np.ascontiguousarray(table[:, :, :d]) for table in tables] + [None, None]
+        cost = [np.ascontiguousarray(table[:, :, d]) for table in tables] + [None, None]
+        return ActionTables(mean[0], cost[0], mean[1], mean[2], cost[1], cost[2])
+
+    def sample_next(self, states: Array, actions: Array, rng: np.random.Generator) -> Array:
+        """Draw the next states (cells, d) of `states` (cells, d) under `actions` (cells, m), boundaries applied."""
+        tables = self.action_tables(states, actions[:, None, :], order=0)
+        cell = self.cell_tables(states)
+        realised = np.zeros_like(tables.mean[:, 0])
+        noise = rng.standard_normal(realised.shape)
+        for j in self.order:
+            # x'_j = alpha_j + sum_i beta_ji x'_i + sigma_j xi_j
+            follows = np.einsum("ci,ci->c", cell.coupling[:, j], realised)
+            value = tables.mean[:, 0, j] + follows + cell.noise[:, j] * noise[:, j]
+            realised[:, j] = apply_boundary(value, *self.domain[j], self.boundary[j])
+        return realised
+
+    def feedback(self, key: str, texts: str | float | Mapping[str, str | float]) -> ArrayFunction:
+        """Compile feedback laws, one text for all actions or one per action table, into a function of the states.
+
+        Returns f(states (cells, d)) -> (cells, m).  `key` names the texts in errors.  Raises ProblemError.
+        """
+        per_action = texts if isinstance(texts, Mapping) else {family.key: texts for family in self.model.actions}
+        for name in per_action:
+            if name not in (known := [family.key for family in self.model.actions]):
+                raise ProblemError(f"{key}.{name}: unknown action{nearest(name, known)}")
+        expressions: list[sp.Expr] = []
+        for family in self.model.actions:
+            if family.key not in per_action:
+                raise ProblemError(f"{key}.{family.key}: missing")
+            text, path = str(per_action[family.key]), f"{key}.{family.key}" if per_action is texts else key
+            expressions += [self.model.feedback(path, text, family, k) for k in range(len(family.members))]
+        function = compile_functions(self.model.scalars.states, expressions)
+
+        def evaluate(states: Array) -> Array:
+            columns = list(np.asarray(states, dtype=float).T)
+            values = np.stack(function(*columns), axis=-1)
+            for k, name in enumerate(self.action_names):
+                self._require_finite(f"{key} of {name}", values[:, k], columns, [])
+            return values
+
+        return evaluate  # type: ignore[return-value]
+
+    # -- expressions -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _law(self) -> _Law:
+        """The law of the chain from the texts of the case, realised next values split off."""
+        model, scalars = self.model, self.model.scalars
+        h = model.time_step
+        if h is not None and model.scheme == "rk4":
+            return self._runge_kutta()
+        coupling: dict[tuple[int, int], sp.Expr] = {}
+        mean = []
+        for j, law in enumerate(scalars.law):
+            followed = [i for i, symbol in enumerate(scalars.realised) if symbol in law.free_symbols]
+            for i in followed:
+                beta = sp.diff(law, scalars.realised[i])
+                self._check_coupling(j, i, beta)
+                # continuous time: x'_j = s_j + h b_j, so beta carries the step
+                coupling[j, i] = beta if h is None else h * beta
+            law = law.xreplace({scalars.realised[i]: sp.S.Zero for i in followed})
+            mean.append(law if h is None else scalars.states[j] + h * law)
+        noise = [sigma if h is None else sigma * sp.Float(h) ** sp.S.Half for sigma in scalars.noise]
+        return _Law(tuple(mean), coupling, tuple(noise))
+
+    def _check_coupling(self, j: int, i: int, beta: sp.Expr) -> None:
+        scalars, name = self.model.scalars, self.state_names[i]
+        path = f"states.{self._family_of(j).key}.{self.model.law_key}"
+        if i == j:
+            raise ProblemError(f"{path}: next({name}) stands in its own law")
+        if beta.free_symbols & set(scalars.realised):
+            raise ProblemError(f"{path}: next({name}) must enter linearly")
+        if beta.free_symbols & set(scalars.actions):
+            raise ProblemError(f"{path}: the factor of next({name}) may depend on states and parameters only")
+
+    def _runge_kutta(self) -> _Law:
+        """One classical Runge-Kutta step of the drift (Kutta 1901), the action held."""
+        model, scalars = self.model, self.model.scalars
+        for j, law in enumerate(scalars.law):
+            if law.free_symbols & set(scalars.realised):
+                path = f"states.{self._family_of(j).key}.drift"
+                raise ProblemError(f'{path}: next(...) needs time.scheme = "euler", rk4 has its own stages')
+        h = sp.Float(model.time_step)
+        stages: list[tuple[sp.Symbol, sp.Expr]] = []
+        slopes: list[list[sp.Symbol]] = []
+        # k1 = b(s), k2 = b(s + h/2 k1), k3 = b(s + h/2 k2), k4 = b(s + h k3)
+        for stage, weight in enumerate((0, h / 2, h / 2, h)):
+            place = dict(zip(scalars.states, scalars.states, strict=True))
+            if stage:
+                place = {s: s + weight * k for s, k in zip(scalars.states, slopes[-1], strict=True)}
+            slopes.append([sp.Symbol(f"_slope_{stage}_{j}") for j in range(self.state_dimension)])
+            stages += [(slopes[-1][j], law.xreplace(place)) for j, law in enumerate(scalars.law)]
+        # x' = s + h/6 (k1 + 2 k2 + 2 k3 + k4)
+        k1, k2, k3, k4 = slopes
+        mean = tuple(s + h / 6 * (k1[j] + 2 * k2[j] + 2 * k3[j] + k4[j]) for j, s in enumerate(scalars.states))
+        return _Law(mean, {}, tuple(sigma * h**sp.S.Half for sigma in scalars.noise), tuple(stages))
+
+    def _family_of(self, j: int) -> Family:
+        return [family for family in self.model.states for _ in family.members][j]
+
+    @cached_property
+    def _cell_function(self) -> ArrayFunction:
+        return compile_functions(self.model.scalars.states, [*self._law.noise, *self._law.coupling.values()])
+
+    @cached_property
+    def _action_function_cache(self) -> dict[int, tuple[list[tuple[int, int, tuple[int, ...]]], ArrayFunction]]:
+        return {}
+
+    def _action_functions(self, order: int) -> tuple[list[tuple[int, int, tuple[int, ...]]], ArrayFunction]:
+        """Return the plan (derivative order, row, action axes) of every entry that is not zero, and the function giving them.
+
+        Row j < d is the mean of axis j, row d the cost.
+        """
+        if order in self._action_function_cache:
+            return self._action_function_cache[order]
+        if order not in (0, 1, 2):
+            raise ValueError(f"order: expected 0, 1 or 2, got {order}")
+        law, scalars = self._law, self.model.scalars
+        rows = [*law.mean, scalars.cost]
+        entries: list[tuple[int, int, tuple[int, ...]]] = [(0, row, ()) for row in range(len(rows))]
+        expressions = list(rows)
+        stages: Sequence[tuple[sp.Symbol, sp.Expr]] = law.stages
+        if order:
+            stages, gradient, hessian = differentiate(rows, scalars.actions, law.stages)
+            m = self.action_dimension
+            for row in range(len(rows)):
+                for a in range(m):
+                    entries.append((1, row, (a,)))
+                    expressions.append(gradient[row][a])
+                    for b in range(a, m) if order == 2 else ():
+                        entries.append((2, row, (a, b)))
+                        expressions.append(hessian[row][a][b])
+        kept = [k for k, expression in enumerate(expressions) if expression != 0]
+        plan = [entries[k] for k in kept]
+        function = compile_functions(
+            [*scalars.states, *scalars.actions], [expressions[k] for k in kept], stages=stages
+        )
+        self._action_function_cache[order] = plan, function
+        return plan, function
+
+    # -- finiteness ------------------------------------------------------------------------------------------------
+
+    def _quantity(self, row: int, axes: tuple[int, ...]) -> str:
+        name = "cost" if row == self.state_dimension else f"next {self.state_names[row]}"
+        if not axes:
+            return name
+        order = "first" if len(axes) == 1 else "second"
+        return f"{order} derivative of {name} in {', '.join(self.action_names[a] for a in axes)}"
+
+    def _require_finite(
+        self, quantity: str, value: Array, state_columns: Sequence[Array], action_columns: Sequence[Array]
+    ) -> None:
+        bad = ~np.isfinite(value)
+        if bad.any():
+            first = value[bad].flat[0]
+            raise ProblemError(f"{quantity} is {first} at {self._first(bad, state_columns, action_columns)}")
+
+    def _first(
+        self, bad: NDArray[np.bool_], state_columns: Sequence[Array], action_columns: Sequence[Array]
+    ) -> str:
+        """Name the states and actions of the first True: `s=0.5, a=-1.2`."""
+        names = [*self.state_names, *self.action_names][: len(state_columns) + len(action_columns)]
+        place = np.unravel_index(int(np.argmax(bad)), bad.shape)
+        values = [np.broadcast_to(column, bad.shape)[place] for column in (*state_columns, *action_columns)]
+        shown = [f"{name}={value:.6g}" for name, value in zip(names, values, strict=True)]
+        return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
+
+
+def apply_boundary(value: Any, low: float, high: float, boundary: str, arrays: Any = np) -> Any:
+    """Map values into [low, high]: clamp to the ends, reflect (fold) at them, or wrap around (upper end = lower end).
+
+    `arrays` is `numpy` or `jax.numpy`.
+    """
+    if boundary == "periodic":
+        return low + arrays.mod(value - low, high - low)
+    if boundary == "reflect":
+        place = arrays.mod(value - low, 2.0 * (high - low))
+        return low + arrays.minimum(place, 2.0 * (high - low) - place)
+    return arrays.clip(value, low, high)

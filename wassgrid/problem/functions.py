@@ -1,0 +1,265 @@
+"""The functions that expressions may call, as SymPy functions with almost-everywhere derivatives.
+
+SymPy differentiates `Abs`, `Min`, `Piecewise` and `Mod` into Dirac deltas, Heaviside steps and unevaluated derivatives, and asks
+its assumption system about every comparison.  The small functions below do neither: their derivative is the classical one wherever
+it exists, and one of the one-sided derivatives on the null set where it does not.  Each prints under its own name; `namespace`
+gives the NumPy or JAX function behind that name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import sympy as sp
+
+
+def constant(value: float) -> sp.Expr:
+    """Return a SymPy number for `value`: exact for -1, 0, 1, otherwise a double, so that no power ever becomes a long integer."""
+    return sp.Integer(int(value)) if value in (-1.0, 0.0, 1.0) else sp.Float(value)
+
+
+class _Folding(sp.Function):
+    """A function of numbers that folds in double precision when all arguments are numbers."""
+
+    @staticmethod
+    def of_numbers(*values: float) -> float:
+        """Evaluate at doubles."""
+        raise NotImplementedError
+
+    @classmethod
+    def eval(cls, *arguments: sp.Expr) -> sp.Expr | None:
+        if all(argument.is_Number for argument in arguments):
+            return constant(cls.of_numbers(*map(float, arguments)))
+        return None
+
+
+class Condition(sp.Function):
+    """A truth value: the first argument of `Where`.  Piecewise constant, so its derivative is zero."""
+
+    def _eval_derivative(self, _symbol: sp.Symbol) -> sp.Expr:
+        return sp.S.Zero
+
+
+class Greater(Condition):
+    """x > y."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, x: sp.Expr, y: sp.Expr) -> Any:
+        return (sp.S.true if x > y else sp.S.false) if x.is_Number and y.is_Number else None
+
+
+class GreaterEqual(Condition):
+    """x >= y."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, x: sp.Expr, y: sp.Expr) -> Any:
+        return (sp.S.true if x >= y else sp.S.false) if x.is_Number and y.is_Number else None
+
+
+class Equal(Condition):
+    """x == y, bit for bit."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, x: sp.Expr, y: sp.Expr) -> Any:
+        return (sp.S.true if float(x) == float(y) else sp.S.false) if x.is_Number and y.is_Number else None
+
+
+class Both(Condition):
+    """Logical and."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, x: Any, y: Any) -> Any:
+        if sp.S.false in (x, y):
+            return sp.S.false
+        return y if x is sp.S.true else x if y is sp.S.true else None
+
+
+class Either(Condition):
+    """Logical or."""
+
+    nargs = 2
+
+    @classmethod
+    def eval(cls, x: Any, y: Any) -> Any:
+        if sp.S.true in (x, y):
+            return sp.S.true
+        return y if x is sp.S.false else x if y is sp.S.false else None
+
+
+class Negation(Condition):
+    """Logical not."""
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, x: Any) -> Any:
+        return sp.S.false if x is sp.S.true else sp.S.true if x is sp.S.false else None
+
+
+class Where(sp.Function):
+    """x where the condition holds, y elsewhere."""
+
+    nargs = 3
+
+    @classmethod
+    def eval(cls, condition: Any, x: sp.Expr, y: sp.Expr) -> sp.Expr | None:
+        return x if condition is sp.S.true or x == y else y if condition is sp.S.false else None
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        condition, x, y = self.args
+        return Where(condition, x.diff(symbol), y.diff(symbol))
+
+
+class Maximum(_Folding):
+    """The larger of two numbers; NaN if either is NaN."""
+
+    nargs = 2
+    of_numbers = max
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        x, y = self.args
+        return Where(GreaterEqual(x, y), x.diff(symbol), y.diff(symbol))
+
+
+class Minimum(_Folding):
+    """The smaller of two numbers; NaN if either is NaN."""
+
+    nargs = 2
+    of_numbers = min
+
+    def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
+        x, y = self.args
+        return Where(GreaterEqual(y, x), x.diff(symbol), y.diff(symbol))
+
+
+class Absolute(_Folding):
+    """|x|, with derivative sign(x)."""
+
+    nargs = 1
+    of_numbers = abs
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return Sign(self.args[0])
+
+
+class Sign(_Folding):
+    """-1, 0 or 1, with derivative zero."""
+
+    nargs = 1
+
+    @staticmethod
+    def of_numbers(x: float) -> float:
+        return float((x > 0) - (x < 0))
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.Zero
+
+
+class Floor(_Folding):
+    """The largest integer not above x, with derivative zero."""
+
+    nargs = 1
+    of_numbers = math.floor
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return sp.S.Zero
+
+
+class Modulo(_Folding):
+    """x - y floor(x / y), with derivatives 1 and -floor(x / y)."""
+
+    nargs = 2
+
+    @staticmethod
+    def of_numbers(x: float, y: float) -> float:
+        return x % y
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        x, y = self.args
+        return sp.S.One if argindex == 1 else -Floor(x / y)
+
+
+class ArcTangent2(_Folding):
+    """The angle of the point (x, y), in (-pi, pi], called with y first."""
+
+    nargs = 2
+    of_numbers = math.atan2
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        y, x = self.args
+        return (x if argindex == 1 else -y) / (x**2 + y**2)
+
+
+class SumOver(sp.Function):
+    """The sum of the first argument over the array axis numbered by the second, counted from the last; see `compilation`."""
+
+    nargs = 2
+
+
+# name in a case file -> (number of arguments, at doubles, as a SymPy expression)
+ELEMENTARY: dict[str, tuple[int, Callable[..., float], Callable[..., sp.Expr]]] = {
+    "sin": (1, math.sin, sp.sin),
+    "cos": (1, math.cos, sp.cos),
+    "tan": (1, math.tan, sp.tan),
+    "asin": (1, math.asin, sp.asin),
+    "acos": (1, math.acos, sp.acos),
+    "atan": (1, math.atan, sp.atan),
+    "atan2": (2, math.atan2, ArcTangent2),
+    "sinh": (1, math.sinh, sp.sinh),
+    "cosh": (1, math.cosh, sp.cosh),
+    "tanh": (1, math.tanh, sp.tanh),
+    "exp": (1, math.exp, sp.exp),
+    "log": (1, math.log, sp.log),
+    "sqrt": (1, math.sqrt, lambda x: sp.Pow(x, sp.S.Half)),
+    "abs": (1, abs, Absolute),
+    "sign": (1, Sign.of_numbers, Sign),
+    "mod": (2, Modulo.of_numbers, Modulo),
+}
+# these take other forms: any number of arguments, a condition, or an index
+SPECIAL: dict[str, str] = {
+    "min": "min(x, y, ...)",
+    "max": "max(x, y, ...)",
+    "clip": "clip(x, lo, hi)",
+    "where": "where(condition, x, y)",
+    "wrap_angle": "wrap_angle(x)",
+    "sum": "sum(index, expression)",
+    "next": "next(state)",
+}
+CONSTANTS: dict[str, float] = {"pi": math.pi}
+RESERVED: frozenset[str] = frozenset({*ELEMENTARY, *SPECIAL, *CONSTANTS})
+
+
+def namespace(arrays: ModuleType) -> dict[str, Callable[..., Any]]:
+    """Return the array function behind the name of each class above, from `numpy` or `jax.numpy`."""
+
+    def sum_over(terms: Any, axis: int) -> Any:
+        return arrays.sum(terms, axis=-axis, keepdims=True)
+
+    return {
+        "Greater": arrays.greater,
+        "GreaterEqual": arrays.greater_equal,
+        "Equal": arrays.equal,
+        "Both": arrays.logical_and,
+        "Either": arrays.logical_or,
+        "Negation": arrays.logical_not,
+        "Where": arrays.where,
+        "Maximum": arrays.maximum,
+        "Minimum": arrays.minimum,
+        "Absolute": arrays.abs,
+        "Sign": arrays.sign,
+        "Floor": arrays.floor,
+        "Modulo": arrays.mod,
+        "ArcTangent2": arrays.arctan2,
+        "SumOver": sum_over,
+    }

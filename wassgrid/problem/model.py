@@ -1,0 +1,248 @@
+"""The model of a case as SymPy: every table of states and actions, the cost, with index families whole or written out."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import sympy as sp
+
+from wassgrid.problem.expression import ExpressionError, Index, Scope, member, parse
+from wassgrid.problem.functions import RESERVED
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+
+_KEY = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?:\[([A-Za-z][A-Za-z0-9_]*)\])?")
+
+
+class ProblemError(ValueError):
+    """A control problem that is not well posed; the message is one line that begins with the key or names the quantity."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One table of [states] or [actions]: a scalar, or all members of an index family.
+
+    key: the name of the table, `theta` or `q[i]`; name: without the index.
+    interval: domain of a state, bounds of an action; infinite where none is given.
+    law: text of `next` (discrete time) or `drift`; noise: text of `noise` or `diffusion`; both empty for actions.
+    """
+
+    key: str
+    name: str
+    index: Index | None
+    interval: tuple[float, float]
+    boundary: str = "clamp"
+    law: str = ""
+    noise: str = ""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of the scalars: `("theta",)` or `("q[0]", ..., "q[n-1]")`."""
+        if self.index is None:
+            return (self.name,)
+        return tuple(member(self.name, position) for position in range(self.index.count))
+
+
+@dataclass(frozen=True)
+class StateTemplate:
+    """The law of one table of states, with families as `sympy.Indexed` and sums as `sympy.Sum`.
+
+    Scalars are symbols of their name.  Members are `IndexedBase("q")[i + k]` with the index as the integer symbol `i`, or
+    `IndexedBase("q")[k]` for a fixed member.  Realised next values are the symbol `next(omega)` or `IndexedBase("next(q)")[i]`.
+    """
+
+    family: Family
+    law: sp.Expr
+    noise: sp.Expr
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """The model with every family written out: one symbol and one expression per scalar, in file order.
+
+    The symbol of the realised next value of state j is `realised[j]`.
+    """
+
+    states: tuple[sp.Symbol, ...]
+    realised: tuple[sp.Symbol, ...]
+    actions: tuple[sp.Symbol, ...]
+    law: tuple[sp.Expr, ...]
+    noise: tuple[sp.Expr, ...]
+    cost: sp.Expr
+
+
+@dataclass(frozen=True)
+class Model:
+    """The expressions of a case, parsed on demand.
+
+    time_step, scheme: of a continuous-time model (`law` is the drift b, `noise` the diffusion); None in discrete time.
+    """
+
+    parameters: Mapping[str, float]
+    indices: Mapping[str, Index]
+    states: tuple[Family, ...]
+    actions: tuple[Family, ...]
+    cost: str
+    time_step: float | None
+    scheme: str | None
+
+    @classmethod
+    def from_case(cls, case: Case) -> Model:
+        """Collect the tables of a case.  Raises ProblemError for names that clash or are not names, and unknown indices."""
+        indices = {name: Index(name, table.count, table.periodic) for name, table in case.indices.items()}
+        infinite = (-float("inf"), float("inf"))
+        continuous = case.time is not None
+        states = tuple(
+            Family(
+                key,
+                *_name_and_index("states", key, indices),
+                interval=table.domain or infinite,
+                boundary=table.boundary,
+                law=str(table.drift if continuous else table.next),
+                noise=str(table.diffusion if continuous else table.noise),
+            )
+            for key, table in case.states.items()
+        )
+        actions = tuple(
+            Family(key, *_name_and_index("actions", key, indices), interval=table.bounds or infinite)
+            for key, table in case.actions.items()
+        )
+        model = cls(
+            parameters=dict(case.parameters),
+            indices=indices,
+            states=states,
+            actions=actions,
+            cost=str(case.cost.rate if continuous else case.cost.stage),
+            time_step=case.time.step if case.time else None,
+            scheme=case.time.scheme if case.time else None,
+        )
+        model._check_names()
+        return model
+
+    def _check_names(self) -> None:
+        seen: dict[str, str] = {}
+        entries = [
+            *(("parameters", name, name) for name in self.parameters),
+            *(("indices", name, name) for name in self.indices),
+            *(("states", family.key, family.name) for family in self.states),
+            *(("actions", family.key, family.name) for family in self.actions),
+        ]
+        for section, key, name in entries:
+            path = f"{section}.{key}"
+            if not _KEY.fullmatch(name) or keyword.iskeyword(name):
+                raise ProblemError(f"{path}: {name[:60]!r} is not a name (a letter, then letters, digits or _)")
+            if name in RESERVED:
+                raise ProblemError(f"{path}: the name {name!r} is that of a function or constant, choose another")
+            if name in seen:
+                raise ProblemError(f"{path}: the name {name!r} is already taken by {seen[name]}, choose another")
+            seen[name] = path
+
+    @property
+    def law_key(self) -> str:
+        """The key of the law of a state."""
+        return "next" if self.time_step is None else "drift"
+
+    @property
+    def noise_key(self) -> str:
+        """The key of the noise of a state."""
+        return "noise" if self.time_step is None else "diffusion"
+
+    @property
+    def cost_key(self) -> str:
+        """The key of the cost."""
+        return "stage" if self.time_step is None else "rate"
+
+    @cached_property
+    def templates(self) -> tuple[tuple[StateTemplate, ...], sp.Expr]:
+        """The laws of all state tables and the cost, with families whole.  Raises ProblemError with the key of a bad text."""
+        laws = []
+        for family in self.states:
+            bound = {} if family.index is None else {family.index.name: sp.Symbol(family.index.name, integer=True)}
+            laws.append(
+                StateTemplate(
+                    family,
+                    law=self._parse(self._path(family, self.law_key), family.law, self._law_scope(bound, True)),
+                    noise=self._parse(self._path(family, self.noise_key), family.noise, self._noise_scope(bound, True)),
+                )
+            )
+        return tuple(laws), self._parse(f"cost.{self.cost_key}", self.cost, self._scope(template=True))
+
+    @cached_property
+    def scalars(self) -> Scalars:
+        """The model with families written out.  Raises ProblemError with the key of a bad text."""
+        law, noise = [], []
+        for family in self.states:
+            for position in range(len(family.members)):
+                bound = {} if family.index is None else {family.index.name: position}
+                law.append(self._parse(self._path(family, self.law_key), family.law, self._law_scope(bound, False)))
+                noise.append(
+                    self._parse(self._path(family, self.noise_key), family.noise, self._noise_scope(bound, False))
+                )
+        names = [name for family in self.states for name in family.members]
+        return Scalars(
+            states=tuple(sp.Symbol(name) for name in names),
+            realised=tuple(sp.Symbol(f"next({name})") for name in names),
+            actions=tuple(sp.Symbol(name) for family in self.actions for name in family.members),
+            law=tuple(law),
+            noise=tuple(noise),
+            cost=self._parse(f"cost.{self.cost_key}", self.cost, self._scope(template=False)),
+        )
+
+    def feedback(self, key: str, text: str, action: Family, position: int) -> sp.Expr:
+        """Parse the text of a feedback law: an expression of states, parameters and the index of the action."""
+        bound = {} if action.index is None else {action.index.name: position}
+        return self._parse(key, text, self._state_scope("a feedback law may depend on", bound, template=False))
+
+    def _path(self, family: Family, key: str) -> str:
+        return f"states.{family.key}.{key}"
+
+    def _scope(
+        self,
+        bound: Mapping[str, int | sp.Symbol] | None = None,
+        template: bool = False,
+        families: Iterable[Family] | None = None,
+    ) -> Scope:
+        known = [*self.states, *self.actions] if families is None else list(families)
+        return Scope(
+            values={**self.parameters, **{f.name: sp.Symbol(f.name) for f in known if f.index is None}},
+            families={family.name: family.index.name for family in known if family.index is not None},
+            indices=self.indices,
+            bound=bound or {},
+            template=template,
+        )
+
+    def _law_scope(self, bound: Mapping[str, int | sp.Symbol], template: bool) -> Scope:
+        scope = self._scope(bound, template)
+        return Scope(**{**vars(scope), "realised": frozenset(family.name for family in self.states)})
+
+    def _noise_scope(self, bound: Mapping[str, int | sp.Symbol], template: bool) -> Scope:
+        return self._state_scope(f"{self.noise_key} may depend on", bound, template)
+
+    def _state_scope(self, what: str, bound: Mapping[str, int | sp.Symbol], template: bool) -> Scope:
+        scope = self._scope(bound, template, families=self.states)
+        reasons = {f.name: f"{what} states and parameters only, not on the action {f.name}" for f in self.actions}
+        return Scope(**{**vars(scope), "forbidden": reasons})
+
+    @staticmethod
+    def _parse(path: str, text: str, scope: Scope) -> sp.Expr:
+        try:
+            return parse(text, scope)
+        except ExpressionError as error:
+            raise ProblemError(f"{path}: {error}") from None
+
+
+def _name_and_index(section: str, key: str, indices: Mapping[str, Index]) -> tuple[str, Index | None]:
+    """Split the name of a table: `q[i]` -> ("q", index i), `theta` -> ("theta", None)."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise ProblemError(f"{section}.{key[:60]}: expected a name or a family such as q[i]")
+    name, letter = match.groups()
+    if letter is not None and letter not in indices:
+        raise ProblemError(f"{section}.{key}: unknown index {letter!r}, declare it: [indices] {letter} = {{ count = ... }}")
+    return name, None if letter is None else indices[letter]
