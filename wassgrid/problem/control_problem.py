@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from wassgrid.problem.compilation import ArrayFunction, compile_functions, differentiate
-from wassgrid.problem.expression import nearest
 from wassgrid.problem.model import Family, Model, ProblemError
+from wassgrid.problem.names import nearest
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -200,21 +200,35 @@ class ControlProblem:
             realised[:, j] = apply_boundary(value, *self.domain[j], self.boundary[j])
         return realised
 
-    def feedback(self, key: str, texts: str | float | Mapping[str, str | float]) -> ArrayFunction:
-        """Compile feedback laws, one text for all actions or one per action table, into a function of the states.
+    def feedback_expressions(self, key: str, texts: str | float | Mapping[str, str | float]) -> list[sp.Expr]:
+        """Parse feedback laws, one text for all actions or one per action table: one expression of states per action.
 
-        Returns f(states (cells, d)) -> (cells, m).  `key` names the texts in errors.  Raises ProblemError.
+        `key` names the texts in errors.  Raises ProblemError.
         """
-        per_action = texts if isinstance(texts, Mapping) else {family.key: texts for family in self.model.actions}
-        for name in per_action:
-            if name not in (known := [family.key for family in self.model.actions]):
-                raise ProblemError(f"{key}.{name}: unknown action{nearest(name, known)}")
+        families = {family.key: family for family in self.model.actions}
+        if not isinstance(texts, Mapping):
+            paths, given = dict.fromkeys(families, key), dict.fromkeys(families, texts)
+        else:
+            paths, given = {name: f"{key}.{name}" for name in {**families, **texts}}, dict(texts)
+        for name in given:
+            if name not in families:
+                raise ProblemError(f"{paths[name]}: unknown action{nearest(name, families)}")
         expressions: list[sp.Expr] = []
-        for family in self.model.actions:
-            if family.key not in per_action:
-                raise ProblemError(f"{key}.{family.key}: missing")
-            text, path = str(per_action[family.key]), f"{key}.{family.key}" if per_action is texts else key
-            expressions += [self.model.feedback(path, text, family, k) for k in range(len(family.members))]
+        for name, family in families.items():
+            if name not in given:
+                raise ProblemError(f"{paths[name]}: missing")
+            text = str(given[name])
+            expressions += [self.model.feedback(paths[name], text, family, k) for k in range(len(family.members))]
+        return expressions
+
+    def feedback(
+        self, key: str, texts: str | float | Mapping[str, str | float]
+    ) -> Callable[[Array], Array]:
+        """Compile feedback laws (see `feedback_expressions`) into a function of states (cells, d) that gives (cells, m).
+
+        The function raises ProblemError where a value is not finite.
+        """
+        expressions = self.feedback_expressions(key, texts)
         function = compile_functions(self.model.scalars.states, expressions)
 
         def evaluate(states: Array) -> Array:
@@ -224,7 +238,7 @@ class ControlProblem:
                 self._require_finite(f"{key} of {name}", values[:, k], columns, [])
             return values
 
-        return evaluate  # type: ignore[return-value]
+        return evaluate
 
     # -- expressions -----------------------------------------------------------------------------------------------
 

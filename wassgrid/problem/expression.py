@@ -10,10 +10,9 @@ All numbers are doubles and constants are folded as doubles, so nothing can expl
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -23,8 +22,9 @@ from sympy.logic.boolalg import BooleanAtom
 from wassgrid.problem import functions
 from wassgrid.problem.compilation import compile_functions
 from wassgrid.problem.functions import CONSTANTS, ELEMENTARY, RESERVED, SPECIAL, Condition, constant
+from wassgrid.problem.names import member, nearest
 
-__all__ = ["ExpressionError", "Index", "Scope", "compile_functions", "evaluate_number", "nearest", "parse"]
+__all__ = ["ExpressionError", "Index", "Scope", "compile_functions", "evaluate_number", "parse"]
 
 MAXIMUM_LENGTH = 20_000  # characters of one expression
 MAXIMUM_DEPTH = 40  # levels of nesting; chains a + b + c and a*b*c are one level
@@ -75,17 +75,6 @@ class Scope:
     def names(self) -> list[str]:
         """Every name that may stand in an expression, for suggestions."""
         return [*self.values, *self.families, *self.bound, *RESERVED]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean 'x'?` for the known name closest to `name`, or the empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {matches[0]!r}?" if matches else ""
-
-
-def member(family: str, position: int) -> str:
-    """Return the name of one member of an index family: `q[3]`."""
-    return f"{family}[{position}]"
 
 
 def parse(text: str, scope: Scope) -> sp.Expr:

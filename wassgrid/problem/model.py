@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import sympy as sp
 
-from wassgrid.problem.expression import ExpressionError, Index, Scope, member, parse
+from wassgrid.problem.expression import ExpressionError, Index, Scope, parse
 from wassgrid.problem.functions import RESERVED
+from wassgrid.problem.names import is_name, member, nearest, split_family
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
-
-_KEY = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?:\[([A-Za-z][A-Za-z0-9_]*)\])?")
 
 
 class ProblemError(ValueError):
@@ -105,7 +102,7 @@ class Model:
                 interval=table.domain or infinite,
                 boundary=table.boundary,
                 law=str(table.drift if continuous else table.next),
-                noise=str(table.diffusion if continuous else table.noise),
+                noise=(table.diffusion if continuous else table.noise) or "0",
             )
             for key, table in case.states.items()
         )
@@ -135,7 +132,7 @@ class Model:
         ]
         for section, key, name in entries:
             path = f"{section}.{key}"
-            if not _KEY.fullmatch(name) or keyword.iskeyword(name):
+            if not is_name(name):
                 raise ProblemError(f"{path}: {name[:60]!r} is not a name (a letter, then letters, digits or _)")
             if name in RESERVED:
                 raise ProblemError(f"{path}: the name {name!r} is that of a function or constant, choose another")
@@ -239,10 +236,11 @@ class Model:
 
 def _name_and_index(section: str, key: str, indices: Mapping[str, Index]) -> tuple[str, Index | None]:
     """Split the name of a table: `q[i]` -> ("q", index i), `theta` -> ("theta", None)."""
-    match = _KEY.fullmatch(key)
-    if match is None:
+    parts = split_family(key)
+    if parts is None:
         raise ProblemError(f"{section}.{key[:60]}: expected a name or a family such as q[i]")
-    name, letter = match.groups()
+    name, letter = parts
     if letter is not None and letter not in indices:
-        raise ProblemError(f"{section}.{key}: unknown index {letter!r}, declare it: [indices] {letter} = {{ count = ... }}")
+        hint = nearest(letter, indices) or f", declare it: [indices] {letter} = {{ count = ... }}"
+        raise ProblemError(f"{section}.{key}: unknown index {letter!r}{hint}")
     return name, None if letter is None else indices[letter]

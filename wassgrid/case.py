@@ -1,0 +1,390 @@
+"""A case: text in TOML -> typed, validated tables and the control problem they state; and the resolved text back."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+from pydantic import BaseModel, Field, PlainValidator, PrivateAttr, ValidationError
+
+from wassgrid.neural.settings import NeuralSettings
+from wassgrid.problem.names import member, nearest, split_family
+from wassgrid.quantity import Table, Word, read_parameters, shown
+from wassgrid.tables import (
+    ActionTable,
+    CostTable,
+    CriterionTable,
+    ExpectTable,
+    FlowTable,
+    GridTable,
+    IndexTable,
+    OutputTable,
+    PolicyTable,
+    SolverTable,
+    StateTable,
+    TimeTable,
+)
+
+if typing.TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+    from wassgrid.problem.control_problem import ControlProblem
+
+MAXIMUM_BYTES = 1_000_000  # of a case file
+MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
+MAXIMUM_CELLS = 2**31
+
+
+class CaseError(ValueError):
+    """A case that cannot be read or is not valid; the message is one line: the path of the key, what was expected, the remedy."""
+
+
+class Case(Table):
+    """Everything a run needs, read from a case file; equal to another if all values are equal."""
+
+    title: Word = Field("", description="one line on what is solved")
+    parameters: Annotated[dict[str, float], PlainValidator(read_parameters)] = Field(
+        default_factory=dict, description="named numbers; each may be an expression of earlier ones"
+    )
+    indices: dict[str, IndexTable] = Field(default_factory=dict, description="indices of families of states and actions")
+    states: dict[str, StateTable] = Field(description="one table per state variable, in the order of the axes")
+    actions: dict[str, ActionTable] = Field(description="one table per action variable")
+    time: TimeTable | None = Field(None, description="continuous time (default: discrete time)")
+    cost: CostTable = Field(description="the cost")
+    criterion: CriterionTable = Field(default_factory=CriterionTable, description="what is minimised")
+    grid: GridTable = Field(default_factory=GridTable, description="the state grid of the grid solver")
+    policy: PolicyTable = Field(default_factory=PolicyTable, description="the particle policy")
+    flow: FlowTable = Field(default_factory=FlowTable, description="how the particles move")
+    solver: SolverTable = Field(default_factory=SolverTable, description="which solver")
+    neural: NeuralSettings | None = Field(None, description="the neural solver")
+    output: OutputTable = Field(default_factory=OutputTable, description="what is stored along the way")
+    expect: ExpectTable = Field(default_factory=ExpectTable, description="what a run must reach")
+
+    _name: str = PrivateAttr("case")
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Case:
+        """Read and check the case file at `path`, every expression included.
+
+        overrides: texts "section.key=value" that replace values of the file; the value is TOML, or plain text where it is not.
+        Raises CaseError.
+        """
+        path = Path(path)
+        try:
+            if not path.is_file():
+                raise CaseError(f"{path}: {'a folder, not a case file' if path.is_dir() else 'no such case file'}")
+            with path.open("rb") as file:
+                content = file.read(MAXIMUM_BYTES + 1)
+        except (OSError, ValueError) as error:
+            if isinstance(error, CaseError):
+                raise
+            raise CaseError(f"{shown(str(path))}: {getattr(error, 'strerror', None) or error}") from None
+        if len(content) > MAXIMUM_BYTES:
+            raise CaseError(f"{path}: larger than {MAXIMUM_BYTES // 1_000_000} MB, not a case file")
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = content[: error.start].count(b"\n") + 1
+            raise CaseError(f"{path}: line {line} is not UTF-8 text") from None
+        return cls.from_text(text, path.stem, overrides)
+
+    @classmethod
+    def from_text(cls, text: str, name: str = "case", overrides: Sequence[str] = ()) -> Case:
+        """Read and check a case from TOML text.  Raises CaseError."""
+        try:
+            data = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
+            problem = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+            raise CaseError(f"{name}: not valid TOML: {problem}") from None
+        for override in overrides:
+            _override(data, override)
+        try:
+            case = cls.model_validate(data, context={})
+        except ValidationError as error:
+            raise CaseError(_one_line(error)) from None
+        case = case._with_families_written_out()
+        case._name = name
+        case._check()
+        return case
+
+    @property
+    def name(self) -> str:
+        """The name of the case file without its ending."""
+        return self._name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Case) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def to_text(self) -> str:
+        """Return the resolved case, defaults and overrides included, as TOML; reading it gives an equal case."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    @cached_property
+    def problem(self) -> ControlProblem:
+        """The control problem that the case states."""
+        from wassgrid.problem.control_problem import ControlProblem
+
+        return ControlProblem.from_case(self)
+
+    def initial_tables(self, states: NDArray[float64]) -> tuple[NDArray[float64], ...]:
+        """Tabulate mean, standard deviation, lower and upper end of the initial policy at `states` (cells, d).
+
+        Returns four arrays (cells, m); the ends are the action bounds unless low and high are given.
+        Raises CaseError where a standard deviation is negative or low > high.
+        """
+        import numpy as np
+
+        initial, problem = self.policy.initial, self.problem
+        shape = (len(states), problem.action_dimension)
+        low, high = problem.action_bounds.T
+        tables = []
+        for key, default in (("mean", 0.0), ("std", 1.0), ("low", low), ("high", high)):
+            given = getattr(initial, key)
+            table = default if given is None else problem.feedback(f"policy.initial.{key}", given)(states)
+            tables.append(np.array(np.broadcast_to(table, shape), dtype=float))
+        _, spread, bottom, top = tables
+        if np.any(spread < 0.0):
+            raise CaseError("policy.initial.std: negative at some states")
+        if np.any(bottom > top):
+            raise CaseError("policy.initial.low: larger than high at some states")
+        return tuple(tables)
+
+    def _members(self, key: str) -> list[str]:
+        """Return the scalars of a table of states or actions."""
+        name, letter = split_family(key) or (key, None)
+        if letter is None or letter not in self.indices:
+            return [key]
+        return [member(name, position) for position in range(self.indices[letter].count)]
+
+    def _with_families_written_out(self) -> Case:
+        """Return the case with one entry per scalar state in grid.points and grid.kernel."""
+        members = {key: self._members(key) for key in self.states}
+
+        def written_out(table: Mapping[str, Any], path: str) -> dict[str, Any]:
+            known = [*members, *(name for names in members.values() for name in names)]
+            for name in table:
+                if name not in known:
+                    raise CaseError(f"{path}.{name}: unknown state{nearest(name, known)}")
+            # a value for one member goes before the value of its family
+            chosen = {name: table.get(name, table.get(key)) for key, names in members.items() for name in names}
+            return {name: value for name, value in chosen.items() if value is not None}
+
+        if sum(len(names) for names in members.values()) > MAXIMUM_DIMENSION and not self.grid.points:
+            return self
+        points = written_out(self.grid.points, "grid.points")
+        kernel = self.grid.kernel
+        if not isinstance(kernel, str):
+            kernel = written_out(kernel, "grid.kernel")
+        return self.model_copy(update={"grid": self.grid.model_copy(update={"points": points, "kernel": kernel})})
+
+    def _check(self) -> None:
+        """Check what no single key shows.  Raises CaseError."""
+        for section in ("states", "actions"):
+            if not getattr(self, section):
+                raise CaseError(f"{section}: expected at least one table [{section}.NAME]")
+        self._check_time()
+        criterion = self.criterion
+        if (criterion.kind == "discounted") != (criterion.discount is not None):
+            raise CaseError(
+                'criterion.discount: missing, kind = "discounted" needs a number between 0 and 1'
+                if criterion.discount is None
+                else 'criterion.discount: only used with kind = "discounted"'
+            )
+        for key, state in self.states.items():
+            if state.boundary != "clamp" and state.domain is None:
+                raise CaseError(f"states.{key}.domain: missing, boundary = {state.boundary!r} needs two numbers")
+        if self.solver.kind == "grid":
+            self._check_grid()
+        from wassgrid.problem.control_problem import ProblemError
+
+        try:
+            problem = self.problem
+            for key in ("mean", "std", "low", "high"):
+                if (texts := getattr(self.policy.initial, key)) is not None:
+                    problem.feedback_expressions(f"policy.initial.{key}", texts)
+        except ProblemError as error:
+            raise CaseError(str(error)) from None
+        initial = self.policy.initial
+        if self.solver.kind == "grid" and initial.distribution == "uniform" and None in (initial.low, initial.high):
+            for key, action in self.actions.items():
+                if action.bounds is None:
+                    raise CaseError(
+                        f"actions.{key}.bounds: missing, the uniform initial policy needs bounds (or policy.initial.low and high)"
+                    )
+
+    def _check_time(self) -> None:
+        """Check that states and cost have the keys of discrete or of continuous time, and no others."""
+        discrete, continuous = ("next", "noise", "stage"), ("drift", "diffusion", "rate")
+        used, other = (discrete, continuous) if self.time is None else (continuous, discrete)
+        law, noise, cost = used
+        kind = "discrete time (no [time] table)" if self.time is None else "continuous time ([time] table)"
+        tables: list[tuple[str, BaseModel]] = [(f"states.{key}", table) for key, table in self.states.items()]
+        for path, table in [*tables, ("cost", self.cost)]:
+            for key, instead in zip(other, used, strict=True):
+                if getattr(table, key, None) is not None:
+                    remedy = " or add [time] step = ..." if self.time is None else " or drop [time]"
+                    raise CaseError(f"{path}.{key}: not a key of {kind}, use {instead}{remedy}")
+        for path, table in tables:
+            if getattr(table, law) is None:
+                raise CaseError(f"{path}.{law}: missing, every state needs it in {kind}")
+        if getattr(self.cost, cost) is None:
+            raise CaseError(f"cost.{cost}: missing, needed in {kind}")
+
+    def _check_grid(self) -> None:
+        """Check what the grid solver needs: dimension, domains and points."""
+        names = [name for key in self.states for name in self._members(key)]
+        if len(names) > MAXIMUM_DIMENSION:
+            raise CaseError(
+                f"states: {len(names)} state dimensions, the grid solver takes at most {MAXIMUM_DIMENSION}: "
+                'use solver.kind = "neural"'
+            )
+        for key, state in self.states.items():
+            if state.domain is None:
+                raise CaseError(f"states.{key}.domain: missing, the grid solver needs two numbers [lower, upper]")
+        for name in names:
+            if name not in self.grid.points:
+                raise CaseError(f"grid.points.{name}: missing, expected a number of points for every state")
+        numbers = [count for count in self.grid.points.values() if isinstance(count, int)]
+        if not numbers:
+            raise CaseError('grid.points: all axes are "aligned", at least one needs a number of points')
+        cells = 1
+        for count in numbers:
+            cells *= count
+        if cells > MAXIMUM_CELLS:
+            raise CaseError(f"grid.points: {cells:.3g} cells, more than {MAXIMUM_CELLS}: use fewer points")
+
+
+def key_table() -> str:
+    """Return the Markdown table of all keys with default and meaning."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    for path, default, meaning in _keys(Case, ""):
+        rows.append(f"| `{path}` | {default} | {meaning} |")
+    return "\n".join(rows)
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (path, default, meaning) of every key below a table; NAME stands for a name of the user's choice."""
+    for name, info in model.model_fields.items():
+        inner, named = _nested(info.annotation)
+        path = f"{prefix}{name}"
+        if inner is not None:
+            yield from _keys(inner, f"{path}.NAME." if named else f"{path}.")
+            continue
+        default = info.get_default(call_default_factory=True) if not info.is_required() else ...
+        if default is ...:
+            text = "needed"
+        elif default is None or default == {} or default == "":
+            text = ""
+        else:
+            text = f"`{tomli_w.dumps({'x': default}).removeprefix('x = ').strip()}`"
+        yield path, " ".join(text.split()), info.description or ""
+
+
+def _nested(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Return the table that a key holds, and whether it holds one for each of many names."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is dict and arguments and isinstance(arguments[1], type) and issubclass(arguments[1], BaseModel):
+        return arguments[1], True
+    for item in arguments if origin in (typing.Union, types.UnionType) else (annotation,):
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return item, False
+    return None, False
+
+
+def _table_at(location: Sequence[str | int]) -> type[BaseModel] | None:
+    """Return the table at a path, None where the user chooses the keys."""
+    model: type[BaseModel] | None = Case
+    parts = list(location)
+    while parts and model is not None:
+        info = model.model_fields.get(str(parts.pop(0)))
+        model, named = _nested(info.annotation) if info is not None else (None, False)
+        if named:
+            if not parts:
+                return None
+            parts.pop(0)
+    return model
+
+
+def _one_line(error: ValidationError) -> str:
+    """Return the first error as one line with the path of its key; misspelt keys go first."""
+    details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
+    detail = details[0]
+    location, kind, context = detail["loc"], detail["type"], detail.get("ctx", {})
+    if kind == "keyed":
+        location = (*location, context["key"])
+    path = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        table = _table_at(location[:-1])
+        known = list(table.model_fields) if table is not None else []
+        message = f"unknown key{nearest(str(location[-1]), known)}"
+        if "did you mean" not in message and known:
+            message += f", expected one of {', '.join(known)}"
+    elif kind == "missing":
+        table = _table_at(location[:-1])
+        meaning = table.model_fields[str(location[-1])].description if table is not None else ""
+        message = f"missing: {meaning}"
+    elif kind in ("model_type", "dict_type", "model_attributes_type"):
+        message = f"expected a table, got {shown(detail['input'])}"
+    elif kind == "value_error":
+        message = str(context["error"])
+    elif kind == "keyed":
+        message = str(context["message"])
+    else:
+        message = f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown(detail['input'])}"
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    line = f"{path[:200]}: {message}{more}"
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
+_PART = re.compile(r'\s*(?:"([^"]*)"|([^."\s=\[]+(?:\[[^\]]*\])?))\s*(\.|$)')
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    """Apply "section.key=value" to the raw tables of a case; new keys must be keys of the language."""
+    path, equals, value = text.partition("=")
+    parts: list[str] = []
+    place = 0
+    while equals and place < len(path):
+        match = _PART.match(path, place)
+        if match is None:
+            break
+        parts.append(match[1] if match[1] is not None else match[2])
+        place = match.end()
+    if not equals or not parts or place < len(path):
+        raise CaseError(f"--set {shown(text)}: expected section.key=value")
+    table = data
+    for depth, part in enumerate(parts):
+        here = ".".join(parts[: depth + 1])
+        model = _table_at(parts[:depth])
+        known = list(model.model_fields) if model is not None else list(table)
+        open_table = parts[0] in ("grid", "policy") and model is None  # one entry per state or action, checked with the case
+        if part not in known and not open_table:
+            raise CaseError(f"--set {here}: unknown key{nearest(part, known)}")
+        if depth == len(parts) - 1:
+            table[part] = _toml_value(value)
+            return
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            if depth + 1 < len(parts) and _table_at(parts[: depth + 1]) is None and parts[0] not in ("grid", "policy"):
+                raise CaseError(f"--set {'.'.join(parts)}: {here} is a value, not a table")
+            inner = table[part] = {}
+        table = inner
+
+
+def _toml_value(text: str) -> Any:
+    """Return a TOML value, or the text itself where it is none."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text.strip()
+    return parsed["value"] if list(parsed) == ["value"] else text.strip()

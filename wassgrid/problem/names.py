@@ -1,0 +1,33 @@
+"""Names of parameters, states, actions and indices: their form, and the nearest known one to a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+import keyword
+import re
+from collections.abc import Iterable
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_KEY = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?:\[([A-Za-z][A-Za-z0-9_]*)\])?")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether `text` may name a parameter, state, action or index: a letter, then letters, digits or _."""
+    return _NAME.fullmatch(text) is not None and not keyword.iskeyword(text)
+
+
+def split_family(key: str) -> tuple[str, str | None] | None:
+    """Split the key of a state or action: `q[i]` -> ("q", "i"), `theta` -> ("theta", None), anything else -> None."""
+    match = _KEY.fullmatch(key)
+    return match and (match[1], match[2])
+
+
+def member(family: str, position: int) -> str:
+    """Return the name of one member of an index family: `q[3]`."""
+    return f"{family}[{position}]"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `, did you mean 'x'?` for the known name closest to `name`, or the empty string."""
+    matches = difflib.get_close_matches(name[:60], list(known), n=1, cutoff=0.5)
+    return f", did you mean {matches[0]!r}?" if matches else ""

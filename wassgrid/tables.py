@@ -1,0 +1,225 @@
+"""The tables of a case file: every key with its meaning, unit and default, once.  README's key table is generated from here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PlainValidator, model_validator
+
+from wassgrid.quantity import (
+    ExpressionText,
+    Flag,
+    Fraction,
+    Interval,
+    NonnegativeNumber,
+    Number,
+    PositiveNumber,
+    Table,
+    Word,
+    choice,
+    integer,
+    keyed_error,
+    per_key,
+    read_each,
+    read_positive,
+    read_positive_list,
+    read_text,
+    word_or,
+)
+
+ALIGNED = "aligned"
+KERNELS = ("auto", "gaussian", "linear", "cubic")
+
+
+class IndexTable(Table):
+    """An index of families: `[states."q[i]"]` stands for one state at each position of i."""
+
+    count: Annotated[int, PlainValidator(integer(1, 100_000))] = Field(description="number of positions, 0 to count - 1")
+    periodic: Flag = Field(False, description="neighbours wrap around; otherwise a neighbour beyond an end is 0")
+
+
+class StateTable(Table):
+    """A state variable, or a family of them."""
+
+    next: ExpressionText | None = Field(
+        None, description="discrete time: mean of the next state; next(x) in it is the realised next value of state x"
+    )
+    noise: ExpressionText | None = Field(
+        None, description="discrete time: standard deviation of the Gaussian noise per step, of states (default 0)"
+    )
+    drift: ExpressionText | None = Field(None, description="continuous time: rate of change of the state, per unit time")
+    diffusion: ExpressionText | None = Field(
+        None, description="continuous time: noise per square root of time, of states (default 0)"
+    )
+    domain: Interval | None = Field(
+        None, description="lower and upper end of the axis; needed by the grid solver and by boundaries other than clamp"
+    )
+    boundary: Annotated[str, PlainValidator(choice("clamp", "reflect", "periodic"))] = Field(
+        "clamp", description="what happens at the ends: clamp, reflect or periodic (the upper end is the lower one)"
+    )
+
+
+class ActionTable(Table):
+    """An action variable, or a family of them."""
+
+    bounds: Interval | None = Field(None, description="lower and upper bound (default: none)")
+
+
+class TimeTable(Table):
+    """Continuous time, stepped."""
+
+    step: PositiveNumber = Field(description="time step, in the unit of time of drift and rate")
+    scheme: Annotated[str, PlainValidator(choice("euler", "rk4"))] = Field(
+        "euler", description="order of the mean in the step: euler (1) or rk4 (4, action held over the step)"
+    )
+
+
+class CostTable(Table):
+    """The cost."""
+
+    stage: ExpressionText | None = Field(None, description="discrete time: cost of one step")
+    rate: ExpressionText | None = Field(None, description="continuous time: cost per unit time")
+
+
+class CriterionTable(Table):
+    """What is minimised."""
+
+    kind: Annotated[str, PlainValidator(choice("average", "discounted"))] = Field(
+        "average", description="long-run average cost, or discounted cost times 1 - discount"
+    )
+    discount: Fraction | None = Field(None, description="discount factor per step, between 0 and 1; discounted only")
+
+
+class GridTable(Table):
+    """The state grid of the grid solver."""
+
+    points: Annotated[dict[str, int | str], PlainValidator(read_each(word_or(ALIGNED, integer(2))))] = Field(
+        default_factory=dict,
+        description='points per state, or "aligned": the spacing for which the states that follow land on grid points',
+    )
+    kernel: Annotated[str | dict[str, str], PlainValidator(per_key(choice(*KERNELS)))] = Field(
+        "auto",
+        description="transition kernel for all states or per state: gaussian (noise at least 0.8 spacings), linear, cubic "
+        "(no noise); auto: gaussian where it resolves the noise, else linear",
+    )
+
+
+class InitialTable(Table):
+    """The initial policy: where the particles of every state start."""
+
+    distribution: Annotated[str, PlainValidator(choice("normal", "uniform", "point"))] = Field(
+        "normal", description="normal: mean and std; uniform: low to high; point: all particles at mean"
+    )
+    mean: Annotated[str | dict[str, str], PlainValidator(per_key(read_text))] | None = Field(
+        None, description="expression of states, one for all actions or a table per action (default 0)"
+    )
+    std: Annotated[str | dict[str, str], PlainValidator(per_key(read_text))] | None = Field(
+        None, description="standard deviation of normal, an expression of states, one or per action (default 1)"
+    )
+    low: Annotated[str | dict[str, str], PlainValidator(per_key(read_text))] | None = Field(
+        None, description="lower end of uniform, one or per action (default: the bound)"
+    )
+    high: Annotated[str | dict[str, str], PlainValidator(per_key(read_text))] | None = Field(
+        None, description="upper end of uniform, one or per action (default: the bound)"
+    )
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> InitialTable:
+        used = {"normal": ("mean", "std"), "uniform": ("low", "high"), "point": ("mean",)}[self.distribution]
+        for key in ("mean", "std", "low", "high"):
+            if getattr(self, key) is not None and key not in used:
+                raise keyed_error(key, f'not used by distribution = "{self.distribution}" (it takes {", ".join(used)})')
+        return self
+
+
+class PolicyTable(Table):
+    """The particle policy."""
+
+    particles: Annotated[int, PlainValidator(integer(1))] = Field(16, description="particles per state")
+    initial: InitialTable = Field(default_factory=InitialTable, description="where the particles start")
+    seed: Annotated[int, PlainValidator(integer(0))] = Field(1, description="seed of all random numbers of the run")
+    weights: Annotated[tuple[float, ...], PlainValidator(read_positive_list)] | None = Field(
+        None, description="positive weights of the particles, normalised (default: equal)"
+    )
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> PolicyTable:
+        if self.weights is not None and len(self.weights) != self.particles:
+            raise keyed_error(
+                "weights", f"expected {self.particles} numbers, one per particle, got {len(self.weights)}"
+            )
+        return self
+
+
+class StopTable(Table):
+    """When the run ends: whichever comes first."""
+
+    gradient_norm: PositiveNumber | None = Field(None, description="norm of the gradient in the metric, cost per action")
+    gap: PositiveNumber | None = Field(None, description="proved distance to the optimal cost, in units of cost")
+    steps: Annotated[int, PlainValidator(integer(0))] = Field(200, description="steps")
+    flow_time: PositiveNumber | None = Field(None, description="flow time of the gradient flow")
+
+
+class FlowTable(Table):
+    """How the particles move."""
+
+    method: Annotated[str, PlainValidator(choice("euler", "heun", "rk4", "newton", "full_newton"))] = Field(
+        "newton", description="gradient flow by euler, heun or rk4; newton (local curvature) or full_newton (exact)"
+    )
+    step: Annotated[str | float, PlainValidator(word_or("adaptive", read_positive))] = Field(
+        "adaptive", description='flow time per step of the explicit methods, or "adaptive"'
+    )
+    escape: Flag | None = Field(
+        None, description="particles may jump to a better action found by the certificate (default: newton methods only)"
+    )
+    stop: StopTable = Field(default_factory=StopTable, description="when the run ends")
+
+
+class SolverTable(Table):
+    """Which solver, and its linear algebra."""
+
+    kind: Annotated[str, PlainValidator(choice("grid", "neural"))] = Field(
+        "grid", description="grid: up to 4 state dimensions; neural: policies as networks, any dimension"
+    )
+    stationary: Annotated[str, PlainValidator(choice("auto", "power", "lu", "arnoldi"))] = Field(
+        "auto", description="stationary law: power iteration, sparse LU, Arnoldi, or chosen by measured progress"
+    )
+    evaluation: Annotated[str, PlainValidator(choice("auto", "iteration", "krylov", "lu"))] = Field(
+        "auto", description="policy evaluation: relative value iteration, Krylov, sparse LU, or chosen by progress"
+    )
+    tolerance: PositiveNumber = Field(1e-12, description="relative error bound of both solves")
+    memory: PositiveNumber | None = Field(None, description="memory limit in GiB (default: 80 % of what is available)")
+
+
+class OutputTable(Table):
+    """What is stored along the way."""
+
+    trajectory_every: Annotated[int, PlainValidator(integer(0))] = Field(
+        1, description="steps between stored frames (0: first and last only)"
+    )
+    curvature_every: Annotated[int, PlainValidator(integer(0))] = Field(
+        0, description="steps between curvature spectra (0: never)"
+    )
+
+
+class ExpectedValue(Table):
+    """A value that a run must reach."""
+
+    value: Number = Field(description="expected value")
+    relative: NonnegativeNumber | None = Field(None, description="allowed relative difference")
+    absolute: NonnegativeNumber | None = Field(None, description="allowed absolute difference, in the unit of the value")
+    source: Word = Field("", description="where the value comes from")
+
+    @model_validator(mode="after")
+    def _check_tolerance(self) -> ExpectedValue:
+        if (self.relative is None) == (self.absolute is None):
+            raise ValueError("expected either relative or absolute beside value")
+        return self
+
+
+class ExpectTable(Table):
+    """What a run must reach."""
+
+    average_cost: ExpectedValue | None = Field(None, description="the objective J")
+
+
