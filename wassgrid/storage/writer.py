@@ -1,0 +1,288 @@
+"""Crash-safe writer of result files.
+
+The file is never modified in place. A transaction copies it to a hidden sibling, appends there, closes, syncs and
+renames it over the file: at every instant the file under its name is a closed, complete HDF5 file, readable while the
+run goes on and after a kill. Records are held in memory between transactions, whose cost is kept below 5 % of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from wassgrid.storage.layout import (
+    FORMAT,
+    RUNNING,
+    Axis,
+    StorageError,
+    Variable,
+    create_structure,
+    explain,
+    extend_series,
+    lock_path,
+    python_value,
+    resize_series,
+    write_checkpoint,
+)
+from wassgrid.storage.lock import FileLock, Locked
+from wassgrid.storage.reader import ResultFile
+
+COMMIT_INTERVAL = 2.0  # seconds from one transaction to the next, at least ...
+COMMIT_OVERHEAD = 20.0  # ... and at least this many durations of the last one: 5 % of a run is spent writing at most
+BUFFER_BYTES = 64 * 2**20  # of records in memory, at most ...
+BUFFER_FRACTION = 0.1  # ... or this part of the file, where that is more: all copies together cost 10 files at most
+SPARE_BYTES = 2 * 2**20  # reserved beside the data for HDF5's own structures and for chunks that are written anew
+
+
+class ResultWriter:
+    """Write one result file in transactions; the only writer of that file while it lives.
+
+    ``commit`` publishes what was appended; ``due`` says when a commit is worth its cost. Between commits the file on
+    disk stays as the last one left it. Methods that write raise ``StorageError`` when the disk is full, the folder is
+    not writable or the like; the file of the last transaction then remains.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kept: Path | None = None  # where an earlier file of this name went
+        self.busy = False  # inside a transaction
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._lengths: dict[str, int] = {}
+        self._buffers: dict[str, list[tuple[int, dict[str, np.ndarray]]]] = {}
+        self._buffered_bytes = 0
+        self._checkpoint: tuple[dict[str, Any], dict[str, int]] | None = None
+        self._committed = time.monotonic()
+        self._duration = 0.0
+        try:
+            self._lock = FileLock(lock_path(path))
+        except Locked as error:
+            raise StorageError(f"'{path}' is being written by {error}; wait for it or name another file") from error
+        except OSError as error:
+            raise StorageError(explain("write", path, error)) from error
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        attributes: Mapping[str, Any],
+        axes: Sequence[Axis],
+        series: Mapping[str, Mapping[str, Variable]],
+        grid: Sequence[Axis] = (),
+    ) -> ResultWriter:
+        """Create the file with status ``running`` and empty series; an earlier result of that name is kept beside it.
+
+        ``grid`` are the state axes (written to ``/grid`` too), ``axes`` the other ones that variables refer to. The
+        earlier result becomes ``NAME.1.h5`` (the first free number), found in ``kept``; one without any record is
+        replaced. Raises ``StorageError`` when anything but a result file stands there, or another run writes to it.
+        """
+        path = Path(os.path.realpath(path))
+        if path.exists() and not path.is_file():
+            raise StorageError(f"cannot write '{path}': it is not a regular file; name another")
+        if path.exists() and not _is_result(path):
+            raise StorageError(f"'{path}' exists and is not a wassgrid result; it is left as it is: name another file")
+        writer = cls(path)
+        by_name = {axis.name: axis for axis in (*grid, *axes)}
+
+        def write() -> None:
+            writer._reserve(sum(np.asarray(axis.values).nbytes for axis in by_name.values()) * (len(series) + 1))
+            # Free space is tracked across openings: compressed chunks that outgrow their place leave no holes behind.
+            with h5py.File(writer._partial, "w", fs_strategy="fsm", fs_persist=True) as file:
+                create_structure(file, attributes, grid, by_name, series)
+            if path.exists() and not _is_empty_result(path):
+                writer.kept = _keep_beside(path)
+
+        try:
+            writer._publish(write)
+        except BaseException:
+            writer.close()
+            raise
+        writer._lengths = dict.fromkeys(series, 0)
+        return writer
+
+    @classmethod
+    def reopen(cls, path: str | os.PathLike[str], attributes: Mapping[str, Any] | None = None) -> ResultWriter:
+        """Go on from a file's checkpoint: status ``running``, later records dropped, root ``attributes`` replaced."""
+        path = Path(os.path.realpath(path))
+        with ResultFile(path):
+            pass
+        writer = cls(path)
+        try:
+            with ResultFile(path) as result:  # again, now that nobody else can write
+                lengths = result.checkpoint_lengths
+
+            def truncate(file: h5py.File) -> None:
+                file.attrs.update({**(attributes or {}), "status": RUNNING, "reason": ""})
+                for name, length in lengths.items():
+                    resize_series(file[name], length)
+
+            writer._transaction(truncate, 0)
+        except BaseException:
+            writer.close()
+            raise
+        writer._lengths = lengths
+        return writer
+
+    # ---- recording ----
+
+    def append_row(self, scalars: Mapping[str, float]) -> None:
+        """Add a row to ``convergence``: ``step`` and any of its columns; a name not declared becomes a new column."""
+        values = {name: np.array(value, dtype=np.float64) for name, value in scalars.items() if name != "step"}
+        self._append("convergence", int(scalars["step"]), values)
+
+    def append_frame(self, step: int, arrays: Mapping[str, np.ndarray], series: str = "trajectory") -> None:
+        """Add one record to ``series``; ``arrays`` are copied and have the axes declared for them at creation."""
+        self._append(series, step, {name: np.array(value, dtype=np.float64) for name, value in arrays.items()})
+
+    def set_checkpoint(self, values: Mapping[str, Any]) -> None:
+        """Remember what it takes to go on after the records appended so far.
+
+        Arrays (of any numeric type and shape) come back exactly; everything else must be what JSON knows (numbers of
+        any length, nan and inf included, text, None, lists and dicts of these) and comes back as such.
+        """
+        copied = {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
+        self._checkpoint = copied, dict(self._lengths)
+
+    @property
+    def due(self) -> bool:
+        """Whether enough time has passed, or memory has filled up, for the next transaction."""
+        age = time.monotonic() - self._committed
+        if age > max(COMMIT_INTERVAL, COMMIT_OVERHEAD * self._duration):
+            return True
+        if self._buffered_bytes <= BUFFER_BYTES:
+            return False
+        return self._buffered_bytes > BUFFER_FRACTION * self.path.stat().st_size
+
+    def commit(self, **attributes: Any) -> None:
+        """Publish everything recorded so far in one transaction; ``attributes`` are set on the root."""
+        checkpoint = self._checkpoint
+
+        def write(file: h5py.File) -> None:
+            for name, records in self._buffers.items():
+                extend_series(file[name], records)
+            if checkpoint is not None:
+                write_checkpoint(file, *checkpoint)
+            file.attrs.update(attributes)
+
+        arrays = checkpoint[0].values() if checkpoint else ()
+        self._transaction(write, self._buffered_bytes + sum(getattr(value, "nbytes", 0) for value in arrays))
+        self._buffers, self._buffered_bytes, self._checkpoint = {}, 0, None
+
+    def finish(self, status: str, reason: str) -> None:
+        """Commit, record how the run ended, and close."""
+        try:
+            self.commit(status=status, reason=reason)
+        finally:
+            self.close()
+
+    def discard(self) -> None:
+        """Undo the creation: remove the file, put back the one it replaced, and close."""
+        if self.kept is not None:
+            os.replace(self.kept, self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file as it is on disk; what was recorded since the last commit is lost."""
+        with contextlib.suppress(OSError):
+            self._partial.unlink(missing_ok=True)
+        self._lock.release()
+
+    def __enter__(self) -> ResultWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # ---- transactions ----
+
+    def _append(self, series: str, step: int, values: dict[str, np.ndarray]) -> None:
+        if series not in self._lengths:
+            raise KeyError(f"series '{series}' was not declared when the file was created")
+        self._buffers.setdefault(series, []).append((step, values))
+        self._buffered_bytes += sum(value.nbytes for value in values.values())
+        self._lengths[series] += 1
+
+    def _transaction(self, edit: Callable[[h5py.File], None], new_bytes: int) -> None:
+        began = time.monotonic()
+
+        def write() -> None:
+            shutil.copyfile(self.path, self._partial)
+            self._reserve(self.path.stat().st_size + new_bytes)
+            with h5py.File(self._partial, "r+") as file:
+                edit(file)
+            shutil.copymode(self.path, self._partial)
+
+        self._publish(write)
+        self._committed = time.monotonic()
+        self._duration = self._committed - began
+
+    def _publish(self, write: Callable[[], None]) -> None:
+        self.busy = True
+        try:
+            write()
+            _sync(self._partial)
+            os.replace(self._partial, self.path)
+            _sync(self.path.parent)
+        except (OSError, RuntimeError) as error:  # h5py raises either when HDF5 cannot write
+            with contextlib.suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+            raise StorageError(explain("write", self.path, error)) from error
+        finally:
+            self.busy = False
+
+    def _reserve(self, size: int) -> None:
+        # HDF5 does not always survive a disk that fills up under it, so the blocks are allocated first; closing the
+        # file gives back what was not used. Not every system and file system can do this.
+        if not hasattr(os, "posix_fallocate"):
+            return
+        descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            os.posix_fallocate(descriptor, 0, size + SPARE_BYTES)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        with h5py.File(path, "r") as file:
+            return bool(python_value(file.attrs.get("format")) == FORMAT)
+    except (OSError, RuntimeError):
+        return False
+
+
+def _is_empty_result(path: Path) -> bool:
+    with ResultFile(path) as result:
+        return all(len(result.steps(name)) == 0 for name in result.series)
+
+
+def _keep_beside(path: Path) -> Path:
+    names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+    kept = next(name for name in names if not name.exists())
+    try:
+        os.link(path, kept)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, kept)
+    return kept
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
