@@ -1,0 +1,23 @@
+"""Neural policies for problems whose state space is too large for a grid (needs the extra `neural`: JAX, Equinox, Optax).
+
+The same case file as the grid solver's, with `[solver] kind = "neural"` and a `[neural]` table (settings.py).
+Importing this package does not import JAX.
+"""
+
+from __future__ import annotations
+
+
+class NeuralExtraMissingError(ImportError):
+    """JAX or one of its companions is not installed; the message is one line that names the extra."""
+
+
+def require_extra() -> None:
+    """Raise NeuralExtraMissingError unless JAX, Equinox, Lineax and Optax can be imported."""
+    import importlib.util
+
+    missing = [name for name in ("jax", "equinox", "optax") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NeuralExtraMissingError(
+            f"[solver] kind = \"neural\" needs {', '.join(missing)}, not installed here: "
+            'pip install "wassgrid[neural]"'
+        )
