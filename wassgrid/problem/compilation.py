@@ -16,7 +16,11 @@ Stages = Sequence[tuple[sp.Symbol, sp.Expr]]
 
 
 def compile_functions(
-    arguments: Sequence[sp.Symbol], expressions: Sequence[sp.Expr], backend: str = "numpy", stages: Stages = ()
+    arguments: Sequence[sp.Symbol],
+    expressions: Sequence[sp.Expr],
+    backend: str = "numpy",
+    stages: Stages = (),
+    broadcast: bool = True,
 ) -> ArrayFunction:
     """Compile expressions into one function of arrays, with their common subexpressions computed once.
 
@@ -25,8 +29,8 @@ def compile_functions(
     backend: "numpy" or "jax" (imported only then; the function can be traced, differentiated and jitted).
 
     Returns a function of arrays that broadcast together; it gives a tuple with one array per expression, all of the
-    broadcast shape (constants included; NumPy arrays may be read-only views).  Floating-point warnings are silenced: the
-    caller looks at the values.
+    broadcast shape (constants included; NumPy arrays may be read-only views), or with `broadcast=False` the values as they come:
+    those of constants are numbers.  Floating-point warnings are silenced: the caller looks at the values.
     """
     plain = [sp.Symbol(f"argument_{k}") for k in range(len(arguments))]
     names = dict(zip(arguments, plain, strict=True))
@@ -37,7 +41,7 @@ def compile_functions(
         if symbol in needed:
             staged.insert(0, (symbol, expression.xreplace(names)))
             needed |= expression.free_symbols
-    arrays = _arrays(backend)
+    arrays = array_module(backend)
     raw = sp.lambdify(
         plain,
         reduced,
@@ -47,9 +51,12 @@ def compile_functions(
     )
 
     def evaluate(*values: Any) -> tuple[Any, ...]:
-        shape = np.broadcast_shapes(*(np.shape(value) for value in values))
         with np.errstate(all="ignore"):
-            return tuple(arrays.broadcast_to(arrays.asarray(output, dtype=float), shape) for output in raw(*values))
+            outputs = raw(*values)
+        if not broadcast:
+            return tuple(outputs)
+        shape, dtype = np.broadcast_shapes(*(np.shape(value) for value in values)), arrays.result_type(*values, 1.0)
+        return tuple(arrays.broadcast_to(arrays.asarray(output, dtype=dtype), shape) for output in outputs)
 
     return evaluate
 
@@ -126,7 +133,8 @@ def _common_subexpressions(staged: Stages, outputs: sp.Expr) -> tuple[list[tuple
     return ordered, list(reduced[len(staged) :])
 
 
-def _arrays(backend: str) -> Any:
+def array_module(backend: str) -> Any:
+    """Return `numpy` or `jax.numpy`, imported only here.  Raises ValueError."""
     if backend == "numpy":
         return np
     if backend == "jax":
