@@ -1,0 +1,248 @@
+"""The grid of states: a tensor product of uniform axes, aligned with the dynamics where the case asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+    from wassgrid.problem.control_problem import ControlProblem
+
+ALIGNED = "aligned"
+_ON_NODE = 1e-9  # in cells: a mean this close to a node is on it
+
+
+class GridError(ValueError):
+    """A grid that cannot be built as asked; the message names the axis and the remedy."""
+
+
+@dataclass(frozen=True)
+class StateGrid:
+    """Hold the nodes of every axis and enumerate the cells in C order (last axis fastest).
+
+    | name     | symbol | shape         | meaning                                     |
+    |----------|--------|---------------|---------------------------------------------|
+    | axes     | x_k    | d x (n_k)     | node coordinates, uniform, ascending        |
+    | boundary |        | d             | "clamp", "reflect" or "periodic"            |
+    | states   | s      | (cells, d)    | coordinates of all cells                    |
+
+    A periodic axis of n nodes has n distinct nodes and period n h; the other axes include both ends.
+    """
+
+    names: tuple[str, ...]
+    axes: tuple[np.ndarray, ...]
+    boundary: tuple[str, ...]
+
+    @property
+    def dimension(self) -> int:
+        return len(self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod([axis.size for axis in self.axes]))
+
+    @cached_property
+    def lower(self) -> np.ndarray:
+        return np.array([axis[0] for axis in self.axes])
+
+    @cached_property
+    def spacing(self) -> np.ndarray:
+        """Node distance h of every axis, shape (d,)."""
+        return np.array([(axis[-1] - axis[0]) / (axis.size - 1) for axis in self.axes])
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        return np.stack([c.ravel() for c in np.meshgrid(*self.axes, indexing="ij")], axis=1)
+
+    def describe_cell(self, cell: int) -> str:
+        """Name one cell by its coordinates, for messages: `cell 12 (s = 0.5, v = -1)`."""
+        state = [axis[i] for axis, i in zip(self.axes, np.unravel_index(cell, self.shape), strict=True)]
+        return f"cell {cell} ({', '.join(f'{n} = {x:.6g}' for n, x in zip(self.names, state, strict=True))})"
+
+    def corners(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find the 2^d grid neighbours of arbitrary states and their multilinear weights.
+
+        `states` has shape (..., d). Returns cells and weights, both (..., 2^d); weights are >= 0 and sum to one.
+        States outside the domain are wrapped, reflected or clamped like the dynamics.
+        """
+        states = np.asarray(states, dtype=float)
+        if states.shape[-1] != self.dimension:
+            raise ValueError(f"expected states of shape (..., {self.dimension}), got {states.shape}")
+        cells = np.zeros((*states.shape[:-1], 1), dtype=np.int64)
+        weights = np.ones((*states.shape[:-1], 1))
+        for k, axis in enumerate(self.axes):
+            n = axis.size
+            position = (states[..., k] - axis[0]) / self.spacing[k]
+            if self.boundary[k] == "periodic":
+                position = np.mod(position, n)
+            elif self.boundary[k] == "reflect":
+                position = np.mod(position, 2 * (n - 1))
+                position = np.minimum(position, 2 * (n - 1) - position)
+            else:
+                position = np.clip(position, 0, n - 1)
+            last = n - 1 if self.boundary[k] == "periodic" else n - 2
+            low = np.clip(np.floor(position).astype(np.int64), 0, last)
+            part = np.clip(position - low, 0.0, 1.0)
+            pair = np.stack([low, (low + 1) % n], axis=-1)
+            pair_weights = np.stack([1 - part, part], axis=-1)
+            cells = (cells[..., :, None] * n + pair[..., None, :]).reshape(*states.shape[:-1], -1)
+            weights = (weights[..., :, None] * pair_weights[..., None, :]).reshape(*states.shape[:-1], -1)
+        return cells, weights
+
+    @classmethod
+    def from_case(cls, case: Case) -> StateGrid:
+        """Build the grid of a case; raise GridError where an axis cannot be aligned."""
+        return cls.build(case.problem, case.grid.points)
+
+    @classmethod
+    def build(cls, problem: ControlProblem, points: Mapping[str, int | str]) -> StateGrid:
+        """Build the grid of a problem from nodes per state, or "aligned" (see `aligned_axis`)."""
+        axes: dict[str, np.ndarray] = {}
+        for k, name in enumerate(problem.state_names):
+            if points[name] != ALIGNED:
+                axes[name] = _uniform_axis(problem.domain[k], int(points[name]), problem.boundary[k])
+        for k, name in enumerate(problem.state_names):
+            if points[name] == ALIGNED:
+                _align(problem, k, axes)
+        grid = cls(problem.state_names, tuple(axes[name] for name in problem.state_names), tuple(problem.boundary))
+        for name in problem.state_names:
+            if points[name] == ALIGNED:
+                _verify_alignment(problem, grid, problem.state_names.index(name))
+        return grid
+
+
+def _uniform_axis(domain: np.ndarray, n: int, boundary: str) -> np.ndarray:
+    return np.linspace(domain[0], domain[1], n, endpoint=boundary != "periodic")
+
+
+def _step(axis: np.ndarray) -> float:
+    return float((axis[-1] - axis[0]) / (axis.size - 1))
+
+
+def _couplings(problem: ControlProblem, follower: int) -> dict[int, float]:
+    """Return the constant coefficients through which axis `follower` depends on other axes, {axis: coefficient}.
+
+    Both next(other) (the coupling beta) and, for noise-free positions stepped explicitly, d mean / d other count.
+    """
+    box = np.where(np.isfinite(problem.domain), problem.domain, 0.0)
+    rng = np.random.default_rng(0)
+    states = box[:, 0] + (box[:, 1] - box[:, 0]) * rng.random((16, len(problem.state_names)))
+    low, high = problem.action_bounds.T
+    action = np.clip(np.zeros(low.size), low, high)
+    result = {}
+    beta = problem.cell_tables(states).coupling[:, follower, :]
+    for other in range(len(problem.state_names)):
+        if other == follower:
+            continue
+        coefficients = beta[:, other]
+        if not problem.coupled[follower, other]:
+            shift = 1e-3 * (box[other, 1] - box[other, 0])
+            means = []
+            for sign in (1, -1):
+                moved = states.copy()
+                moved[:, other] += sign * shift
+                means.append(problem.action_tables(moved, np.tile(action, (16, 1, 1)), 0).mean[:, 0, follower])
+            coefficients = (means[0] - means[1]) / (2 * shift)
+        if np.ptp(coefficients) <= 1e-9 * max(1.0, np.abs(coefficients).max()) and abs(coefficients.mean()) > 1e-12:
+            result[other] = float(abs(coefficients.mean()))
+    return result
+
+
+def _align(problem: ControlProblem, k: int, axes: dict[str, np.ndarray]) -> None:
+    """Choose the spacing of axis k so that the axis that follows another lands on nodes.
+
+    If x_j' = ... + beta x_i', the rule is  beta h_i = h_j . Either spacing may be the given one.
+    A domain is widened outward to whole cells about the origin; a periodic follower keeps its period, and the
+    leader's given spacing is then diminished slightly so that the period holds a whole number of cells.
+    """
+    names = problem.state_names
+    followed = {
+        j: beta
+        for j, name in enumerate(names)
+        if name in axes
+        for other, beta in _couplings(problem, j).items()
+        if other == k
+    }
+    leads = {i: beta for i, beta in _couplings(problem, k).items() if names[i] in axes}
+    if len(followed) + len(leads) != 1:
+        found = "none was found" if not followed and not leads else f"{len(followed) + len(leads)} were found"
+        raise GridError(
+            f"grid.points.{names[k]}: an aligned axis needs exactly one other axis with a given number of points that "
+            f"moves with it through a constant coefficient (for example next = '{names[k]} + step*next(...)'); {found}. "
+            "Give a number of points instead."
+        )
+    if followed:
+        (j, beta), *_ = followed.items()
+        axes[names[k]] = _widened_axis(problem, k, _step(axes[names[j]]) / beta)
+        return
+    (i, beta), *_ = leads.items()
+    spacing = beta * _step(axes[names[i]])
+    if problem.boundary[k] == "periodic":
+        period = problem.domain[k, 1] - problem.domain[k, 0]
+        n = int(np.ceil(period / spacing - _ON_NODE))
+        axes[names[k]] = _uniform_axis(problem.domain[k], n, "periodic")
+        spacing = period / n
+    else:
+        axes[names[k]] = _widened_axis(problem, k, spacing)
+    axes[names[i]] = _widened_axis(problem, i, spacing / beta)
+
+
+def _widened_axis(problem: ControlProblem, k: int, spacing: float) -> np.ndarray:
+    """Return nodes at whole multiples of `spacing`, covering the domain of axis k."""
+    low, high = problem.domain[k]
+    if problem.boundary[k] == "periodic":
+        raise GridError(
+            f"grid.points.{problem.state_names[k]}: a periodic axis cannot be widened to whole cells; "
+            "give its number of points and let the other axis be aligned."
+        )
+    first, last = int(np.floor(low / spacing + _ON_NODE)), int(np.ceil(high / spacing - _ON_NODE))
+    return spacing * np.arange(first, last + 1)
+
+
+def misalignment(problem: ControlProblem, grid: StateGrid, k: int, cells: np.ndarray | None = None) -> float:
+    """Return the largest distance, in cells, from a mean of noise-free axis k to the nearest node.
+
+    For a follower, the mean is taken at the nodes of the axes it follows. Zero (to rounding) means that the axis is
+    aligned: no interpolation and no numerical diffusion there. `cells` restricts the test to some cells.
+    """
+    states = grid.states if cells is None else grid.states[cells]
+    low, high = problem.action_bounds.T
+    action = np.clip(np.zeros(low.size), low, high)
+    worst = 0.0
+    for start in range(0, len(states), 65536):
+        block = states[start : start + 65536]
+        mean = problem.action_tables(block, np.tile(action, (len(block), 1, 1)), 0).mean[:, 0, k]
+        coupling = problem.cell_tables(block).coupling[:, k, :]
+        for i in np.flatnonzero(problem.coupled[k]):
+            # a node more shifts the mean by beta h_i: whole cells of axis k for an aligned pair
+            shift = coupling[:, i] * grid.spacing[i] / grid.spacing[k]
+            worst = max(worst, float(np.abs(shift - np.round(shift)).max()))
+            mean = mean + coupling[:, i] * grid.lower[i]
+        position = (mean - grid.lower[k]) / grid.spacing[k]
+        if grid.boundary[k] == "clamp" and not problem.coupled[k].any():
+            position = np.clip(position, 0, grid.shape[k] - 1)
+        worst = max(worst, float(np.abs(position - np.round(position)).max()))
+    return worst
+
+
+def _verify_alignment(problem: ControlProblem, grid: StateGrid, k: int) -> None:
+    """Raise GridError unless axis k, or the axis that follows it, lands on nodes from every cell."""
+    followers = [j for j in range(grid.dimension) if j == k or k in _couplings(problem, j)]
+    followers = [j for j in followers if not np.any(problem.cell_tables(grid.states[:1]).noise[:, j])]
+    offsets = {j: misalignment(problem, grid, j) for j in followers if _couplings(problem, j)}
+    if not offsets or min(offsets.values()) > 1e-6:
+        raise GridError(
+            f"grid.points.{grid.names[k]}: the grid cannot be aligned: means of "
+            f"{', '.join(grid.names[j] for j in offsets) or 'a noise-free axis'} lie up to "
+            f"{max(offsets.values(), default=0.5):.3g} cells off the nodes. Alignment needs x' = x + constant*next(other); "
+            "give numbers of points instead."
+        )

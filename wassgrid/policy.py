@@ -1,0 +1,139 @@
+"""Particle policies: a weighted cloud of actions in every cell of the state grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wassgrid.grid import StateGrid
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be: wrong shapes, weights or values."""
+
+
+@dataclass(frozen=True)
+class ParticlePolicy:
+    """Hold pi_s = sum_i w_i delta_{a_i} for every cell of the grid.
+
+    | name    | symbol | shape                 |
+    |---------|--------|-----------------------|
+    | actions | a_ki   | (cells, particles, m) |
+    | weights | w_ki   | (cells, particles)    |
+
+    Weights are nonnegative and sum to one in every cell. Raises PolicyError otherwise.
+    """
+
+    grid: StateGrid
+    actions: np.ndarray
+    weights: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.actions.ndim != 3 or self.actions.shape[0] != self.grid.size:
+            raise PolicyError(f"actions must have shape ({self.grid.size}, particles, m), got {self.actions.shape}")
+        if self.weights.shape != self.actions.shape[:2]:
+            raise PolicyError(f"weights must have shape {self.actions.shape[:2]}, got {self.weights.shape}")
+        if not np.isfinite(self.actions).all():
+            cell = int(np.argwhere(~np.isfinite(self.actions))[0][0])
+            raise PolicyError(f"an action is not finite at {self.grid.describe_cell(cell)}")
+        if (self.weights < 0).any() or np.abs(self.weights.sum(axis=1) - 1).max() > 1e-9:
+            raise PolicyError("weights must be nonnegative and sum to one in every cell")
+
+    @property
+    def particles(self) -> int:
+        return self.actions.shape[1]
+
+    @property
+    def action_dimension(self) -> int:
+        return self.actions.shape[2]
+
+    def moved(self, actions: np.ndarray) -> ParticlePolicy:
+        """Return the policy with the same weights and other actions."""
+        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), self.weights)
+
+    def cell_mean(self) -> np.ndarray:
+        """Return the mean action of every cell, (cells, m)."""
+        return np.einsum("ki,kia->ka", self.weights, self.actions)
+
+    def cell_spread(self) -> np.ndarray:
+        """Return the standard deviation of every action component in every cell, (cells, m)."""
+        centred = self.actions - self.cell_mean()[:, None, :]
+        return np.sqrt(np.einsum("ki,kia->ka", self.weights, centred**2))
+
+    def mean(self, state: np.ndarray) -> np.ndarray:
+        """Return the mean action at arbitrary states (..., d), (..., m): multilinear between cells."""
+        cells, weights = self.grid.corners(np.asarray(state, dtype=float))
+        return np.einsum("...c,...ca->...a", weights, self.cell_mean()[cells])
+
+    def sample(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw actions at arbitrary states (..., d), (..., m).
+
+        A neighbouring cell is drawn with its multilinear weight, then one of its particles: the mean is that of `mean`,
+        and an action of several modes is never averaged into one between them.
+        """
+        cells, weights = self.grid.corners(np.asarray(state, dtype=float))
+        pick = (np.cumsum(weights, axis=-1) < rng.random(weights.shape[:-1])[..., None]).sum(axis=-1)
+        pick = np.minimum(pick, weights.shape[-1] - 1)
+        cell = np.take_along_axis(cells, pick[..., None], axis=-1)[..., 0]
+        heap = np.cumsum(self.weights, axis=1)
+        particle = (heap[cell] < rng.random(cell.shape)[..., None]).sum(axis=-1)
+        return self.actions[cell, np.minimum(particle, self.particles - 1)]
+
+    @classmethod
+    def around(
+        cls, grid: StateGrid, centre: np.ndarray, offsets: np.ndarray | None = None, weights: np.ndarray | None = None
+    ) -> ParticlePolicy:
+        """Return the policy a_ki = centre_k + offset_i: the same cloud around a feedback in every cell.
+
+        centre (cells, m), offsets (particles, m), weights (particles,), equal by default; without offsets one particle
+        stands on the feedback.
+        """
+        centre = np.asarray(centre, dtype=float)
+        cloud = np.zeros((1, centre.shape[1])) if offsets is None else np.asarray(offsets, dtype=float)
+        shares = np.full(len(cloud), 1.0 / len(cloud)) if weights is None else np.asarray(weights, dtype=float)
+        return cls(grid, centre[:, None, :] + cloud, np.tile(shares, (grid.size, 1)))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> ParticlePolicy:
+        """Read the last stored policy from a result file."""
+        from wassgrid.storage import ResultFile
+
+        with ResultFile(path) as file:
+            return cls.from_result(file)
+
+    @classmethod
+    def from_result(cls, file: object, frame: int = -1) -> ParticlePolicy:
+        """Build the policy of one stored frame of an open result file."""
+        grid = StateGrid(tuple(file.state_names), tuple(file.axes), tuple(file.boundaries))  # type: ignore[attr-defined]
+        weights = np.asarray(file.frame("weights", frame))  # type: ignore[attr-defined]
+        weights = weights.reshape(grid.size, weights.shape[-1])
+        actions = np.asarray(file.frame("actions", frame))  # type: ignore[attr-defined]
+        return cls(grid, actions.reshape(grid.size, weights.shape[-1], -1), weights)
+
+
+def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
+    """Draw the initial policy of a case: independent particles in every cell, moved onto the action bounds.
+
+    `normal` draws N(mean(s), std^2), `uniform` draws over the bounds (or low..high), `point` puts every particle on
+    mean(s). The same seed gives the same policy on the same grid.
+    """
+    problem, settings = case.problem, case.policy
+    rng = np.random.default_rng(settings.seed)
+    low, high = problem.action_bounds.T
+    shape = (grid.size, settings.particles, low.size)
+    centre, spread, bottom, top = case.initial_tables(grid.states)
+    if settings.initial.distribution == "normal":
+        actions = centre[:, None, :] + spread[:, None, :] * rng.standard_normal(shape)
+    elif settings.initial.distribution == "uniform":
+        actions = bottom[:, None, :] + (top - bottom)[:, None, :] * rng.random(shape)
+    else:
+        actions = np.repeat(centre[:, None, :], settings.particles, axis=1)
+    weights = np.asarray(settings.weights or np.ones(settings.particles), dtype=float)
+    weights = np.tile(weights / weights.sum(), (grid.size, 1))
+    return ParticlePolicy(grid, np.ascontiguousarray(np.clip(actions, low, high)), weights)
