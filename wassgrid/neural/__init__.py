@@ -1,4 +1,5 @@
-"""Neural policies for problems whose state space is too large for a grid (needs the extra `neural`: JAX, Equinox, Optax).
+"""Neural policies for problems whose state space is too large for a grid (needs the extra `neural`: JAX, Equinox,
+Optax).
 
 The same case file as the grid solver's, with `[solver] kind = "neural"` and a `[neural]` table (settings.py).
 Importing this package does not import JAX.

@@ -63,7 +63,9 @@ class NeuralSettings(Table):
     activation: Annotated[str, PlainValidator(choice(*ACTIVATIONS))] = Field(
         "tanh", description="activation of the hidden layers: tanh, silu, gelu, softplus or relu"
     )
-    linear_path: Flag = Field(True, description="a linear map of the inputs is added to the network: linear feedback is exact")
+    linear_path: Flag = Field(
+        True, description="a linear map of the inputs is added to the network: linear feedback is exact"
+    )
     latent_dimension: CountOrZero = Field(
         0, description="dimension of the Gaussian z in the action T(s, z); 0: a deterministic policy"
     )
@@ -77,8 +79,8 @@ class NeuralSettings(Table):
     horizon: Count = Field(64, description="chain steps per optimisation step whose actions give gradient samples")
     tail: CountOrZero = Field(
         32,
-        description="further chain steps that lend those actions their costs; the truncation bias of the gradient falls "
-        "with it as fast as the closed loop forgets",
+        description="further chain steps that lend those actions their costs; the gradient's truncation bias falls with it "
+        "as fast as the closed loop forgets",
     )
     precision: Annotated[str, PlainValidator(choice("float32", "float64"))] = Field(
         "float32", description="floating-point format of the run: float32 or float64"
@@ -97,15 +99,17 @@ class NeuralSettings(Table):
     )
     metric_solver: Annotated[str, PlainValidator(choice("cg", "kernel", "nystrom"))] = Field(
         "cg",
-        description="how the damped metric is inverted: cg (matrix-free conjugate gradients), kernel (Cholesky in sample "
-        "space) or nystrom (low-rank approximation)",
+        description="how the damped metric is inverted: cg (matrix-free conjugate gradients), kernel (Cholesky in "
+        "sample space) or nystrom (low-rank approximation)",
     )
     metric_samples: Count | None = Field(
         None, description="state-action samples of the metric per step (default: all, chains * horizon)"
     )
     cg_iterations: Count = Field(10, description="most conjugate-gradient iterations per step")
     rank: Count = Field(100, description="rank of the nystrom approximation")
-    damping: PositiveNumber = Field(1e-3, description="initial damping of the metric, in squared action per squared parameter")
+    damping: PositiveNumber = Field(
+        1e-3, description="initial damping of the metric, in squared action per squared parameter"
+    )
     damping_range: Annotated[tuple[float, float], PlainValidator(read_range)] = Field(
         (1e-5, 1e1), description="limits of the damping, which adapts between them; equal limits keep it fixed"
     )
@@ -115,7 +119,7 @@ class NeuralSettings(Table):
         'mean of all steps; "none": the last parameters',
     )
     evaluation: EvaluationTable = Field(
-        default_factory=EvaluationTable, description="the long simulation that measures the finished policy"
+        default_factory=lambda: EvaluationTable.model_validate({}), description="the long simulation that measures the finished policy"
     )
 
     @model_validator(mode="after")
@@ -124,7 +128,7 @@ class NeuralSettings(Table):
         if not low <= self.damping <= high:
             raise keyed_error("damping", f"{self.damping:g} lies outside damping_range = [{low:g}, {high:g}]")
         if not self.hidden and not self.linear_path:
-            raise keyed_error("hidden", "empty with linear_path = false leaves no policy: give widths or the linear path")
+            raise keyed_error("hidden", "empty, and linear_path = false: give widths or the linear path")
         window = self.chains * self.horizon
         if self.metric_samples is not None and self.metric_samples > window:
             raise keyed_error(

@@ -1,0 +1,195 @@
+"""The ergodic cost of a push-forward policy: persistent parallel chains, their costs, and the gradient by reverse mode.
+
+K chains advance T steps from where they last ended; J_KT is the mean cost over chains and steps. The total derivative
+of the costs with respect to a small push of one action a_t is an unbiased sample of grad_a Q(s_t, a_t), but for the
+costs after the end of the window: they are left out, which biases it by O(r^k) for an action k steps before the end,
+r the rate at which the closed loop forgets. The `tail` steps at the end of a window therefore lend their costs and
+give no samples.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from wassgrid.neural.dynamics import Dynamics
+from wassgrid.neural.policies import PushForwardPolicy
+
+
+class Randomness(NamedTuple):
+    """Everything random in T steps of K chains: common random numbers, wherever two policies are compared."""
+
+    noise: Array  # (T, K, noise_dimension), standard normal
+    latents: Array  # (T, K, l), standard normal
+    restarts: Array  # (T, K) bool: the chain starts again from the initial law (discounted criterion); (T, 0) without
+    fresh: Array  # (T, K, d) the states it starts from; (T, 0, d) without
+
+    def split(self, steps: int) -> tuple[Randomness, Randomness]:
+        """Return the first `steps` steps and the rest."""
+        return Randomness(*(x[:steps] for x in self)), Randomness(*(x[steps:] for x in self))
+
+
+class Window(NamedTuple):
+    """T + tail steps of K chains; action gradients are of the sum of all the window's costs of that chain."""
+
+    costs: Array  # (T + tail, K)
+    states: Array  # (T, K, d)
+    action_gradients: Array  # (T, K, m), samples of grad_a Q
+    middle: Array  # (K, d), states after T steps
+    end: Array  # (K, d), states after T + tail steps
+
+
+def draw(dynamics: Dynamics, latent_dimension: int, key: Array, steps: int, chains: int, dtype: Any) -> Randomness:
+    """Draw the random numbers of `steps` steps of `chains` chains.
+
+    Discounted criterion with discount g: chains restart from the initial law with probability 1 - g per step, so that
+    their stationary law is the discounted occupancy and the mean of the cost is (1 - g) times the discounted sum.
+    """
+    for_noise, for_latents, for_restarts, for_fresh = jax.random.split(key, 4)
+    restarts, fresh = jnp.zeros((steps, 0), bool), jnp.zeros((steps, 0, dynamics.state_dimension), dtype)
+    if dynamics.discount is not None:
+        restarts = jax.random.bernoulli(for_restarts, 1 - dynamics.discount, (steps, chains))
+        fresh = dynamics.initial_states(for_fresh, steps * chains, dtype).reshape(steps, chains, -1)
+    return Randomness(
+        jax.random.normal(for_noise, (steps, chains, dynamics.noise_dimension), dtype),
+        jax.random.normal(for_latents, (steps, chains, latent_dimension), dtype),
+        restarts,
+        fresh,
+    )
+
+
+def simulate(
+    dynamics: Dynamics,
+    policy: PushForwardPolicy,
+    parameters: Array,
+    states: Array,
+    randomness: Randomness,
+    perturbations: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Run the closed loop from states (K, d): returns end states (K, d), costs (T, K) and the states acted in (T, K,
+    d).
+
+    `perturbations` (T, K, m) are added to the actions. Under reverse mode a step stores its state alone and
+    recomputes the rest (jax.checkpoint): memory is that of the arrays here, T K (2 d + m + noise + latents) numbers,
+    plus one step's network activations, whatever the network and the horizon.
+    """
+
+    @jax.checkpoint
+    def advance(state: Array, step: tuple[Randomness, Array | None]) -> tuple[Array, tuple[Array, Array]]:
+        random, perturbation = step
+        action = policy(parameters, state, random.latents)
+        if perturbation is not None:
+            action = action + perturbation
+        cost = dynamics.stage_cost(state, action)
+        following = dynamics.next_state(state, action, random.noise)
+        if dynamics.discount is not None:
+            following = jnp.where(random.restarts[:, None], random.fresh, following)
+        return following, (cost, state)
+
+    end, (costs, visited) = jax.lax.scan(advance, states, (randomness, perturbations))
+    return end, costs, visited
+
+
+def window(
+    dynamics: Dynamics,
+    policy: PushForwardPolicy,
+    parameters: Array,
+    states: Array,
+    randomness: Randomness,
+    horizon: int,
+) -> Window:
+    """Run one window from states (K, d) and differentiate its costs with respect to the actions of its first T
+    steps."""
+    head, tail = randomness.split(horizon)
+
+    def total_cost(perturbations: Array) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+        middle, costs, visited = simulate(dynamics, policy, parameters, states, head, perturbations)
+        end, tail_costs, _ = simulate(dynamics, policy, parameters, middle, tail)
+        costs = jnp.concatenate([costs, tail_costs])
+        return jnp.sum(costs), (costs, visited, middle, end)
+
+    zero = jnp.zeros((horizon, states.shape[0], policy.action_dimension), states.dtype)
+    gradients, (costs, visited, middle, end) = jax.grad(total_cost, has_aux=True)(zero)
+    return Window(costs, visited, gradients, middle, end)
+
+
+def first_bad(costs: Array, states: Array) -> tuple[Array, Array]:
+    """Return the first step at which a cost (T, K) or a state (<= T, K, d) is not finite, -1 if none, and how many chains."""
+    bad = ~jnp.isfinite(costs)
+    bad = bad.at[: states.shape[0]].set(bad[: states.shape[0]] | ~jnp.all(jnp.isfinite(states), axis=-1))
+    steps = jnp.any(bad, axis=1)
+    return jnp.where(jnp.any(steps), jnp.argmax(steps), -1), jnp.sum(jnp.any(bad, axis=0))
+
+
+class ErgodicCost(NamedTuple):
+    """A long-run average cost estimated by simulation, with what its error bar rests on."""
+
+    mean: float
+    standard_error: float
+    effective_sample_size: float  # independent draws of the cost that would give the same standard error
+    samples: int
+
+
+def measure(
+    dynamics: Dynamics,
+    policy: PushForwardPolicy,
+    parameters: Array,
+    states: Array,
+    key: Array,
+    burn_in: int,
+    steps: int,
+) -> tuple[ErgodicCost, Array]:
+    """Estimate the ergodic cost over `steps` steps of the chains states (K, d) after `burn_in`; returns it and the
+    end states.
+
+    The standard error is that of batch means: batches of at least sqrt(steps) steps of one chain are nearly
+    independent, and chains are independent. Steps are rounded down to whole batches. A blow-up shows as a mean that
+    is not finite.
+    """
+    length = max(1, math.isqrt(steps))
+    batches = steps // length
+    burns = -(-burn_in // length)
+    end, means, squares = _batch_means(dynamics, policy, parameters, states, key, length, burns, batches)
+    return summarise(np.asarray(means, float), np.asarray(squares, float), length), end
+
+
+def summarise(means: np.ndarray, squares: np.ndarray, length: int) -> ErgodicCost:
+    """Return the estimate from means of the cost and of its square over batches of `length` steps, both (batches, K).
+
+    Source: batch means (Law and Kelton; Flegal and Jones 2010); effective sample size n Var(c)/(length Var(batch
+    mean)).
+    """
+    samples = means.size * length
+    mean = float(np.mean(means))
+    batch_variance = float(np.var(means, ddof=1))
+    variance = float(np.mean(squares)) - mean**2
+    standard_error = math.sqrt(batch_variance / means.size) if math.isfinite(batch_variance) else math.nan
+    effective = min(samples, samples * variance / (length * batch_variance)) if batch_variance > 0 else float(samples)
+    return ErgodicCost(mean, standard_error, effective, samples)
+
+
+@eqx.filter_jit
+def _batch_means(
+    dynamics: Dynamics,
+    policy: PushForwardPolicy,
+    parameters: Array,
+    states: Array,
+    key: Array,
+    length: int,
+    burns: int,
+    batches: int,
+) -> tuple[Array, Array, Array]:
+    def batch(states: Array, index: Array) -> tuple[Array, tuple[Array, Array]]:
+        chains, dtype = states.shape[0], states.dtype
+        random = draw(dynamics, policy.latent_dimension, jax.random.fold_in(key, index), length, chains, dtype)
+        end, costs, _ = simulate(dynamics, policy, parameters, states, random)
+        return end, (jnp.mean(costs, axis=0), jnp.mean(costs**2, axis=0))
+
+    end, (means, squares) = jax.lax.scan(batch, states, jnp.arange(burns + batches))
+    return end, means[burns:], squares[burns:]
