@@ -77,6 +77,8 @@ def test_everything_written_comes_back(tmp_path):
     with ResultFile(path) as result:  # there from the start
         assert (result.status, result.reason, len(result.convergence["step"])) == ("running", "", 0)
         assert result.checkpoint is None
+        with pytest.raises(StorageError, match="holds no 'trajectory': there is no record -1"):
+            result.frame("actions")
         assert result.being_written_by.startswith(f"process {os.getpid()} on ")
     for step in range(7):
         append(writer, step)
@@ -91,7 +93,11 @@ def test_everything_written_comes_back(tmp_path):
         assert result.series == ("convergence", "trajectory")
         assert list(result.grid) == ["theta", "q[3]"]
         assert np.array_equal(result.grid["q[3]"], [0.0, 1.0, 2.0])
-        assert result.description("grid/theta")["boundary"] == "periodic"
+        assert (result.state_names, result.boundaries) == (("theta", "q[3]"), ("periodic", "clamp"))
+        assert np.array_equal(result.axes[0], GRID[0].values)
+        assert np.array_equal(result.frame("stationary"), record(6)["stationary"])
+        with pytest.raises(StorageError, match="holds 7 records of 'trajectory': there is no record 7"):
+            result.frame("stationary", 7)
         assert result.dimensions("trajectory", "actions") == ("step", "theta", "q[3]", "particle", "action")
         assert result.coordinate("trajectory", "action") == ["u[1]", "u[2]"]
         assert result.description("convergence/wall_time") == {"long_name": "wall time", "units": "s"}

@@ -57,12 +57,14 @@ class StateTable(Table):
     boundary: Annotated[str, PlainValidator(choice("clamp", "reflect", "periodic"))] = Field(
         "clamp", description="what happens at the ends: clamp, reflect or periodic (the upper end is the lower one)"
     )
+    unit: Word = Field("", description="unit of the state, for figures and result files")
 
 
 class ActionTable(Table):
     """An action variable, or a family of them."""
 
     bounds: Interval | None = Field(None, description="lower and upper bound (default: none)")
+    unit: Word = Field("", description="unit of the action, for figures and result files")
 
 
 class TimeTable(Table):
@@ -72,6 +74,7 @@ class TimeTable(Table):
     scheme: Annotated[str, PlainValidator(choice("euler", "rk4"))] = Field(
         "euler", description="order of the mean in the step: euler (1) or rk4 (4, action held over the step)"
     )
+    unit: Word = Field("", description="unit of time, for figures and result files")
 
 
 class CostTable(Table):
@@ -79,6 +82,7 @@ class CostTable(Table):
 
     stage: ExpressionText | None = Field(None, description="discrete time: cost of one step")
     rate: ExpressionText | None = Field(None, description="continuous time: cost per unit time")
+    unit: Word = Field("", description="unit of the cost (of the rate), for figures and result files")
 
 
 class CriterionTable(Table):
@@ -145,9 +149,7 @@ class PolicyTable(Table):
     @model_validator(mode="after")
     def _check_weights(self) -> PolicyTable:
         if self.weights is not None and len(self.weights) != self.particles:
-            raise keyed_error(
-                "weights", f"expected {self.particles} numbers, one per particle, got {len(self.weights)}"
-            )
+            raise keyed_error("weights", f"expected {self.particles} numbers, one per particle, got {len(self.weights)}")
         return self
 
 
@@ -221,5 +223,3 @@ class ExpectTable(Table):
     """What a run must reach."""
 
     average_cost: ExpectedValue | None = Field(None, description="the objective J")
-
-

@@ -88,6 +88,20 @@ class ResultFile:
         return {name: group[name][()] for name in sorted(group, key=lambda name: int(group[name].attrs["position"]))}
 
     @property
+    def state_names(self) -> tuple[str, ...]:
+        return tuple(self.grid)
+
+    @property
+    def axes(self) -> tuple[np.ndarray, ...]:
+        """Points (n_k,) of the state axes, in their order."""
+        return tuple(self.grid.values())
+
+    @property
+    def boundaries(self) -> tuple[str, ...]:
+        """``clamp``, ``reflect`` or ``periodic`` for every state axis."""
+        return tuple(str(self.description(f"grid/{name}")["boundary"]) for name in self.grid)
+
+    @property
     def series(self) -> tuple[str, ...]:
         """Names of the recorded series: ``convergence``, ``trajectory``, ..."""
         return tuple(name for name, item in self._file.items() if isinstance(item, h5py.Group) and "step" in item)
@@ -110,10 +124,20 @@ class ResultFile:
         """Return (records, ...) one array of a series, or the part of it that a NumPy ``index`` selects, read alone."""
         return self._file[series][name][index]
 
+    def frame(self, name: str, index: int = -1, series: str = "trajectory") -> np.ndarray:
+        """Return one array of one record of a series, the last by default, without the ``step`` axis.
+
+        Raises ``StorageError`` when the file has no such record (yet).
+        """
+        records = len(self.steps(series))
+        if not -records <= index < records:
+            held = f"{records} records of" if records else "no"
+            raise StorageError(f"'{self.path}' holds {held} '{series}': there is no record {index} to read")
+        return self.array(series, name, range(records)[index])
+
     def record(self, series: str, index: int = -1) -> dict[str, np.ndarray]:
         """Return all arrays of one record of a series, as declared (without the ``step`` axis)."""
-        index = range(len(self.steps(series)))[index]
-        return {name: self.array(series, name, index) for name in self.variables(series)}
+        return {name: self.frame(name, index, series) for name in self.variables(series)}
 
     def dimensions(self, series: str, name: str) -> tuple[str, ...]:
         """Axis names of one array of a series, ``step`` first."""

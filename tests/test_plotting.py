@@ -1,0 +1,280 @@
+"""Figures from synthetic result files: they show the numbers that are in the file, with names and units."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from wassgrid import plotting
+from wassgrid.plotting.fields import Frame
+from wassgrid.plotting.trajectories import _spread_cells
+from wassgrid.storage import Axis, ResultWriter, StorageError, Variable
+
+UNITS = {"x": "m", "y": "m/s", "z": "1"}
+POSTPROCESS = Path(__file__).parent.parent / "postprocess"
+
+
+def write(
+    path: Path,
+    states: str = "x",
+    actions: tuple[str, ...] = ("u",),
+    steps: int = 40,
+    flow: bool = True,
+    bound: bool = True,
+    case: str = "",
+) -> Path:
+    """Write a run whose objective is 2 + 3 exp(-2 t) and whose gradient norm is exp(-t)."""
+    points = dict(zip("xyz", (9, 7, 5), strict=True))
+    grid = [Axis(name, np.linspace(-2, 2, points[name]), name, UNITS[name], {"boundary": "clamp"}) for name in states]
+    axes = [Axis("particle", np.arange(4), "particle"), Axis("action", actions, "action")]
+    cells = tuple(states)
+    cloud = (*cells, "particle", *(["action"] if len(actions) > 1 else []))
+    convergence = {
+        "objective": Variable((), "objective", "J"),
+        "lower_bound": Variable((), "lower bound", "J"),
+        "gradient_norm": Variable((), "gradient norm"),
+        "flow_time": Variable((), "flow time", "s"),
+        "wall_time": Variable((), "wall time", "s"),
+    }
+    trajectory = {
+        "actions": Variable(cloud, "actions"),
+        "weights": Variable((*cells, "particle"), "weights"),
+        "stationary": Variable(cells, "stationary law"),
+        "value": Variable(cells, "value", "J"),
+    }
+    attributes = {
+        "case": case,
+        "action_names": list(actions),
+        "action_units": ["N"] * len(actions),
+    }
+    writer = ResultWriter.create(path, attributes, axes, {"convergence": convergence, "trajectory": trajectory}, grid)
+    generator = np.random.default_rng(2)
+    shape = tuple(points[name] for name in states)
+    weights = generator.random((*shape, 4))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    law = generator.random(shape)
+    for step in range(steps):
+        t = 0.2 * step
+        row = {"step": step, "objective": 2 + 3 * np.exp(-2 * t), "gradient_norm": np.exp(-t), "wall_time": 0.1 + step}
+        row |= {"flow_time": t} if flow else {}
+        row |= {"lower_bound": 2 - np.exp(-3 * t) if step < steps - 1 else 2.0} if bound else {}
+        writer.append_row(row)
+        particles = generator.normal(size=(*shape, 4, len(actions)))
+        arrays = {"weights": weights, "stationary": law / law.sum(), "value": generator.normal(size=shape)}
+        writer.append_frame(step, arrays | {"actions": particles if len(actions) > 1 else particles[..., 0]})
+    writer.finish("converged", "")
+    return path
+
+
+def panels(figure) -> list:
+    return [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
+
+
+def texts(figure) -> list[str]:
+    return [text for axis in figure.axes for text in (axis.get_xlabel(), axis.get_ylabel(), axis.get_title())]
+
+
+def assert_complete(figure) -> None:
+    FigureCanvasAgg(figure).draw()
+    for axis in panels(figure):
+        assert axis.has_data()
+    boxes = [axis.get_tightbbox() for axis in panels(figure)]
+    width, height = figure.get_size_inches() * figure.dpi
+    for box in boxes:
+        assert box.x0 >= -1
+        assert box.y0 >= -1
+        assert box.x1 <= width + 1
+        assert box.y1 <= height + 1
+    for one, other in itertools.combinations(boxes, 2):
+        overlap_x = min(one.x1, other.x1) - max(one.x0, other.x0)
+        overlap_y = min(one.y1, other.y1) - max(one.y0, other.y0)
+        assert overlap_x < 2 or overlap_y < 2
+
+
+@pytest.mark.parametrize("states", ["x", "xy", "xyz"])
+@pytest.mark.parametrize("actions", [("u",), ("u", "$v_1$")])
+@pytest.mark.parametrize("steps", [1, 12])
+def test_every_figure_is_complete(tmp_path, states, actions, steps):
+    figures = plotting.figures([write(tmp_path / "run.h5", states, actions, steps)])
+    assert list(figures) == [f"run_{kind}" for kind in ("convergence", "policy", "stationary", "value", "trajectories")]
+    for figure in figures.values():
+        assert_complete(figure)
+    shown = texts(figures["run_policy"])
+    for name in states:
+        assert ("x (m)", "y (m/s)", "z")["xyz".index(name)] in shown
+    for name in actions:
+        assert any(text.endswith(f"{name} (N)".replace("$", r"\$")) for text in shown)
+
+
+def test_convergence_shows_the_distance_to_the_best_bound(tmp_path):
+    path = write(tmp_path / "run.h5")
+    figure = plotting.convergence([path])
+    top, bottom = panels(figure)[:3], panels(figure)[3:]
+    time = 0.2 * np.arange(40)
+    for axis, x in zip(top, (np.arange(40), time, 0.1 + np.arange(40)), strict=True):
+        assert axis.get_yscale() == "log"
+        assert np.allclose(axis.lines[0].get_xdata(), x)
+        assert np.allclose(axis.lines[0].get_ydata(), 3 * np.exp(-2 * time), rtol=1e-6)
+    assert np.array_equal(bottom[0].lines[0].get_ydata(), np.exp(-time))
+    assert [axis.get_xlabel() for axis in bottom] == ["step", "flow time (s)", "wall time (s)"]
+    assert "lower bound (J)" in top[0].get_ylabel()
+    assert [text.get_text() for axis in (top[1], bottom[1]) for text in axis.texts] == ["exp(−2 t)", "exp(−1 t)"]
+    assert not top[0].texts
+
+
+def test_convergence_without_bound_and_flow_time(tmp_path):
+    figure = plotting.convergence([write(tmp_path / "run.h5", steps=5, flow=False, bound=False)])
+    assert [axis.get_xlabel() for axis in panels(figure)[2:]] == ["step", "wall time (s)"]
+    above = panels(figure)[0].lines[0].get_ydata()
+    assert np.isnan(above[-1])
+    assert np.allclose(above[:-1], 3 * (np.exp(-0.4 * np.arange(4)) - np.exp(-0.4 * 4)))
+    assert "smallest" in panels(figure)[0].get_ylabel()
+
+
+def test_runs_of_one_problem_share_their_reference(tmp_path):
+    paths = [
+        write(tmp_path / "long.h5", steps=40, case="title = 'a'\n[cost]\nstage = 'x'"),
+        write(tmp_path / "short.h5", steps=4, bound=False, case="title = 'b'\n[cost]\nstage = 'x'"),
+        write(tmp_path / "other.h5", steps=4, bound=False, case="[cost]\nstage = 'y'"),
+    ]
+    figure = plotting.convergence(paths)
+    long, short, other = panels(figure)[0].lines
+    assert np.allclose(short.get_ydata(), long.get_ydata()[:4])
+    assert np.isnan(other.get_ydata()[-1])
+    assert [text.get_text() for text in figure.legends[0].texts] == ["long", "short", "other"]
+    assert_complete(figure)
+
+
+def test_no_rate_where_there_is_none(tmp_path):
+    path = tmp_path / "run.h5"
+    columns = {name: Variable((), name) for name in ("objective", "gradient_norm", "flow_time")}
+    writer = ResultWriter.create(path, {"case": ""}, (), {"convergence": columns})
+    for step in range(50):
+        time = 1.0 + step
+        writer.append_row({"step": step, "objective": time**-3, "gradient_norm": time**-2, "flow_time": time})
+    writer.finish("stopped", "")
+    assert not any(axis.texts for axis in plotting.convergence([path]).axes)
+
+
+def test_one_state_shows_every_particle(tmp_path):
+    frame = Frame.read(path := write(tmp_path / "run.h5"))
+    axis = panels(plotting.policy(path))[0]
+    points = axis.collections[0]
+    offsets, colours, areas = np.asarray(points.get_offsets()), points.get_array(), points.get_sizes()
+    assert len(offsets) == 9 * 4
+    assert np.all(np.diff(colours) >= 0)  # frequent states on top
+    order = np.argsort(frame.law, kind="stable")
+    assert np.array_equal(offsets[:, 1], frame.actions[order, :, 0].ravel())
+    assert np.array_equal(offsets[:, 0], np.repeat(frame.axes[0][order], 4))
+    assert np.allclose(areas / areas.max(), frame.weights[order].ravel() / frame.weights.max(), atol=0.05)
+    mean = axis.lines[0].get_ydata()
+    assert np.allclose(mean, (frame.weights * frame.actions[..., 0]).sum(axis=1))
+
+
+def test_maps_are_averaged_with_the_stationary_law(tmp_path):
+    path = write(tmp_path / "run.h5", "xyz", ("u", "v"))
+    frame = Frame.read(path)
+    expected = np.zeros((9, 5))
+    for i, k in itertools.product(range(9), range(5)):
+        conditional = frame.law[i, :, k] / frame.law[i, :, k].sum()
+        for j in range(7):
+            expected[i, k] += conditional[j] * (frame.weights[i, j, k] @ frame.actions[i, j, k, :, 1])
+    maps = [axis.collections[0] for axis in panels(plotting.policy(path))]
+    assert len(maps) == 2 * 2 * 3  # actions, mean and deviation, planes
+    shown = maps[6 + 1].get_array()  # the mean of v over the plane of x and z
+    assert np.allclose(shown, expected.T)
+    density = panels(plotting.stationary(path))[1].collections[0].get_array()
+    assert np.isclose(density.sum() * 0.5 * 1.0, 1.0)
+    mean, spread = frame.moments(0)
+    weights, actions = frame.weights[2, 3, 4], frame.actions[2, 3, 4, :, 0]
+    assert np.isclose(spread[2, 3, 4], np.sqrt(weights @ (actions - mean[2, 3, 4]) ** 2))
+
+
+def test_cells_without_mass_are_averaged_evenly(tmp_path):
+    frame = Frame.read(write(tmp_path / "run.h5", "xyz"))
+    law = frame.law.copy()
+    law[0, :, 0] = 0
+    frame = Frame(**{**frame.__dict__, "law": law})
+    assert np.isclose(frame.conditional(frame.value, (0, 2))[0, 0], frame.value[0, :, 0].mean())
+
+
+def test_contours_hold_the_stated_share_of_the_law(tmp_path):
+    frame = Frame.read(path := write(tmp_path / "run.h5", "xy"))
+    contours = panels(plotting.stationary(path))[0].collections[1]
+    for share, level in zip((0.99, 0.9, 0.5), contours.levels, strict=True):
+        inside = frame.law[frame.law >= level].sum()
+        assert share <= inside <= share + frame.law.max()
+
+
+def test_trajectories_follow_the_particles_of_the_cell(tmp_path):
+    path = write(tmp_path / "run.h5", "xy", ("u", "v"), steps=6)
+    figure = plotting.trajectories(path, states=[(0.1, -2.0), (2.0, 2.0)])
+    titles = [axis.get_title() for axis in panels(figure)[:2]]
+    assert titles == ["x = 0\ny = −2", "x = 2\ny = 2"]
+    lines = panels(figure)[3].lines  # v in the second cell
+    for particle, line in enumerate(lines):
+        expected = [Frame.read(path, step).actions[8, 6, particle, 1] for step in range(6)]
+        assert np.array_equal(line.get_ydata(), expected)
+        assert np.allclose(line.get_xdata(), 0.2 * np.arange(6))
+    with pytest.raises(ValueError, match="a state of 2 numbers, got 1"):
+        plotting.trajectories(path, states=[(0.0,)])
+    steps = plotting.trajectories(write(tmp_path / "newton.h5", steps=3, flow=False))
+    assert panels(steps)[0].get_xlabel() == "step"
+
+
+def test_chosen_cells_lie_apart_in_the_bulk():
+    law = np.exp(-(np.linspace(-4, 4, 41) ** 2))
+    law /= law.sum()
+    cells = [cell for (cell,) in _spread_cells(law, [np.arange(41)], 4)]
+    assert 20 in cells  # the mode
+    assert len(set(cells)) == 4
+    assert min(np.diff(cells)) >= 3
+    assert law[cells].min() > 0.01
+    assert _spread_cells(np.array([0.0, 1.0]), [np.arange(2)], 4) == [(1,)]
+
+
+def test_settings_of_the_caller_are_left_alone(tmp_path):
+    before = dict(matplotlib.rcParams)
+    plotting.figures([write(tmp_path / "run.h5", steps=2)])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_files_without_steps_or_frames(tmp_path):
+    series = {"convergence": {"objective": Variable((), "J")}, "trajectory": {"weights": Variable((), "w")}}
+    with ResultWriter.create(tmp_path / "run.h5", {"case": ""}, (), series):
+        pass
+    with pytest.raises(StorageError, match="holds no step yet"):
+        plotting.convergence([tmp_path / "run.h5"])
+    for draw in (plotting.policy, plotting.stationary, plotting.value, plotting.trajectories):
+        with pytest.raises(StorageError, match="holds no 'trajectory'"):
+            draw(tmp_path / "run.h5")
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, POSTPROCESS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in POSTPROCESS.glob("*.py")))
+def test_scripts(tmp_path, name, capsys):
+    path = write(tmp_path / "run.h5", "xy", steps=3)
+    script(name).main([str(path), "-o", str(tmp_path / "new" / "figure.png")])
+    assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == f"{tmp_path / 'new' / 'figure.png'}\n"
+    for arguments, message in {
+        (str(tmp_path / "absent.h5"),): "No such file",
+        (str(path), "-o", str(path / "figure.png")): "cannot write",
+        (str(path), "-o", str(tmp_path / "figure.xyz")): "not supported",
+    }.items():
+        with pytest.raises(SystemExit) as error:
+            script(name).main(arguments)
+        assert error.value.code == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]

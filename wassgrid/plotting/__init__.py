@@ -1,0 +1,42 @@
+"""Figures from result files alone; each function returns a `matplotlib.figure.Figure` and touches no global state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from wassgrid.plotting.convergence import convergence
+from wassgrid.plotting.fields import policy, stationary, value
+from wassgrid.plotting.trajectories import trajectories
+from wassgrid.storage import ResultFile, StorageError
+
+__all__ = ["convergence", "figures", "policy", "save", "stationary", "trajectories", "value"]
+
+DOTS_PER_INCH = 150
+
+
+def figures(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Figure]:
+    """Return every figure that the files have data for, by name; several files share one convergence figure."""
+    made = {"convergence" if len(paths) > 1 else f"{Path(paths[0]).stem}_convergence": convergence(paths)}
+    for path in paths:
+        with ResultFile(path) as result:
+            stored = len(result.steps("trajectory")) > 0 and "actions" in result.variables("trajectory")
+        if stored:
+            for draw in (policy, stationary, value, trajectories):
+                made[f"{Path(path).stem}_{draw.__name__}"] = draw(path)
+    return made
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the path's ending; the folder is made where it is missing.
+
+    Raises StorageError where the file cannot be written, ValueError for a format that Matplotlib does not know.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=DOTS_PER_INCH)
+    except OSError as error:
+        raise StorageError(f"cannot write '{path}': {error.strerror}") from error

@@ -1,0 +1,155 @@
+"""Convergence of one run or of several: distance to the optimum and gradient norm against step, flow and wall time."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from wassgrid.plotting.style import COLOURS, LINES, canvas, label, styled
+from wassgrid.storage import ResultFile, StorageError
+
+_PROBLEM = ("parameters", "indices", "states", "actions", "time", "cost", "criterion", "grid")
+
+
+@dataclass(frozen=True)
+class _Run:
+    name: str
+    columns: dict[str, np.ndarray]
+    problem: object
+    cost_units: str
+    time_units: str
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> _Run:
+        with ResultFile(path) as result:
+            columns = result.convergence
+            if len(columns["step"]) == 0:
+                raise StorageError(f"'{path}' holds no step yet: there is nothing to plot")
+            case = tomllib.loads(result.case_text)
+            return cls(
+                result.path.stem,
+                columns,
+                {key: case.get(key) for key in _PROBLEM},
+                result.description("convergence/objective")["units"],
+                result.description("convergence/flow_time")["units"] if "flow_time" in columns else "1",
+            )
+
+    def finite(self, name: str) -> np.ndarray:
+        values = self.columns.get(name, np.full(len(self.columns["step"]), np.nan))
+        return np.where(np.isfinite(values), values, np.nan)
+
+
+@styled
+def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
+    """Draw objective and gradient norm of one or several runs, on logarithmic axes.
+
+    The objective is shown above a reference that runs of one problem share: the best proved lower bound, or the
+    smallest objective where no bound was computed. Where the longest curve falls like exp(-r t) in flow time, a line
+    shows the rate r.
+    Raises StorageError for a file without a step.
+    """
+    runs = [_Run.read(path) for path in paths]
+    abscissae = [name for name in ("step", "flow_time", "wall_time") if any(_advances(run, name) for run in runs)]
+    abscissae = abscissae or ["step"]
+    figure, axes = canvas(2, len(abscissae), height=2.9, sharex="col", sharey="row")
+    references = [_reference(run, runs) for run in runs]
+    for column, abscissa in enumerate(abscissae):
+        for number, (run, (reference, _)) in enumerate(zip(runs, references, strict=True)):
+            look = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
+            x = run.finite(abscissa)
+            curves = (run.finite("objective") - reference, run.finite("gradient_norm"))
+            floors = (4 * np.finfo(float).eps * max(abs(reference), np.finfo(float).tiny), 0.0)
+            for axis, y, floor in zip(axes[:, column], curves, floors, strict=True):
+                shown = np.where(y > floor, y, np.nan)
+                marker = "o" if len(x) <= 30 else None
+                axis.plot(x, shown, marker=marker, markersize=3, label=run.name if axis is axes[0, 0] else None, **look)
+        if abscissa == "flow_time":
+            for axis in axes[:, column]:
+                _show_rate(axis)
+        _finish_abscissa(axes[1, column], abscissa, runs)
+    kinds = sorted({kind for _, kind in references})
+    above = f"objective above\nthe {kinds[0]}" if len(kinds) == 1 else f"objective above the\n{' or '.join(kinds)}"
+    axes[0, 0].set_ylabel(label(above, runs[0].cost_units))
+    axes[1, 0].set_ylabel("norm of the gradient")
+    for axis in axes.flat:
+        drawn = np.concatenate([line.get_ydata() for line in axis.lines])
+        if np.isfinite(drawn).any():
+            axis.set_yscale("log")
+        else:
+            axis.text(0.5, 0.5, "zero to rounding", transform=axis.transAxes, ha="center", va="center", color="0.4")
+        axis.grid(True, color="0.9", linewidth=0.6)
+    if len(runs) > 1:
+        figure.legend(loc="outside lower center", ncols=min(len(runs), 4))
+    else:
+        figure.suptitle(f"{runs[0].name}: J = {runs[0].columns['objective'][-1]:.8g}", fontsize=10)
+    return figure
+
+
+def _advances(run: _Run, name: str) -> bool:
+    x = run.finite(name)
+    x = x[np.isfinite(x)]
+    return len(x) > 1 and bool(x[-1] > x[0])
+
+
+def _reference(run: _Run, runs: Sequence[_Run]) -> tuple[float, str]:
+    same = [other for other in runs if other.problem == run.problem]
+    bounds = np.concatenate([other.finite("lower_bound") for other in same])
+    if np.isfinite(bounds).any():
+        return float(np.nanmax(bounds)), "best lower bound"
+    return float(np.nanmin(np.concatenate([other.finite("objective") for other in same]))), "smallest one"
+
+
+def _finish_abscissa(axis: Axes, abscissa: str, runs: Sequence[_Run]) -> None:
+    units = {"step": "1", "flow_time": runs[0].time_units, "wall_time": "s"}[abscissa]
+    axis.set_xlabel(label(abscissa.replace("_", " "), units))
+    if max(len(run.columns["step"]) for run in runs) == 1:
+        steps = np.unique([run.columns["step"][0] for run in runs])
+        axis.set(xticks=steps, xlim=(steps[0] - 1, steps[-1] + 1))
+    elif abscissa == "step":
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if abscissa == "wall_time":
+        times = np.concatenate([run.finite("wall_time") for run in runs])
+        times = times[times > 0]
+        if len(times) and times.max() > 100 * times.min():
+            axis.set_xscale("log")
+
+
+def _show_rate(axis: Axes) -> None:
+    """Draw exp(-r t) above the curve that falls so over the most decades, where one does over one decade or more."""
+    fits = [_exponential(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in axis.lines]
+    best = max((fit for fit in fits if fit is not None), key=lambda fit: fit[1][0] - fit[1][-1], default=None)
+    if best is None:
+        return
+    t, logarithm, rate = best
+    axis.plot(t[[0, -1]], 4 * np.exp(logarithm[[0, -1]]), color="0.35", linestyle=":", linewidth=1.2)
+    middle = (t[[0, -1]].mean(), 4 * np.exp(logarithm[[0, -1]].mean()))
+    axis.annotate(f"exp(−{rate:.3g} t)", middle, (4, 3), textcoords="offset points", color="0.35", fontsize=8)
+
+
+def _exponential(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Fit log y = b - r t over the middle of the fall by least squares; None unless it is straight.
+
+    Returns t and the fitted log y there, and the rate r.
+    """
+    known = np.isfinite(t) & np.isfinite(y)
+    t, y = t[known], y[known]
+    if len(t) < 6 or y.max() < 100 * y.min():
+        return None
+    # the start is not asymptotic yet, the end bends where the reference is not the true optimum
+    share = (np.log(y) - np.log(y.min())) / (np.log(y.max()) - np.log(y.min()))
+    middle = (share > 0.3) & (share < 0.8)
+    if middle.sum() < 4:
+        return None
+    t, logarithm = t[middle], np.log(y[middle])
+    fit = np.polyfit(t, logarithm, 1)
+    straight = np.abs(np.polyval(fit, t) - logarithm).max() < 0.05 * np.ptp(logarithm)
+    if fit[0] >= 0 or np.ptp(logarithm) < np.log(10) or not straight:
+        return None
+    return t, np.polyval(fit, t), -float(fit[0])

@@ -1,0 +1,222 @@
+"""Policy, stationary law and value over the state space, in one to any number of state dimensions."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from wassgrid.plotting.style import COLOURS, DIVERGING, canvas, colourbar, label, styled
+from wassgrid.storage import ResultFile
+
+_SHARES = (0.99, 0.9, 0.5)  # of the stationary law inside the contours
+_MANY_POINTS = 20_000  # drawn as an image inside vector formats
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One stored frame of a grid run.
+
+    axes d x (n_k), law (n1..nd), value (n1..nd), actions (n1..nd, particles, m), weights (n1..nd, particles);
+    labels of states and actions are names with units.
+    """
+
+    title: str
+    axes: tuple[np.ndarray, ...]
+    state_labels: tuple[str, ...]
+    action_labels: tuple[str, ...]
+    value_units: str
+    actions: np.ndarray
+    weights: np.ndarray
+    law: np.ndarray
+    value: np.ndarray
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], index: int = -1) -> Frame:
+        """Read one frame, the last by default. Raises StorageError where there is none."""
+        with ResultFile(path) as result:
+            weights = result.frame("weights", index)
+            step = result.steps("trajectory")[index]
+            units = {name: result.description(f"grid/{name}")["units"] for name in result.state_names}
+            return cls(
+                f"{result.path.stem}, step {step}",
+                result.axes,
+                tuple(label(name, units[name]) for name in result.state_names),
+                action_labels(result),
+                result.description("trajectory/value")["units"],
+                result.frame("actions", index).reshape(*weights.shape, -1),
+                weights,
+                result.frame("stationary", index),
+                result.frame("value", index),
+            )
+
+    @property
+    def volume(self) -> float:
+        """Volume of a cell."""
+        return float(np.prod([axis[1] - axis[0] for axis in self.axes]))
+
+    def moments(self, component: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of one action component in every cell, both (n1..nd)."""
+        actions = self.actions[..., component]
+        mean = (self.weights * actions).sum(axis=-1)
+        return mean, np.sqrt((self.weights * (actions - mean[..., None]) ** 2).sum(axis=-1))
+
+    def planes(self) -> list[tuple[int, int]]:
+        return list(itertools.combinations(range(len(self.axes)), 2))
+
+    def marginal(self, plane: tuple[int, int]) -> np.ndarray:
+        """Stationary probability on a plane of two states, the others summed out."""
+        return self.law.sum(axis=self._others(plane))
+
+    def conditional(self, field: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
+        """Mean of a field given two states: over the others by the stationary law, evenly where that has no mass."""
+        others = self._others(plane)
+        if not others:
+            return field
+        mass = self.marginal(plane)
+        safe = np.where(mass > 0, mass, 1.0)
+        return np.where(mass > 0, (self.law * field).sum(axis=others) / safe, field.mean(axis=others))
+
+    def _others(self, plane: tuple[int, int]) -> tuple[int, ...]:
+        return tuple(k for k in range(len(self.axes)) if k not in plane)
+
+
+def action_labels(result: ResultFile) -> tuple[str, ...]:
+    """Names with units of the action components of a result file."""
+    names = [str(name) for name in result.attributes["action_names"]]
+    units = [str(unit) for unit in result.attributes["action_units"]]
+    return tuple(label(name, unit) for name, unit in zip(names, units, strict=True))
+
+
+@styled
+def policy(path: str | os.PathLike[str], index: int = -1) -> Figure:
+    """Draw the policy of one stored frame, the last by default.
+
+    One state: every particle, its area the weight, its colour the stationary density, and the mean. More states: maps
+    of mean and standard deviation for every action, over each pair of states (given these, averaged over the others
+    with the stationary law), with contours around 50, 90 and 99 % of the stationary law.
+    """
+    frame = Frame.read(path, index)
+    if len(frame.axes) == 1:
+        return _particles(frame)
+    planes = frame.planes()
+    pairs = [
+        (f"{text} {name}", field)
+        for component, name in enumerate(frame.action_labels)
+        for text, field in zip(("mean of", "standard deviation of"), frame.moments(component), strict=True)
+    ]
+    # one plane: mean and deviation side by side; several: one row each
+    columns = max(2, len(planes))
+    figure, axes = canvas(len(pairs) * len(planes) // columns, columns, width=3.8, height=3.0)
+    for axis, ((text, field), plane) in zip(axes.flat, itertools.product(pairs, planes), strict=True):
+        _draw_map(figure, axis, frame, frame.conditional(field, plane), plane, text)
+    _title(figure, frame, len(planes))
+    return figure
+
+
+@styled
+def stationary(path: str | os.PathLike[str], index: int = -1) -> Figure:
+    """Draw the stationary density of one stored frame: a curve, or maps over each pair of states."""
+    frame = Frame.read(path, index)
+    if len(frame.axes) == 1:
+        figure, axes = canvas(1, 1, width=5.0, height=3.2)
+        _curve(axes[0, 0], frame, frame.law / frame.volume, "stationary density", filled=True)
+    else:
+        figure, axes = _grid_of_planes(frame)
+        for axis, plane in zip(axes, frame.planes(), strict=True):
+            area = np.prod([frame.axes[k][1] - frame.axes[k][0] for k in plane])
+            _draw_map(figure, axis, frame, frame.marginal(plane) / area, plane, "stationary density")
+    _title(figure, frame, 1)
+    return figure
+
+
+@styled
+def value(path: str | os.PathLike[str], index: int = -1) -> Figure:
+    """Draw the value function of one stored frame: a curve, or maps over pairs of states (averaged as the policy)."""
+    frame = Frame.read(path, index)
+    text = label("value V", frame.value_units)
+    if len(frame.axes) == 1:
+        figure, axes = canvas(1, 1, width=5.0, height=3.2)
+        _curve(axes[0, 0], frame, frame.value, text)
+    else:
+        figure, axes = _grid_of_planes(frame)
+        for axis, plane in zip(axes, frame.planes(), strict=True):
+            _draw_map(figure, axis, frame, frame.conditional(frame.value, plane), plane, text)
+    _title(figure, frame, len(frame.planes()))
+    return figure
+
+
+def _grid_of_planes(frame: Frame) -> tuple[Figure, list[Axes]]:
+    count = len(frame.planes())
+    columns = min(count, 3)
+    figure, axes = canvas(-(-count // columns), columns, width=3.8, height=3.0)
+    return figure, list(axes.flat)
+
+
+def _particles(frame: Frame) -> Figure:
+    figure, axes = canvas(len(frame.action_labels), 1, width=6.0, height=3.4, sharex=True)
+    states, law = frame.axes[0], frame.law / frame.volume
+    order = np.argsort(law, kind="stable")  # frequent states on top
+    particles = frame.weights.shape[-1]
+    for component, (axis, name) in enumerate(zip(axes[:, 0], frame.action_labels, strict=True)):
+        points = axis.scatter(
+            np.repeat(states[order], particles),
+            frame.actions[order, :, component].ravel(),
+            s=np.clip(10.0 * particles * frame.weights[order].ravel(), 1.0, 60.0),
+            c=np.repeat(law[order], particles),
+            linewidths=0,
+            rasterized=law.size * particles > _MANY_POINTS,
+        )
+        axis.plot(states, frame.moments(component)[0], color=COLOURS[1], linewidth=1.0, label="mean")
+        axis.set_ylabel(name)
+        axis.margins(x=0.01)
+        colourbar(figure, points, axis, "stationary density")
+    axes[0, 0].legend(loc="best")
+    axes[-1, 0].set_xlabel(frame.state_labels[0])
+    _title(figure, frame, 1)
+    return figure
+
+
+def _curve(axis: Axes, frame: Frame, values: np.ndarray, text: str, filled: bool = False) -> None:
+    axis.plot(frame.axes[0], values, color=COLOURS[0])
+    if filled:
+        axis.fill_between(frame.axes[0], values, color=COLOURS[0], alpha=0.2, linewidth=0)
+        axis.set_ylim(bottom=0)
+    axis.set_xlabel(frame.state_labels[0])
+    axis.set_ylabel(text)
+    axis.margins(x=0.01)
+
+
+def _draw_map(figure: Figure, axis: Axes, frame: Frame, field: np.ndarray, plane: tuple[int, int], text: str) -> None:
+    x, y = (frame.axes[k] for k in plane)
+    look: dict[str, Any] = {}
+    if field.min() < 0 < field.max() and -field.min() > 0.1 * field.max() and text.startswith("mean"):
+        extent = max(-field.min(), field.max())
+        look = {"cmap": DIVERGING, "norm": TwoSlopeNorm(0.0, -extent, extent)}
+    image = axis.pcolormesh(x, y, field.T, shading="nearest", rasterized=True, **look)
+    colourbar(figure, image, axis, text)
+    law = frame.marginal(plane)
+    heaviest = np.sort(law.ravel())[::-1]
+    inside = np.cumsum(heaviest)
+    last = inside.size - 1
+    levels = [float(heaviest[min(int(np.searchsorted(inside, share)), last)]) for share in _SHARES]
+    levels = sorted({level for level in levels if law.min() < level < law.max()})
+    if levels:
+        lines = axis.contour(x, y, law.T, levels=levels, colors="white", linewidths=0.7)
+        lines.set(path_effects=[withStroke(linewidth=1.6, foreground="0.2")])
+    axis.set_xlabel(frame.state_labels[plane[0]])
+    axis.set_ylabel(frame.state_labels[plane[1]])
+    axis.spines[["top", "right"]].set_visible(True)
+
+
+def _title(figure: Figure, frame: Frame, planes: int) -> None:
+    averaged = "; averaged over the other states" if planes > 1 else ""
+    contours = "; contours: 50, 90, 99 % of the time" if len(frame.axes) > 1 else ""
+    figure.suptitle(f"{frame.title}{averaged}{contours}", fontsize=10)

@@ -1,0 +1,62 @@
+"""One look for all figures: colours that the colour-blind can tell apart, axes labelled with names and units."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Okabe and Ito, "Color universal design" (2008), darkest first; yellow is left out on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", "--", "-.", ":")
+SEQUENTIAL = "viridis"
+DIVERGING = "RdBu_r"
+
+_SETTINGS: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.grid": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.use_mathtext": True,
+    "axes.formatter.limits": (-3, 4),
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "figure.facecolor": "white",
+    "image.cmap": SEQUENTIAL,
+}
+
+
+def styled(make: Callable[P, R]) -> Callable[P, R]:
+    """Run a figure function under the common settings; those of the caller are left alone."""
+
+    @functools.wraps(make)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with matplotlib.rc_context(_SETTINGS):
+            return make(*args, **kwargs)
+
+    return wrapped
+
+
+def canvas(rows: int, columns: int, width: float = 3.4, height: float = 2.7, **sharing: Any) -> tuple[Figure, Any]:
+    """Return a figure and its (rows, columns) axes, without pyplot's global state."""
+    figure = Figure(figsize=(max(width * columns, 4.6), height * rows + 0.4), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **sharing)
+
+
+def label(name: str, units: str) -> str:
+    """Return `name (units)`, the name alone for a pure number; a dollar sign stays one."""
+    return (name if units in ("", "1") else f"{name} ({units})").replace("$", r"\$")
+
+
+def colourbar(figure: Figure, mappable: Any, axes: Axes, text: str) -> None:
+    bar = figure.colorbar(mappable, ax=axes, pad=0.02)
+    bar.set_label(text)
+    bar.outline.set_visible(False)

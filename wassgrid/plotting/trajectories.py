@@ -1,0 +1,85 @@
+"""Particle trajectories of chosen cells over flow time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from wassgrid.plotting.fields import action_labels
+from wassgrid.plotting.style import COLOURS, canvas, label, styled
+from wassgrid.storage import ResultFile
+
+
+@styled
+def trajectories(path: str | os.PathLike[str], states: Sequence[Sequence[float]] | None = None, cells: int = 4) -> Figure:
+    """Draw how the particles of some cells move: action against flow time (against step where no flow time passes).
+
+    states: the states (d numbers each) whose nearest cells are shown; by default `cells` of them, far apart among those
+    that hold 90 % of the stationary law. Line widths grow with the particle's weight. Raises StorageError for a file
+    without frames, ValueError for a state of another dimension.
+    """
+    with ResultFile(path) as result:
+        law = result.frame("stationary")
+        axes = result.axes
+        chosen = _spread_cells(law, axes, cells) if states is None else [_nearest(axes, state) for state in states]
+        names = action_labels(result)
+        state_labels = result.state_names
+        steps = result.steps("trajectory")
+        times, time_label = _times(result, steps)
+        figure, panels = canvas(len(names), len(chosen), width=2.6, sharex=True, sharey="row")
+        for column, cell in enumerate(chosen):
+            weights = result.frame("weights")[cell]
+            paths = result.array("trajectory", "actions", (slice(None), *cell))
+            paths = paths.reshape(len(steps), len(weights), len(names))
+            for row in range(len(names)):
+                for particle, weight in enumerate(weights):
+                    width = float(np.clip(1.0 * len(weights) * weight, 0.4, 3.0))
+                    colour = COLOURS[particle % len(COLOURS)]
+                    style = {"marker": "o", "markersize": 3} if len(steps) <= 2 else {}
+                    panels[row, column].plot(times, paths[:, particle, row], color=colour, linewidth=width, **style)
+            if len(times) == 1:
+                panels[-1, column].set(xticks=times, xlim=(times[0] - 1, times[0] + 1))
+            where = [f"{name} = {axis[i]:.3g}".replace("-", "−") for name, axis, i in zip(state_labels, axes, cell, strict=True)]
+            panels[0, column].set_title("\n".join(where))
+            panels[-1, column].set_xlabel(time_label)
+            if time_label == "step" and len(times) > 1:
+                panels[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        for row, name in enumerate(names):
+            panels[row, 0].set_ylabel(name)
+        figure.suptitle(f"{result.path.stem}: particles at {len(chosen)} states", fontsize=10)
+    return figure
+
+
+def _times(result: ResultFile, steps: np.ndarray) -> tuple[np.ndarray, str]:
+    columns = result.convergence
+    flow_time = columns.get("flow_time")
+    if flow_time is not None and len(flow_time):
+        at = dict(zip(columns["step"].tolist(), flow_time.tolist(), strict=True))
+        times = np.array([at.get(step, np.nan) for step in steps.tolist()])
+        if np.isfinite(times).all() and (len(times) == 1 or times[-1] > times[0]):
+            return times, label("flow time", result.description("convergence/flow_time")["units"])
+    return steps.astype(float), "step"
+
+
+def _nearest(axes: Sequence[np.ndarray], state: Sequence[float]) -> tuple[int, ...]:
+    if len(state) != len(axes):
+        raise ValueError(f"expected a state of {len(axes)} numbers, got {len(state)}: {list(state)}")
+    return tuple(int(np.abs(axis - x).argmin()) for axis, x in zip(axes, state, strict=True))
+
+
+def _spread_cells(law: np.ndarray, axes: Sequence[np.ndarray], count: int) -> list[tuple[int, ...]]:
+    """Choose the most frequent cell, then each time the one farthest from those chosen, within 90 % of the law."""
+    heaviest = np.argsort(law, axis=None)[::-1]
+    inside = heaviest[: int(np.searchsorted(np.cumsum(law.ravel()[heaviest]), 0.9)) + 1]
+    index = np.stack(np.unravel_index(inside, law.shape), axis=1)
+    scaled = index / np.array([max(axis.size - 1, 1) for axis in axes])
+    chosen = [0]
+    distance = np.linalg.norm(scaled - scaled[0], axis=1)
+    while len(chosen) < min(count, len(inside)):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[chosen[-1]], axis=1))
+    return sorted(tuple(int(i) for i in index[k]) for k in chosen)
