@@ -15,7 +15,7 @@ import tomli_w
 from pydantic import BaseModel, Field, PlainValidator, PrivateAttr, ValidationError
 
 from wassgrid.neural.settings import NeuralSettings
-from wassgrid.problem.names import member, nearest, split_family
+from wassgrid.problem.names import member, remedy, split_family
 from wassgrid.quantity import Table, Word, read_parameters, shown
 from wassgrid.tables import (
     ActionTable,
@@ -103,6 +103,8 @@ class Case(Table):
             data = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             problem = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+            if not isinstance(error, tomllib.TOMLDecodeError) and isinstance(error, ValueError):
+                problem = f"a number with too many digits ({problem.partition(';')[0]})"
             raise CaseError(f"{name}: not valid TOML: {problem}") from None
         for override in overrides:
             _override(data, override)
@@ -110,9 +112,17 @@ class Case(Table):
             case = cls.model_validate(data, context={})
         except ValidationError as error:
             raise CaseError(_one_line(error)) from None
-        case = case._with_families_written_out()
-        case._name = name
-        case._check()
+        from wassgrid.problem.control_problem import ProblemError
+        from wassgrid.problem.model import check_names
+
+        try:
+            check_names(case)
+            case = case._resolved()
+            case._name = name
+            case._check()
+            case._check_expressions()
+        except ProblemError as error:
+            raise CaseError(str(error)) from None
         return case
 
     @property
@@ -166,26 +176,26 @@ class Case(Table):
             return [key]
         return [member(name, position) for position in range(self.indices[letter].count)]
 
-    def _with_families_written_out(self) -> Case:
-        """Return the case with one entry per scalar state in grid.points and grid.kernel."""
+    def _resolved(self) -> Case:
+        """Return the case with one entry per scalar state in grid.points and grid.kernel, and the neural defaults if used."""
         members = {key: self._members(key) for key in self.states}
 
         def written_out(table: Mapping[str, Any], path: str) -> dict[str, Any]:
             known = [*members, *(name for names in members.values() for name in names)]
             for name in table:
                 if name not in known:
-                    raise CaseError(f"{path}.{name}: unknown state{nearest(name, known)}")
+                    raise CaseError(f"{path}.{name}: unknown state{remedy(name, known)}")
             # a value for one member goes before the value of its family
             chosen = {name: table.get(name, table.get(key)) for key, names in members.items() for name in names}
             return {name: value for name, value in chosen.items() if value is not None}
 
-        if sum(len(names) for names in members.values()) > MAXIMUM_DIMENSION and not self.grid.points:
-            return self
         points = written_out(self.grid.points, "grid.points")
         kernel = self.grid.kernel
         if not isinstance(kernel, str):
             kernel = written_out(kernel, "grid.kernel")
-        return self.model_copy(update={"grid": self.grid.model_copy(update={"points": points, "kernel": kernel})})
+        neural = NeuralSettings() if self.neural is None and self.solver.kind == "neural" else self.neural
+        grid = self.grid.model_copy(update={"points": points, "kernel": kernel})
+        return self.model_copy(update={"grid": grid, "neural": neural})
 
     def _check(self) -> None:
         """Check what no single key shows.  Raises CaseError."""
@@ -205,15 +215,6 @@ class Case(Table):
                 raise CaseError(f"states.{key}.domain: missing, boundary = {state.boundary!r} needs two numbers")
         if self.solver.kind == "grid":
             self._check_grid()
-        from wassgrid.problem.control_problem import ProblemError
-
-        try:
-            problem = self.problem
-            for key in ("mean", "std", "low", "high"):
-                if (texts := getattr(self.policy.initial, key)) is not None:
-                    problem.feedback_expressions(f"policy.initial.{key}", texts)
-        except ProblemError as error:
-            raise CaseError(str(error)) from None
         initial = self.policy.initial
         if self.solver.kind == "grid" and initial.distribution == "uniform" and None in (initial.low, initial.high):
             for key, action in self.actions.items():
@@ -222,11 +223,18 @@ class Case(Table):
                         f"actions.{key}.bounds: missing, the uniform initial policy needs bounds (or policy.initial.low and high)"
                     )
 
+    def _check_expressions(self) -> None:
+        """Parse every expression.  Raises ProblemError."""
+        problem = self.problem
+        for key in ("mean", "std", "low", "high"):
+            if (texts := getattr(self.policy.initial, key)) is not None:
+                problem.feedback_expressions(f"policy.initial.{key}", texts)
+
     def _check_time(self) -> None:
         """Check that states and cost have the keys of discrete or of continuous time, and no others."""
         discrete, continuous = ("next", "noise", "stage"), ("drift", "diffusion", "rate")
         used, other = (discrete, continuous) if self.time is None else (continuous, discrete)
-        law, noise, cost = used
+        law, _, cost = used
         kind = "discrete time (no [time] table)" if self.time is None else "continuous time ([time] table)"
         tables: list[tuple[str, BaseModel]] = [(f"states.{key}", table) for key, table in self.states.items()]
         for path, table in [*tables, ("cost", self.cost)]:
@@ -326,9 +334,7 @@ def _one_line(error: ValidationError) -> str:
     if kind == "extra_forbidden":
         table = _table_at(location[:-1])
         known = list(table.model_fields) if table is not None else []
-        message = f"unknown key{nearest(str(location[-1]), known)}"
-        if "did you mean" not in message and known:
-            message += f", expected one of {', '.join(known)}"
+        message = f"unknown key{remedy(str(location[-1]), known)}"
     elif kind == "missing":
         table = _table_at(location[:-1])
         meaning = table.model_fields[str(location[-1])].description if table is not None else ""
@@ -369,7 +375,7 @@ def _override(data: dict[str, Any], text: str) -> None:
         known = list(model.model_fields) if model is not None else list(table)
         open_table = parts[0] in ("grid", "policy") and model is None  # one entry per state or action, checked with the case
         if part not in known and not open_table:
-            raise CaseError(f"--set {here}: unknown key{nearest(part, known)}")
+            raise CaseError(f"--set {here}: unknown key{remedy(part, known)}")
         if depth == len(parts) - 1:
             table[part] = _toml_value(value)
             return

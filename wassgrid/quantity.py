@@ -1,8 +1,8 @@
 """The kinds of values a case file holds: numbers, texts, intervals, choices; strict, with errors that say what was expected.
 
-A reader takes the raw value and pydantic's validation info and returns the value or raises ValueError with one line.  A number
-may be given as an expression of parameters in quotes; the parameters stand in the validation context.  SymPy is imported only when
-such an expression has to be read.
+A reader takes the raw value and pydantic's validation info and returns the value or raises ValueError with one line.  A
+number may be given as an expression of parameters in quotes; the parameters stand in the validation context.  SymPy is
+imported only when such an expression has to be read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ def read_number(value: Any, info: ValidationInfo, expected: str = "a number or a
     if isinstance(value, str):
         from wassgrid.problem.expression import evaluate_number
 
-        return evaluate_number(value, (info.context or {}).get("parameters", {}))
+        try:
+            return evaluate_number(value, (info.context or {}).get("parameters", {}))
+        except ValueError as error:
+            raise ValueError(f"expected {expected}: {error}") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected {expected}, got {shown(value)}")
     try:
@@ -56,7 +59,7 @@ def read_number(value: Any, info: ValidationInfo, expected: str = "a number or a
     except OverflowError:
         result = math.inf
     if not math.isfinite(result):
-        raise ValueError(f"expected {expected}, got {shown(value)}, which is not finite")
+        raise ValueError(f"expected {expected}, got {shown(value)}, which is not a finite double")
     return result
 
 

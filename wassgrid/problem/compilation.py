@@ -32,6 +32,7 @@ def compile_functions(
     broadcast shape (constants included; NumPy arrays may be read-only views), or with `broadcast=False` the values as they come:
     those of constants are numbers.  Floating-point warnings are silenced: the caller looks at the values.
     """
+    stages, expressions = in_stages(stages, expressions)
     plain = [sp.Symbol(f"argument_{k}") for k in range(len(arguments))]
     names = dict(zip(arguments, plain, strict=True))
     reduced = [expression.xreplace(names) for expression in expressions]
@@ -61,22 +62,63 @@ def compile_functions(
     return evaluate
 
 
+def in_stages(stages: Stages, expressions: Sequence[sp.Expr]) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[sp.Expr]]:
+    """Cut large expressions into stages of bounded size: neither derivatives nor Python's compiler meet a large one.
+
+    Returns longer stages and the expressions in terms of them; small expressions stay as they are.
+    """
+    longer: list[tuple[sp.Symbol, sp.Expr]] = []
+    symbols: dict[sp.Expr, sp.Symbol] = {}
+    done: dict[sp.Expr, tuple[sp.Expr, int]] = {}
+    first = len(stages)
+
+    def part(expression: sp.Expr) -> sp.Expr:
+        if not expression.args:
+            return expression
+        if expression not in symbols:
+            symbols[expression] = sp.Symbol(f"_part_{first + len(symbols)}")
+            longer.append((symbols[expression], expression))
+        return symbols[expression]
+
+    def cut(expression: sp.Expr) -> tuple[sp.Expr, int]:
+        if not expression.args:
+            return expression, 1
+        if expression not in done:
+            arguments, sizes = zip(*map(cut, expression.args), strict=True)
+            group = {sp.Add: 16, sp.Mul: 4}.get(expression.func, len(arguments))
+            while len(arguments) > group:
+                chunks = [arguments[k : k + group] for k in range(0, len(arguments), group)]
+                arguments = tuple(part(expression.func(*chunk)) for chunk in chunks)
+                sizes = (1,) * len(arguments)
+            if sum(sizes) >= 30:
+                arguments, sizes = tuple(map(part, arguments)), (1,) * len(arguments)
+            same = all(new is old for new, old in zip(arguments, expression.args, strict=False))
+            same = same and len(arguments) == len(expression.args)
+            done[expression] = expression if same else expression.func(*arguments), 1 + sum(sizes)
+        return done[expression]
+
+    for symbol, expression in stages:
+        longer.append((symbol, cut(expression)[0]))
+    return longer, [cut(expression)[0] for expression in expressions]
+
+
 def differentiate(
     expressions: Sequence[sp.Expr], variables: Sequence[sp.Symbol], stages: Stages = ()
 ) -> tuple[list[tuple[sp.Symbol, sp.Expr]], list[list[sp.Expr]], list[list[list[sp.Expr]]]]:
     """Differentiate expressions twice in `variables`, through the stages they depend on (forward mode).
 
-    Returns (stages, gradient, hessian): `gradient[e][a]` and `hessian[e][a][b]` in terms of the original symbols and of the
-    returned stages, which are the given ones followed by the derivatives of each.  The size grows with the number of stages, not with
-    the nesting, because no stage is substituted into another.
+    Returns (stages, gradient, hessian): `gradient[e][a]` and `hessian[e][a][b]` in terms of the original symbols and of
+    the returned stages, which are the given ones followed by the derivatives of each.  The size grows with the number
+    of stages, not with the nesting, because no stage is substituted into another.
     """
+    stages, expressions = in_stages(stages, expressions)
     first: dict[sp.Symbol, list[sp.Expr]] = {}
     second: dict[sp.Symbol, list[list[sp.Expr]]] = {}
     longer: list[tuple[sp.Symbol, sp.Expr]] = []
     count = len(variables)
 
     def chain(expression: sp.Expr) -> tuple[list[sp.Expr], list[list[sp.Expr]]]:
-        inner = sorted((symbol for symbol in expression.free_symbols if symbol in first), key=str)
+        inner = sorted((symbol for symbol in expression.free_symbols if any(first.get(symbol, ()))), key=str)
         partial = {symbol: sp.diff(expression, symbol) for symbol in inner}
         outer = [sp.diff(expression, variable) for variable in variables]
         # dE/da = E_a + sum_k E_k dk/da
@@ -94,7 +136,7 @@ def differentiate(
         return gradient, hessian
 
     def named(name: str, value: sp.Expr) -> sp.Expr:
-        if value.is_Number:
+        if not value.args:
             return value
         symbol = sp.Symbol(name)
         longer.append((symbol, value))
@@ -148,7 +190,8 @@ def _power(backend: str) -> Callable[[Any, int], Any]:
     """Return x**n for an integer n by repeated multiplication, several times faster than NumPy's general power."""
 
     def power(base: Any, exponent: int) -> Any:
-        result, square, rest = None, base, abs(exponent)
+        result: Any = None
+        square, rest = base, abs(exponent)
         while rest:
             if rest & 1:
                 result = square if result is None else result * square

@@ -11,16 +11,19 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from wassgrid.problem.compilation import ArrayFunction, compile_functions, differentiate
-from wassgrid.problem.model import Family, Model, ProblemError
-from wassgrid.problem.names import nearest
+from wassgrid.problem.boundary import apply_boundary
+from wassgrid.problem.compilation import ArrayFunction, Stages, compile_functions, differentiate
+from wassgrid.problem.law import Law
+from wassgrid.problem.model import Model, ProblemError
+from wassgrid.problem.names import remedy
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
-__all__ = ["ActionTables", "CellTables", "ControlProblem", "ProblemError", "apply_boundary"]
+__all__ = ["ActionTables", "CellTables", "ControlProblem", "ProblemError"]
 
 Array = NDArray[np.float64]
+Plan = list[tuple[int, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -51,25 +54,16 @@ class ActionTables:
     cost_hessian: Array | None = None
 
 
-@dataclass(frozen=True)
-class _Law:
-    """alpha, beta, sigma and c as expressions; `stages` are computed first (see `compile_functions`)."""
-
-    mean: tuple[sp.Expr, ...]
-    coupling: Mapping[tuple[int, int], sp.Expr]
-    noise: tuple[sp.Expr, ...]
-    stages: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
-
-
 @dataclass(frozen=True, eq=False)
 class ControlProblem:
     """A controlled Markov chain with Gaussian noise, axis by axis:
 
         x'_j = alpha_j(s, a) + sum_i beta_ji(s) x'_i + sigma_j(s) xi_j,    stage cost c(s, a),
 
-    where x'_i is the realised next value of another axis, noise and boundary included.  In continuous time with step h the drift b and
-    the diffusion Sigma give alpha = s + h b ("euler") or the classical Runge-Kutta step of order 4 ("rk4", the action held
-    over the step), sigma = Sigma sqrt(h), and c is the cost rate: average costs are per unit time.
+    where x'_i is the realised next value of another axis, noise and boundary included.  In continuous time with step h
+    the drift b and the diffusion Sigma give alpha = s + h b ("euler") or the classical Runge-Kutta step of order 4
+    ("rk4", the action held over the step), sigma = Sigma sqrt(h), and c is the cost rate: average costs are per unit
+    time.
 
     domain (d, 2), boundary (d): "clamp", "reflect" or "periodic"; action_bounds (m, 2), infinite where none is given.
     order: the axes in an order in which the realised next values are known; coupled (d, d): where beta is not zero.
@@ -105,7 +99,9 @@ class ControlProblem:
             discount=case.criterion.discount,
             time_step=model.time_step,
         )
-        model.templates  # noqa: B018 - every text is parsed here, so that a bad one is found before any work
+        for template in model.templates[0]:
+            if template.noise.is_Number and template.noise < 0:
+                raise ProblemError(f"states.{template.family.key}.{model.noise_key}: the noise is negative")
         if case.solver.kind == "grid":
             problem.order  # noqa: B018 - likewise next(...)
         return problem
@@ -155,13 +151,13 @@ class ControlProblem:
         noise = np.zeros((cells, d))
         coupling = np.zeros((cells, d, d))
         for j, sigma in enumerate(values[:d]):
-            self._require_finite(f"noise of {self.state_names[j]}", sigma, columns, [])
+            self._require_finite(f"noise of {self.state_names[j]}", sigma, columns)
             if np.any(sigma < 0.0):
-                where = self._first(sigma < 0.0, columns, [])
+                where = self._first(sigma < 0.0, columns)
                 raise ProblemError(f"the noise of {self.state_names[j]} is negative at {where}")
             noise[:, j] = sigma
         for (j, i), beta in zip(self._law.coupling, values[d:], strict=True):
-            self._require_finite(f"factor of next({self.state_names[i]}) in {self.state_names[j]}", beta, columns, [])
+            self._require_finite(f"factor of next({self.state_names[i]}) in {self.state_names[j]}", beta, columns)
             coupling[:, j, i] = beta
         return CellTables(noise=noise, coupling=coupling)
 
@@ -176,16 +172,19 @@ class ControlProblem:
         (cells, particles, m), d = actions.shape, self.state_dimension
         state_columns = [np.ascontiguousarray(states[:, k])[:, None] for k in range(d)]
         action_columns = [np.ascontiguousarray(actions[:, :, a]) for a in range(m)]
+        mean: list[Array | None] = [None] * 3
+        cost: list[Array | None] = [None] * 3
+        for k in range(order + 1):
+            mean[k] = np.zeros((cells, particles, d, *(m,) * k))
+            cost[k] = np.zeros((cells, particles, *(m,) * k))
         plan, function = self._action_functions(order)
-        tables = [np.zeros((cells, particles, d + 1, *(m,) * k)) for k in range(order + 1)]
-        for (k, row, axes), value in zip(plan, function(*state_columns, *action_columns), strict=True):
+        for (row, axes), value in zip(plan, function(*state_columns, *action_columns), strict=True):
             self._require_finite(self._quantity(row, axes), value, state_columns, action_columns)
-            tables[k][(slice(None), slice(None), row, *axes)] = value
-            if k == 2 and axes[0] != axes[1]:
-                tables[k][:, :, row, axes[1], axes[0]] = value
-        mean = [np.ascontiguousarray(table[:, :, :d]) for table in tables] + [None, None]
-        cost = [np.ascontiguousarray(table[:, :, d]) for table in tables] + [None, None]
-        return ActionTables(mean[0], cost[0], mean[1], mean[2], cost[1], cost[2])
+            table = cost[len(axes)] if row == d else mean[len(axes)]
+            entry: Any = table[:, :] if row == d else table[:, :, row]  # type: ignore[index]
+            entry[(..., *axes)] = value
+            entry[(..., *reversed(axes))] = value
+        return ActionTables(mean[0], cost[0], mean[1], mean[2], cost[1], cost[2])  # type: ignore[arg-type]
 
     def sample_next(self, states: Array, actions: Array, rng: np.random.Generator) -> Array:
         """Draw the next states (cells, d) of `states` (cells, d) under `actions` (cells, m), boundaries applied."""
@@ -197,7 +196,8 @@ class ControlProblem:
             # x'_j = alpha_j + sum_i beta_ji x'_i + sigma_j xi_j
             follows = np.einsum("ci,ci->c", cell.coupling[:, j], realised)
             value = tables.mean[:, 0, j] + follows + cell.noise[:, j] * noise[:, j]
-            realised[:, j] = apply_boundary(value, *self.domain[j], self.boundary[j])
+            low, high = self.domain[j]
+            realised[:, j] = apply_boundary(value, low, high, self.boundary[j])
         return realised
 
     def feedback_expressions(self, key: str, texts: str | float | Mapping[str, str | float]) -> list[sp.Expr]:
@@ -212,7 +212,7 @@ class ControlProblem:
             paths, given = {name: f"{key}.{name}" for name in {**families, **texts}}, dict(texts)
         for name in given:
             if name not in families:
-                raise ProblemError(f"{paths[name]}: unknown action{nearest(name, families)}")
+                raise ProblemError(f"{paths[name]}: unknown action{remedy(name, families)}")
         expressions: list[sp.Expr] = []
         for name, family in families.items():
             if name not in given:
@@ -221,9 +221,7 @@ class ControlProblem:
             expressions += [self.model.feedback(paths[name], text, family, k) for k in range(len(family.members))]
         return expressions
 
-    def feedback(
-        self, key: str, texts: str | float | Mapping[str, str | float]
-    ) -> Callable[[Array], Array]:
+    def feedback(self, key: str, texts: str | float | Mapping[str, str | float]) -> Callable[[Array], Array]:
         """Compile feedback laws (see `feedback_expressions`) into a function of states (cells, d) that gives (cells, m).
 
         The function raises ProblemError where a value is not finite.
@@ -235,7 +233,7 @@ class ControlProblem:
             columns = list(np.asarray(states, dtype=float).T)
             values = np.stack(function(*columns), axis=-1)
             for k, name in enumerate(self.action_names):
-                self._require_finite(f"{key} of {name}", values[:, k], columns, [])
+                self._require_finite(f"{key} of {name}", values[:, k], columns)
             return values
 
         return evaluate
@@ -243,100 +241,39 @@ class ControlProblem:
     # -- expressions -----------------------------------------------------------------------------------------------
 
     @cached_property
-    def _law(self) -> _Law:
-        """The law of the chain from the texts of the case, realised next values split off."""
-        model, scalars = self.model, self.model.scalars
-        h = model.time_step
-        if h is not None and model.scheme == "rk4":
-            return self._runge_kutta()
-        coupling: dict[tuple[int, int], sp.Expr] = {}
-        mean = []
-        for j, law in enumerate(scalars.law):
-            followed = [i for i, symbol in enumerate(scalars.realised) if symbol in law.free_symbols]
-            for i in followed:
-                beta = sp.diff(law, scalars.realised[i])
-                self._check_coupling(j, i, beta)
-                # continuous time: x'_j = s_j + h b_j, so beta carries the step
-                coupling[j, i] = beta if h is None else h * beta
-            law = law.xreplace({scalars.realised[i]: sp.S.Zero for i in followed})
-            mean.append(law if h is None else scalars.states[j] + h * law)
-        noise = [sigma if h is None else sigma * sp.Float(h) ** sp.S.Half for sigma in scalars.noise]
-        return _Law(tuple(mean), coupling, tuple(noise))
-
-    def _check_coupling(self, j: int, i: int, beta: sp.Expr) -> None:
-        scalars, name = self.model.scalars, self.state_names[i]
-        path = f"states.{self._family_of(j).key}.{self.model.law_key}"
-        if i == j:
-            raise ProblemError(f"{path}: next({name}) stands in its own law")
-        if beta.free_symbols & set(scalars.realised):
-            raise ProblemError(f"{path}: next({name}) must enter linearly")
-        if beta.free_symbols & set(scalars.actions):
-            raise ProblemError(f"{path}: the factor of next({name}) may depend on states and parameters only")
-
-    def _runge_kutta(self) -> _Law:
-        """One classical Runge-Kutta step of the drift (Kutta 1901), the action held."""
-        model, scalars = self.model, self.model.scalars
-        for j, law in enumerate(scalars.law):
-            if law.free_symbols & set(scalars.realised):
-                path = f"states.{self._family_of(j).key}.drift"
-                raise ProblemError(f'{path}: next(...) needs time.scheme = "euler", rk4 has its own stages')
-        h = sp.Float(model.time_step)
-        stages: list[tuple[sp.Symbol, sp.Expr]] = []
-        slopes: list[list[sp.Symbol]] = []
-        # k1 = b(s), k2 = b(s + h/2 k1), k3 = b(s + h/2 k2), k4 = b(s + h k3)
-        for stage, weight in enumerate((0, h / 2, h / 2, h)):
-            place = dict(zip(scalars.states, scalars.states, strict=True))
-            if stage:
-                place = {s: s + weight * k for s, k in zip(scalars.states, slopes[-1], strict=True)}
-            slopes.append([sp.Symbol(f"_slope_{stage}_{j}") for j in range(self.state_dimension)])
-            stages += [(slopes[-1][j], law.xreplace(place)) for j, law in enumerate(scalars.law)]
-        # x' = s + h/6 (k1 + 2 k2 + 2 k3 + k4)
-        k1, k2, k3, k4 = slopes
-        mean = tuple(s + h / 6 * (k1[j] + 2 * k2[j] + 2 * k3[j] + k4[j]) for j, s in enumerate(scalars.states))
-        return _Law(mean, {}, tuple(sigma * h**sp.S.Half for sigma in scalars.noise), tuple(stages))
-
-    def _family_of(self, j: int) -> Family:
-        return [family for family in self.model.states for _ in family.members][j]
+    def _law(self) -> Law:
+        return Law.of(self.model)
 
     @cached_property
     def _cell_function(self) -> ArrayFunction:
         return compile_functions(self.model.scalars.states, [*self._law.noise, *self._law.coupling.values()])
 
     @cached_property
-    def _action_function_cache(self) -> dict[int, tuple[list[tuple[int, int, tuple[int, ...]]], ArrayFunction]]:
+    def _compiled(self) -> dict[int, tuple[Plan, ArrayFunction]]:
         return {}
 
-    def _action_functions(self, order: int) -> tuple[list[tuple[int, int, tuple[int, ...]]], ArrayFunction]:
-        """Return the plan (derivative order, row, action axes) of every entry that is not zero, and the function giving them.
+    def _action_functions(self, order: int) -> tuple[Plan, ArrayFunction]:
+        """Return the plan, (row, action axes) of every entry that is not zero, and the function that gives those entries.
 
-        Row j < d is the mean of axis j, row d the cost.
+        Row j < d is the mean of axis j, row d the cost; no axes: the value, one: a first derivative, two: a second.
         """
-        if order in self._action_function_cache:
-            return self._action_function_cache[order]
         if order not in (0, 1, 2):
             raise ValueError(f"order: expected 0, 1 or 2, got {order}")
-        law, scalars = self._law, self.model.scalars
-        rows = [*law.mean, scalars.cost]
-        entries: list[tuple[int, int, tuple[int, ...]]] = [(0, row, ()) for row in range(len(rows))]
-        expressions = list(rows)
-        stages: Sequence[tuple[sp.Symbol, sp.Expr]] = law.stages
-        if order:
-            stages, gradient, hessian = differentiate(rows, scalars.actions, law.stages)
-            m = self.action_dimension
-            for row in range(len(rows)):
-                for a in range(m):
-                    entries.append((1, row, (a,)))
-                    expressions.append(gradient[row][a])
-                    for b in range(a, m) if order == 2 else ():
-                        entries.append((2, row, (a, b)))
-                        expressions.append(hessian[row][a][b])
-        kept = [k for k, expression in enumerate(expressions) if expression != 0]
-        plan = [entries[k] for k in kept]
-        function = compile_functions(
-            [*scalars.states, *scalars.actions], [expressions[k] for k in kept], stages=stages
-        )
-        self._action_function_cache[order] = plan, function
-        return plan, function
+        if order not in self._compiled:
+            law, scalars, m = self._law, self.model.scalars, self.action_dimension
+            rows = [*law.mean, scalars.cost]
+            stages: Stages = law.stages
+            entries: dict[tuple[int, tuple[int, ...]], sp.Expr] = {(j, ()): row for j, row in enumerate(rows)}
+            if order:
+                stages, gradient, hessian = differentiate(rows, scalars.actions, law.stages)
+                entries |= {(j, (a,)): gradient[j][a] for j in range(len(rows)) for a in range(m)}
+            if order == 2:
+                entries |= {(j, (a, b)): hessian[j][a][b] for j in range(len(rows)) for a in range(m) for b in range(a, m)}
+            kept = {place: expression for place, expression in entries.items() if expression != 0}
+            arguments = [*scalars.states, *scalars.actions]
+            function = compile_functions(arguments, list(kept.values()), stages=stages, broadcast=False)
+            self._compiled[order] = list(kept), function
+        return self._compiled[order]
 
     # -- finiteness ------------------------------------------------------------------------------------------------
 
@@ -347,33 +284,16 @@ class ControlProblem:
         order = "first" if len(axes) == 1 else "second"
         return f"{order} derivative of {name} in {', '.join(self.action_names[a] for a in axes)}"
 
-    def _require_finite(
-        self, quantity: str, value: Array, state_columns: Sequence[Array], action_columns: Sequence[Array]
-    ) -> None:
-        bad = ~np.isfinite(value)
-        if bad.any():
-            first = value[bad].flat[0]
-            raise ProblemError(f"{quantity} is {first} at {self._first(bad, state_columns, action_columns)}")
+    def _require_finite(self, quantity: str, value: Any, states: Sequence[Array], actions: Sequence[Array] = ()) -> None:
+        """Raise ProblemError unless `value`, computed from these columns, is finite."""
+        if not np.all(finite := np.isfinite(value)):
+            first = np.asarray(value)[~finite].flat[0]
+            raise ProblemError(f"{quantity} is {first} at {self._first(~finite, states, actions)}")
 
-    def _first(
-        self, bad: NDArray[np.bool_], state_columns: Sequence[Array], action_columns: Sequence[Array]
-    ) -> str:
+    def _first(self, bad: Any, states: Sequence[Array], actions: Sequence[Array] = ()) -> str:
         """Name the states and actions of the first True: `s=0.5, a=-1.2`."""
-        names = [*self.state_names, *self.action_names][: len(state_columns) + len(action_columns)]
-        place = np.unravel_index(int(np.argmax(bad)), bad.shape)
-        values = [np.broadcast_to(column, bad.shape)[place] for column in (*state_columns, *action_columns)]
-        shown = [f"{name}={value:.6g}" for name, value in zip(names, values, strict=True)]
+        names = [*self.state_names, *self.action_names][: len(states) + len(actions)]
+        columns = np.broadcast_arrays(bad, *states, *actions)
+        place = np.unravel_index(int(np.argmax(columns[0])), columns[0].shape)
+        shown = [f"{name}={column[place]:.6g}" for name, column in zip(names, columns[1:], strict=True)]
         return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
-
-
-def apply_boundary(value: Any, low: float, high: float, boundary: str, arrays: Any = np) -> Any:
-    """Map values into [low, high]: clamp to the ends, reflect (fold) at them, or wrap around (upper end = lower end).
-
-    `arrays` is `numpy` or `jax.numpy`.
-    """
-    if boundary == "periodic":
-        return low + arrays.mod(value - low, high - low)
-    if boundary == "reflect":
-        place = arrays.mod(value - low, 2.0 * (high - low))
-        return low + arrays.minimum(place, 2.0 * (high - low) - place)
-    return arrays.clip(value, low, high)

@@ -1,17 +1,18 @@
 """The functions that expressions may call, as SymPy functions with almost-everywhere derivatives.
 
-SymPy differentiates `Abs`, `Min`, `Piecewise` and `Mod` into Dirac deltas, Heaviside steps and unevaluated derivatives, and asks
-its assumption system about every comparison.  The small functions below do neither: their derivative is the classical one wherever
-it exists, and one of the one-sided derivatives on the null set where it does not.  Each prints under its own name; `namespace`
-gives the NumPy or JAX function behind that name.
+SymPy differentiates `Abs`, `Min`, `Piecewise` and `Mod` into Dirac deltas, Heaviside steps and unevaluated derivatives,
+and asks its assumption system about every comparison.  The small functions below do neither: their derivative is the
+classical one wherever it exists, and one of the one-sided derivatives on the null set where it does not.  Each prints
+under its own name; `namespace` gives the NumPy or JAX function behind that name.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import sympy as sp
 
@@ -24,10 +25,7 @@ def constant(value: float) -> sp.Expr:
 class _Folding(sp.Function):
     """A function of numbers that folds in double precision when all arguments are numbers."""
 
-    @staticmethod
-    def of_numbers(*values: float) -> float:
-        """Evaluate at doubles."""
-        raise NotImplementedError
+    of_numbers: ClassVar[Callable[..., float]]
 
     @classmethod
     def eval(cls, *arguments: sp.Expr) -> sp.Expr | None:
@@ -125,7 +123,7 @@ class Maximum(_Folding):
     """The larger of two numbers; NaN if either is NaN."""
 
     nargs = 2
-    of_numbers = max
+    of_numbers = staticmethod(max)
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
         x, y = self.args
@@ -136,7 +134,7 @@ class Minimum(_Folding):
     """The smaller of two numbers; NaN if either is NaN."""
 
     nargs = 2
-    of_numbers = min
+    of_numbers = staticmethod(min)
 
     def _eval_derivative(self, symbol: sp.Symbol) -> sp.Expr:
         x, y = self.args
@@ -147,7 +145,7 @@ class Absolute(_Folding):
     """|x|, with derivative sign(x)."""
 
     nargs = 1
-    of_numbers = abs
+    of_numbers = staticmethod(abs)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return Sign(self.args[0])
@@ -158,9 +156,7 @@ class Sign(_Folding):
 
     nargs = 1
 
-    @staticmethod
-    def of_numbers(x: float) -> float:
-        return float((x > 0) - (x < 0))
+    of_numbers = staticmethod(lambda x: float((x > 0) - (x < 0)))
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.S.Zero
@@ -170,7 +166,7 @@ class Floor(_Folding):
     """The largest integer not above x, with derivative zero."""
 
     nargs = 1
-    of_numbers = math.floor
+    of_numbers = staticmethod(math.floor)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         return sp.S.Zero
@@ -181,9 +177,7 @@ class Modulo(_Folding):
 
     nargs = 2
 
-    @staticmethod
-    def of_numbers(x: float, y: float) -> float:
-        return x % y
+    of_numbers = staticmethod(operator.mod)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         x, y = self.args
@@ -194,7 +188,7 @@ class ArcTangent2(_Folding):
     """The angle of the point (x, y), in (-pi, pi], called with y first."""
 
     nargs = 2
-    of_numbers = math.atan2
+    of_numbers = staticmethod(math.atan2)
 
     def fdiff(self, argindex: int = 1) -> sp.Expr:
         y, x = self.args

@@ -21,6 +21,26 @@ class ProblemError(ValueError):
     """A control problem that is not well posed; the message is one line that begins with the key or names the quantity."""
 
 
+def check_names(case: Case) -> None:
+    """Raise ProblemError unless parameters, indices, states and actions have names, and different ones."""
+    seen: dict[str, str] = {}
+    for section in ("parameters", "indices", "states", "actions"):
+        for key in getattr(case, section):
+            path = f"{section}.{key[:60]}"
+            family = split_family(key) if section in ("states", "actions") else (key, None)
+            if family is None or not is_name(family[0]):
+                raise ProblemError(f"{path}: expected a name: a letter, then letters, digits or _")
+            name, letter = family
+            if letter is not None and letter not in case.indices:
+                hint = nearest(letter, case.indices) or f", declare it: [indices] {letter} = {{ count = ... }}"
+                raise ProblemError(f"{path}: unknown index {letter!r}{hint}")
+            if name in RESERVED:
+                raise ProblemError(f"{path}: the name {name!r} is that of a function or constant, choose another")
+            if name in seen:
+                raise ProblemError(f"{path}: the name {name!r} is already taken by {seen[name]}, choose another")
+            seen[name] = path
+
+
 @dataclass(frozen=True)
 class Family:
     """One table of [states] or [actions]: a scalar, or all members of an index family.
@@ -91,14 +111,15 @@ class Model:
 
     @classmethod
     def from_case(cls, case: Case) -> Model:
-        """Collect the tables of a case.  Raises ProblemError for names that clash or are not names, and unknown indices."""
+        """Collect the tables of a case.  Raises ProblemError for names that clash, are not names or have no index."""
+        check_names(case)
         indices = {name: Index(name, table.count, table.periodic) for name, table in case.indices.items()}
         infinite = (-float("inf"), float("inf"))
         continuous = case.time is not None
         states = tuple(
             Family(
                 key,
-                *_name_and_index("states", key, indices),
+                *_name_and_index(key, indices),
                 interval=table.domain or infinite,
                 boundary=table.boundary,
                 law=str(table.drift if continuous else table.next),
@@ -107,10 +128,9 @@ class Model:
             for key, table in case.states.items()
         )
         actions = tuple(
-            Family(key, *_name_and_index("actions", key, indices), interval=table.bounds or infinite)
-            for key, table in case.actions.items()
+            Family(key, *_name_and_index(key, indices), interval=table.bounds or infinite) for key, table in case.actions.items()
         )
-        model = cls(
+        return cls(
             parameters=dict(case.parameters),
             indices=indices,
             states=states,
@@ -119,26 +139,6 @@ class Model:
             time_step=case.time.step if case.time else None,
             scheme=case.time.scheme if case.time else None,
         )
-        model._check_names()
-        return model
-
-    def _check_names(self) -> None:
-        seen: dict[str, str] = {}
-        entries = [
-            *(("parameters", name, name) for name in self.parameters),
-            *(("indices", name, name) for name in self.indices),
-            *(("states", family.key, family.name) for family in self.states),
-            *(("actions", family.key, family.name) for family in self.actions),
-        ]
-        for section, key, name in entries:
-            path = f"{section}.{key}"
-            if not is_name(name):
-                raise ProblemError(f"{path}: {name[:60]!r} is not a name (a letter, then letters, digits or _)")
-            if name in RESERVED:
-                raise ProblemError(f"{path}: the name {name!r} is that of a function or constant, choose another")
-            if name in seen:
-                raise ProblemError(f"{path}: the name {name!r} is already taken by {seen[name]}, choose another")
-            seen[name] = path
 
     @property
     def law_key(self) -> str:
@@ -154,6 +154,10 @@ class Model:
     def cost_key(self) -> str:
         """The key of the cost."""
         return "stage" if self.time_step is None else "rate"
+
+    def law_path(self, j: int) -> str:
+        """Return the path of the law of scalar state j in the case."""
+        return self._path([family for family in self.states for _ in family.members][j], self.law_key)
 
     @cached_property
     def templates(self) -> tuple[tuple[StateTemplate, ...], sp.Expr]:
@@ -178,9 +182,7 @@ class Model:
             for position in range(len(family.members)):
                 bound = {} if family.index is None else {family.index.name: position}
                 law.append(self._parse(self._path(family, self.law_key), family.law, self._law_scope(bound, False)))
-                noise.append(
-                    self._parse(self._path(family, self.noise_key), family.noise, self._noise_scope(bound, False))
-                )
+                noise.append(self._parse(self._path(family, self.noise_key), family.noise, self._noise_scope(bound, False)))
         names = [name for family in self.states for name in family.members]
         return Scalars(
             states=tuple(sp.Symbol(name) for name in names),
@@ -234,13 +236,7 @@ class Model:
             raise ProblemError(f"{path}: {error}") from None
 
 
-def _name_and_index(section: str, key: str, indices: Mapping[str, Index]) -> tuple[str, Index | None]:
-    """Split the name of a table: `q[i]` -> ("q", index i), `theta` -> ("theta", None)."""
-    parts = split_family(key)
-    if parts is None:
-        raise ProblemError(f"{section}.{key[:60]}: expected a name or a family such as q[i]")
-    name, letter = parts
-    if letter is not None and letter not in indices:
-        hint = nearest(letter, indices) or f", declare it: [indices] {letter} = {{ count = ... }}"
-        raise ProblemError(f"{section}.{key}: unknown index {letter!r}{hint}")
+def _name_and_index(key: str, indices: Mapping[str, Index]) -> tuple[str, Index | None]:
+    """Split the key of a table: `q[i]` -> ("q", index i), `theta` -> ("theta", None)."""
+    name, letter = split_family(key) or (key, None)
     return name, None if letter is None else indices[letter]

@@ -28,6 +28,14 @@ def member(family: str, position: int) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `, did you mean 'x'?` for the known name closest to `name`, or the empty string."""
-    matches = difflib.get_close_matches(name[:60], list(known), n=1, cutoff=0.5)
+    """Return `, did you mean 'x'?` for the known name closest to `name`, or nothing."""
+    matches = difflib.get_close_matches(name[:60], list(known), n=1, cutoff=0.6)
     return f", did you mean {matches[0]!r}?" if matches else ""
+
+
+def remedy(name: str, known: Iterable[str]) -> str:
+    """Return `, did you mean 'x'?` for the known name closest to `name`, else `, expected one of x, y` if they are few."""
+    names = list(known)
+    if hint := nearest(name, names):
+        return hint
+    return f", expected {'one of ' if len(names) > 1 else ''}{', '.join(names)}" if 0 < len(names) <= 12 else ""

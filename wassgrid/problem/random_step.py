@@ -1,8 +1,8 @@
 """The realised step of the chain and its cost as vectorised array functions, index families kept whole.
 
-An expression over families is evaluated on whole arrays: every index letter, free or summed over, owns one trailing array axis, a
-member q[i+k] is the family's array shifted by k along the axis of i, and a sum is a sum over the axis of its letter.  A model of a
-hundred oscillators is the same few array operations as one of two.
+An expression over families is evaluated on whole arrays: every index letter, free or summed over, owns one trailing
+array axis, a member q[i+k] is the family's array shifted by k along the axis of i, and a sum is a sum over the axis of
+its letter.  A model of a hundred oscillators is the same few array operations as one of two.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from wassgrid.problem.boundary import apply_boundary
 from wassgrid.problem.compilation import array_module, compile_functions
-from wassgrid.problem.control_problem import ControlProblem, apply_boundary
+from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.functions import SumOver
 from wassgrid.problem.model import Family, ProblemError, StateTemplate
 
@@ -89,7 +90,7 @@ class RandomStep:
 
     def _runge_kutta_slopes(self, blocks: Blocks) -> list[Any]:
         """Return (k1 + 2 k2 + 2 k3 + k4) / 6 of every table, the action held (Kutta 1901)."""
-        h, names = self.problem.model.time_step, [template.family.name for template in self._templates]
+        h, names = self.problem.model.time_step or 0.0, [template.family.name for template in self._templates]
         slope: list[Any] = []
         total: list[Any] = []
         for lead, weight in ((0.0, 1 / 6), (0.5, 1 / 3), (0.5, 1 / 3), (1.0, 1 / 6)):
@@ -126,7 +127,10 @@ class RandomStep:
     def _order(self) -> tuple[int, ...]:
         """The tables in an order in which realised next values are known."""
         names = [f"next({template.family.name})" for template in self._templates]
-        used = [{str(getattr(leaf, "base", leaf)) for leaf in template.law.atoms(sp.Indexed, sp.Symbol)} for template in self._templates]
+        used = [
+            {str(getattr(leaf, "base", leaf)) for leaf in template.law.atoms(sp.Indexed, sp.Symbol)}
+            for template in self._templates
+        ]
         follows = [[i for i, name in enumerate(names) if name in own] for own in used]
         if self.problem.model.scheme == "rk4" and any(follows):
             raise ProblemError('states: next(...) needs time.scheme = "euler", rk4 has its own stages')
@@ -174,7 +178,7 @@ class RandomStep:
                 name, place = str(atom.base), atom.indices[0]
                 values, letters = blocks[name], list(place.free_symbols)
                 index = indices[name.removeprefix("next(").removesuffix(")")]
-                if letters:
+                if letters and index is not None:
                     own_axis = axis[letters[0]]
                     values = _shifted(values, int(place - letters[0]), index.periodic, arrays)
                 else:
@@ -186,9 +190,7 @@ class RandomStep:
                 values = blocks[str(atom)]
             # (..., n) -> (..., 1, n, 1), n on the axis of the letter
             count = values.shape[-1]
-            return values.reshape(
-                *values.shape[:-1], *(count if k == own_axis else 1 for k in range(len(summed) + 1, 0, -1))
-            )
+            return values.reshape(*values.shape[:-1], *(count if k == own_axis else 1 for k in range(len(summed) + 1, 0, -1)))
 
         def evaluate(blocks: Blocks) -> Any:
             some = blocks[model.states[0].name]
