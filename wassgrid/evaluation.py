@@ -274,6 +274,7 @@ class Evaluation:
         model = self.model
         for rows in model.blocks(*self.policy.actions.shape[:2]):
             tables = model.tables(cells[rows], self.policy.actions[rows], 1)
+            assert tables.mean_gradient is not None
             velocity[rows] = np.einsum("kija,kia->kij", tables.mean_gradient, field[rows])
         mass = self.law[:, None] * self.policy.weights
         return self.discount * kernels.push_derivative(

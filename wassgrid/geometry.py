@@ -1,4 +1,4 @@
-"""The Wasserstein geometry of policies: tangent fields, the metric weighted by the stationary law, the gradient norm."""
+"""The Wasserstein geometry of policies: tangent fields and the metric weighted by the stationary law."""
 
 from __future__ import annotations
 
@@ -17,15 +17,22 @@ def norm(law: np.ndarray, weights: np.ndarray, v: np.ndarray) -> float:
     return float(np.sqrt(inner(np.maximum(law, 0.0), weights, v, v)))
 
 
-def free_gradient(gradient: np.ndarray, actions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Return the gradient without the components along which a particle on a bound would leave it.
+def free_components(gradient: np.ndarray, actions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Tell for every component whether the flow a' = -gradient moves it: not from a bound outward.
 
-    gradient, actions (..., m); bounds (m, 2). At a bound the constrained flow a' = -gradient stands still in those
-    components: they are not part of the gradient norm.
+    gradient, actions (..., m); bounds (m, 2); the answer (..., m) is False for components held by a bound.
     """
     low, high = bounds.T
     held = ((actions <= low) & (gradient > 0)) | ((actions >= high) & (gradient < 0))
-    return np.where(held, 0.0, gradient)
+    return ~held
+
+
+def free_gradient(gradient: np.ndarray, actions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Return the gradient without the components along which a particle on a bound would leave it.
+
+    At a bound the constrained flow stands still in those components: they are not part of the gradient norm.
+    """
+    return np.where(free_components(gradient, actions, bounds), gradient, 0.0)
 
 
 def gradient_norm(evaluation: Evaluation) -> float:

@@ -66,8 +66,8 @@ def _gaussian_weights(m, s, h, n, boundary, w0, w1, w2):
     w = phi(z)/sum phi(z), z = (x - m)/s;  w' = w (z - zbar)/s;  w'' = w ((z - zbar)^2 - var z)/s^2.
     `m` and `s` are in units relative to node 0 (coordinate minus lower end). Returns first extended index, count.
     """
-    first = int(math.ceil((m - TAIL * s) / h))
-    last = int(math.floor((m + TAIL * s) / h))
+    first = (math.ceil((m - TAIL * s) / h))
+    last = (math.floor((m + TAIL * s) / h))
     if boundary == CLAMP:
         first, last = max(first, 0), min(last, n - 1)
     count = last - first + 1
@@ -101,7 +101,7 @@ def _linear_weights(m, s, h, w0, w1, w2):
     """
     t = m / h
     if s <= 0.0:
-        base = int(math.floor(t))
+        base = (math.floor(t))
         part = t - base
         if part > 1.0 - SNAP:
             base, part = base + 1, 0.0
@@ -115,8 +115,8 @@ def _linear_weights(m, s, h, w0, w1, w2):
         w1[0], w1[1] = -1.0 / h, 1.0 / h
         w2[0], w2[1] = 0.0, 0.0
         return base, 2
-    first = int(math.floor((m - TAIL * s) / h))
-    count = int(math.ceil((m + TAIL * s) / h)) - first + 1
+    first = (math.floor((m - TAIL * s) / h))
+    count = (math.ceil((m + TAIL * s) / h)) - first + 1
     g0a = g1a = g2a = g0b = g1b = g2b = 0.0
     total = 0.0
     for q in range(-1, count + 1):
@@ -155,7 +155,7 @@ def _cubic_weights(m, h, n, boundary, w0, w1, w2):
     near = round(t)
     if abs(t - near) < SNAP:
         t = float(near)
-    base = int(math.floor(t)) - 1
+    base = (math.floor(t)) - 1
     if boundary == CLAMP:
         base = min(max(base, 0), n - 4)
     u = t - base
@@ -201,7 +201,7 @@ class Walk(NamedTuple):
     w: np.ndarray  # (d, 3, width) weights and their derivatives
     offset: np.ndarray  # (d, width) flat-index offset of each node
     coordinate: np.ndarray  # (d, width) realised value of each node
-    count: np.ndarray  # (d,)
+    counts: np.ndarray  # (d,)
     position: np.ndarray  # (d,)
     base: np.ndarray  # (d,) flat index of the nodes chosen on the levels before
     product: np.ndarray  # (d,)
@@ -242,7 +242,7 @@ def _fill(walk, axes, level, mean, noise, coupling):
     first, count = axis_weights(
         axes.kernel[j], boundary, lower, h, n, m, noise[j], walk.w[level, 0], walk.w[level, 1], walk.w[level, 2]
     )
-    walk.count[level] = count
+    walk.counts[level] = count
     for q in range(count):
         node = fold(first + q, n, boundary)
         walk.offset[level, q] = node * axes.stride[j]
@@ -258,7 +258,7 @@ def _start(walk, axes, mean, noise, coupling):
     walk.second[0, :, :] = 0.0
     for level in range(d):
         walk.position[level] = 0
-        walk.count[level] = -1
+        walk.counts[level] = -1
     _fill(walk, axes, 0, mean, noise, coupling)
     if d > 1:
         walk.position[0] = -1
@@ -279,7 +279,7 @@ def _advance(walk, axes, mean, noise, coupling, derivatives):
     level = last - 1 if walk.position[0] >= 0 else 0
     walk.position[level] += 1
     while True:
-        if walk.position[level] >= walk.count[level]:
+        if walk.position[level] >= walk.counts[level]:
             if level == 0:
                 return False
             level -= 1
@@ -302,7 +302,7 @@ def _advance(walk, axes, mean, noise, coupling, derivatives):
                 walk.second[up, j, level] = walk.first[level, j] * w1
             walk.second[up, level, level] = p * w2
         j = axes.order[up]
-        refill = walk.count[up] < 0
+        refill = walk.counts[up] < 0
         for before in range(up):
             refill = refill or axes.coupled[j, axes.order[before]]
         if refill:
@@ -319,31 +319,35 @@ def _chunk(c, n):
 
 
 @njit(cache=True, parallel=True)
-def count_entries(axes, width, mean, weights, noise, coupling):
-    """Count the distinct columns of every row of P. mean (cells, N, d), weights (cells, N) -> (cells,) int64."""
-    cells, particles, d = mean.shape
-    counts = np.zeros(cells, np.int64)
+def count_entries(axes, width, cells, mean, weights, noise, coupling):
+    """Count the distinct columns of chosen rows of P: cells (K,), mean (K, N, d), weights (K, N) -> (K,) int64."""
+    rows, particles, d = mean.shape
+    total = 1
+    for j in range(d):
+        total *= axes.size[j]
+    counts = np.zeros(rows, np.int64)
     for c in prange(CHUNKS):
-        low, high = _chunk(c, cells)
-        seen = np.full(cells if high > low else 0, -1, np.int64)
+        low, high = _chunk(c, rows)
+        seen = np.full(total if high > low else 0, -1, np.int64)
         walk = new_walk(d, width)
         inner = d - 1
-        for k in range(low, high):
+        for r in range(low, high):
+            k = cells[r]
             found = 0
             for i in range(particles):
-                if weights[k, i] == 0.0:
+                if weights[r, i] == 0.0:
                     continue
-                _start(walk, axes, mean[k, i], noise[k], coupling[k])
-                while _advance(walk, axes, mean[k, i], noise[k], coupling[k], 0):
+                _start(walk, axes, mean[r, i], noise[k], coupling[k])
+                while _advance(walk, axes, mean[r, i], noise[k], coupling[k], 0):
                     if walk.product[inner] == 0.0:
                         continue
-                    for q in range(walk.count[inner]):
+                    for q in range(walk.counts[inner]):
                         if walk.w[inner, 0, q] != 0.0:
                             column = walk.base[inner] + walk.offset[inner, q]
-                            if seen[column] != k:
-                                seen[column] = k
+                            if seen[column] != r:
+                                seen[column] = r
                                 found += 1
-            counts[k] = found
+            counts[r] = found
     return counts
 
 
@@ -372,7 +376,7 @@ def fill_rows(axes, width, mean, weights, noise, coupling, start, columns, value
                     if p == 0.0:
                         continue
                     base = walk.base[inner]
-                    for q in range(walk.count[inner]):
+                    for q in range(walk.counts[inner]):
                         w = walk.w[inner, 0, q]
                         if w != 0.0:
                             column = base + walk.offset[inner, q]
@@ -449,10 +453,10 @@ def _expectation(walk, axes, mean, noise, coupling, f, derivatives, gradient, he
         base = walk.base[inner]
         t0 = t1 = t2 = 0.0
         if derivatives == 0:
-            for q in range(walk.count[inner]):
+            for q in range(walk.counts[inner]):
                 t0 += walk.w[inner, 0, q] * f[base + walk.offset[inner, q]]
         else:
-            for q in range(walk.count[inner]):
+            for q in range(walk.counts[inner]):
                 v = f[base + walk.offset[inner, q]]
                 t0 += walk.w[inner, 0, q] * v
                 t1 += walk.w[inner, 1, q] * v
@@ -572,7 +576,7 @@ def push_derivative(axes, width, mean, velocity, mass, noise, coupling):
                     for level in range(inner):
                         outer += walk.first[inner, level] * velocity[k, i, axes.order[level]]
                     along = walk.product[inner] * velocity[k, i, jn]
-                    for q in range(walk.count[inner]):
+                    for q in range(walk.counts[inner]):
                         parts[g, walk.base[inner] + walk.offset[inner, q]] += mass[k, i] * (
                             outer * walk.w[inner, 0, q] + along * walk.w[inner, 1, q]
                         )

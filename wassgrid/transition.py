@@ -1,4 +1,4 @@
-"""The transition operator of a policy on the grid:  P_pi[k, l] = sum_i w_ki prod_axes omega(x_l; f(s_k, a_ki), sigma)."""
+"""The transition operator of a policy:  P_pi[k, l] = sum_i w_ki prod_axes omega(x_l; f(s_k, a_ki), sigma)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from wassgrid import kernels
+from wassgrid.kernels import Axes
 from wassgrid.grid import StateGrid
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class TransitionModel:
             finest = int(ratio.argmin())
             if wanted == "gaussian" and ratio[finest] < UNRESOLVED:
                 raise ResolutionError(
-                    f"grid.kernel.{name}: the gaussian kernel needs noise of at least {UNRESOLVED} cells per step, but it is "
-                    f"{noise[finest, j]:.4g} on cells of {grid.spacing[j]:.4g} at {grid.describe_cell(finest)}. Use at least "
+                    f"grid.kernel.{name}: the gaussian kernel needs noise of at least {UNRESOLVED} cells per step, but it "
+                    f"is {noise[finest, j]:.4g} on cells of {grid.spacing[j]:.4g} at {grid.describe_cell(finest)}. Use at least "
                     f"{_points_for(grid, j, noise[finest, j])} points or kernel = \"linear\"."
                     if noise[finest, j] > 0
                     else f"grid.kernel.{name}: the gaussian kernel needs noise, but there is none at "
@@ -85,11 +86,11 @@ class TransitionModel:
         return cls(problem, grid, tuple(chosen), noise, np.ascontiguousarray(tables.coupling))
 
     @cached_property
-    def axes(self) -> kernels.Axes:
+    def axes(self) -> Axes:
         """The description of the grid that the compiled kernels read."""
         shape = np.array(self.grid.shape, dtype=np.int64)
         stride = np.append(np.cumprod(shape[:0:-1])[::-1], 1).astype(np.int64)
-        return kernels.Axes(
+        return Axes(
             np.ascontiguousarray(self.grid.lower, dtype=float),
             np.ascontiguousarray(self.grid.spacing, dtype=float),
             shape,
@@ -130,7 +131,7 @@ class TransitionModel:
     def operator(self, mean: np.ndarray, weights: np.ndarray) -> TransitionOperator:
         """Assemble P for particles with the given means (cells, N, d) and weights (cells, N)."""
         start = np.zeros(self.grid.size + 1, np.int64)
-        counts = kernels.count_entries(self.axes, self.width, mean, weights, self.noise, self.coupling)
+        counts = self.entries(np.arange(self.grid.size), mean, weights)
         np.cumsum(counts, out=start[1:])
         columns = np.empty(start[-1], np.int32)
         values = np.empty(start[-1])
@@ -138,6 +139,13 @@ class TransitionModel:
             self.axes, self.width, mean, weights, self.noise, self.coupling, start, columns, values
         )
         return TransitionOperator(start, columns, values)
+
+    def entries(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Count the entries of chosen rows of P (K,) for means (K, N, d) and weights (K, N) of their particles."""
+        counts: np.ndarray = kernels.count_entries(
+            self.axes, self.width, cells, mean, weights, self.noise, self.coupling
+        )
+        return counts
 
     def expected(self, cells: np.ndarray, mean: np.ndarray, function: np.ndarray) -> np.ndarray:
         """Return E f(s') (K, N) for means (K, N, d) of chosen cells (K,), f given on all cells."""

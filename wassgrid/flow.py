@@ -1,0 +1,154 @@
+"""The gradient flow a' = -grad_a Q of the particles: explicit schemes in flow time, and the search that keeps J falling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wassgrid.evaluation import Evaluation, Evaluator
+from wassgrid.geometry import free_gradient, gradient_norm
+
+_HALVINGS = 40  # of one particle's move before it stays where it is
+_DEFECT = 0.2  # accepted relative defect of the energy identity
+_TARGET = 0.05  # defect that the step length aims at
+_GROWTH, _SHRINK = 1.5, 0.3
+_GUARDED_SHARE = 1e-3  # of particles held back from which the step is too long
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """An explicit Runge-Kutta scheme for the flow: a_{n+1} = a_n + h sum_q b_q k_q, k_q = -grad_a Q at stage q.
+
+    order: the declared order of accuracy in h; couplings: strictly lower triangle of the tableau; weights: b.
+    """
+
+    name: str
+    order: int
+    couplings: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+
+
+SCHEMES = {
+    "euler": Scheme("euler", 1, ((),), (1.0,)),
+    "heun": Scheme("heun", 2, ((), (1.0,)), (0.5, 0.5)),
+    "rk4": Scheme("rk4", 4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
+}
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """Report one step of any method.
+
+    evaluation: of the new policy; flow_time: advanced (nan where the method has none); next_step: the step length that
+    the method suggests next; guarded: particles held back; escaped: particles that jumped; rejected: trials thrown away.
+    """
+
+    evaluation: Evaluation
+    flow_time: float
+    next_step: float
+    guarded: int = 0
+    escaped: int = 0
+    rejected: int = 0
+
+
+def rounding(evaluation: Evaluation) -> float:
+    """Return the size of a change of Q that is rounding."""
+    scale = float(np.abs(evaluation.value).max() + np.abs(evaluation.cost).max())
+    return 64 * np.finfo(float).eps * scale
+
+
+def monotone_search(
+    evaluation: Evaluation, candidates: np.ndarray, slope: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shorten the move of every particle whose own Q_pi(s, .) would rise, V frozen.
+
+    By the performance difference identity J(pi') - J(pi) = int mu_{pi'} int [Q_pi(s, a') pi'_s(da') - Q_pi(s, a) pi_s(da)]
+    J cannot rise if no particle's Q does. candidates (cells, N, m). With `slope` (cells, N), the predicted first-order
+    change of Q along each full move (negative), the decrease must be a fraction 1e-4 of it (Armijo).
+    Returns the actions and the number of halvings of every particle (cells, N); a particle that finds no decrease stays.
+    """
+    old, q = evaluation.policy.actions, evaluation.q
+    cells, particles = q.shape
+    allowed = rounding(evaluation)
+    new = candidates.copy()
+    halvings = np.zeros((cells, particles), np.int64)
+    moved = np.any(new != old, axis=2)
+    rows, columns = np.nonzero(moved)
+    for halving in range(_HALVINGS + 1):
+        trial = evaluation.q_values(rows, new[rows, columns][:, None, :])[:, 0]
+        limit = q[rows, columns] + allowed
+        if slope is not None:
+            limit = limit + 1e-4 * 0.5**halving * slope[rows, columns]
+        rising = ~(trial <= limit)
+        rows, columns = rows[rising], columns[rising]
+        if rows.size == 0:
+            break
+        halvings[rows, columns] += 1
+        if halving == _HALVINGS:
+            new[rows, columns] = old[rows, columns]
+            break
+        # the segment between two points of a box stays in the box
+        new[rows, columns] = 0.5 * (new[rows, columns] + old[rows, columns])
+    return new, halvings
+
+
+def flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step: float) -> StepOutcome:
+    """Advance every particle by one step of the flow and evaluate the new policy.
+
+    Every stage is projected onto the action bounds, and no particle's Q rises (`monotone_search`).
+    """
+    bounds = evaluation.model.problem.action_bounds
+    low, high = bounds.T
+    start = evaluation.policy.actions
+    slopes: list[np.ndarray] = []
+    stage = evaluation
+    for couplings in scheme.couplings:
+        if slopes:
+            move = sum((step * a * k for a, k in zip(couplings, slopes, strict=True) if a), np.zeros_like(start))
+            stage = evaluator.evaluate(evaluation.policy.moved(np.clip(start + move, low, high)), stage)
+        slopes.append(-free_gradient(stage.q_gradient, stage.policy.actions, bounds))
+    move = sum((step * b * k for b, k in zip(scheme.weights, slopes, strict=True)), np.zeros_like(start))
+    actions, halvings = monotone_search(evaluation, np.clip(start + move, low, high))
+    new = evaluator.evaluate(evaluation.policy.moved(actions), evaluation)
+    return StepOutcome(new, step, step, guarded=int((halvings > 0).sum()))
+
+
+def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step: float) -> StepOutcome:
+    """Advance by one step whose length keeps to the energy identity dJ/dt = -|grad J|^2 of the flow.
+
+    The defect of the trapezoidal rule,  |J_0 - J_1 - h (|g_0|^2 + |g_1|^2)/2| / (J_0 - J_1),  measures at no cost how
+    well a step follows the flow; steps with a large defect, or that J does not survive, are thrown away and shortened.
+    """
+    before = gradient_norm(evaluation) ** 2
+    floor = 1e-11 * max(abs(evaluation.objective), float(np.abs(evaluation.cost).mean()))
+    rejected = 0
+    while True:
+        trial = flow_step(evaluator, evaluation, scheme, step)
+        after = gradient_norm(trial.evaluation) ** 2
+        fall = evaluation.objective - trial.evaluation.objective
+        predicted = 0.5 * step * (before + after)
+        # below the floor the fall of J is rounding: there the gradient norm has to fall instead
+        measurable = max(abs(fall), predicted) > floor
+        defect = abs(fall - predicted) / max(fall, predicted) if measurable else 0.0
+        good = defect <= _DEFECT if measurable else after <= before
+        if (good and fall >= -floor) or rejected >= 30:
+            break
+        step *= max(_SHRINK, min(0.7, (_TARGET / defect) ** 0.5)) if defect > 0 else 0.7
+        rejected += 1
+    factor = 1.0
+    if rejected == 0 and measurable:
+        factor = min(_GROWTH, max(_SHRINK, 0.9 * (_TARGET / max(defect, 1e-16)) ** 0.5))
+    if trial.guarded > _GUARDED_SHARE * evaluation.policy.weights.size:
+        factor = min(factor, 0.7)
+    elif trial.guarded:
+        factor = min(factor, 1.0)
+    return StepOutcome(trial.evaluation, step, step * factor, trial.guarded, 0, rejected)
+
+
+def initial_step(evaluation: Evaluation) -> float:
+    """Return a first step length: half the inverse of the largest curvature |D^2_a Q| that carries mass."""
+    curvature = np.abs(evaluation.q_hessian).sum(axis=3).max(axis=(1, 2))
+    carried = curvature[evaluation.law > 1e-6 * evaluation.law.max()]
+    top = float(carried.max()) if carried.size else float(curvature.max())
+    return 0.5 / top if top > 0 else 1.0

@@ -1,0 +1,221 @@
+"""The grid solver as a sequence of states: first policy, one step of the chosen method, what is recorded, when it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wassgrid.evaluation import Evaluation, Evaluator
+from wassgrid.flow import SCHEMES, StepOutcome, adaptive_flow_step, flow_step, initial_step
+from wassgrid.geometry import gradient_norm, norm
+from wassgrid.grid import StateGrid
+from wassgrid.policy import ParticlePolicy, initial_policy
+from wassgrid.resources import estimate_memory, require_memory
+from wassgrid.solve import CONVERGED, INTERRUPTED, STOPPED, Solution, StepRecord, Verdict
+from wassgrid.stationary import ReducibleChainError, period, recurrent_classes
+from wassgrid.transition import TransitionModel
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+
+
+@dataclass(frozen=True)
+class GridState:
+    """Hold one policy of a run, evaluated, and all that the next step depends on.
+
+    warm_law and warm_value (cells,) are what the evaluation started from: with them it can be repeated bit for bit.
+    step_size: the step length the method suggests next; elapsed: wall time in seconds, carried over a resume.
+    """
+
+    step: int
+    flow_time: float
+    step_size: float
+    evaluation: Evaluation
+    warm_law: np.ndarray
+    warm_value: np.ndarray
+    elapsed: float = 0.0
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GridSolver:
+    """Solve a case by moving action particles on its state grid."""
+
+    case: Case
+    evaluator: Evaluator
+
+    @classmethod
+    def from_case(cls, case: Case) -> GridSolver:
+        """Build grid and transition model. Raises ValueErrors where the grid cannot carry the case or memory is short."""
+        grid = StateGrid.from_case(case)
+        require_memory(case, estimate_memory(case, grid))
+        return cls(case, Evaluator.from_case(case, TransitionModel.from_case(case, grid)))
+
+    @property
+    def model(self) -> TransitionModel:
+        return self.evaluator.model
+
+    @property
+    def grid(self) -> StateGrid:
+        return self.model.grid
+
+    def start(self) -> GridState:
+        """Evaluate the initial policy; refuse a chain whose average cost depends on where one starts."""
+        began = time.perf_counter()
+        policy = initial_policy(self.case, self.grid)
+        require_memory(self.case, estimate_memory(self.case, self.grid, self.model, policy))
+        cells = self.grid.size
+        law, value = np.full(cells, 1.0 / cells), np.zeros(cells)
+        self._require_one_class(policy)
+        evaluation = self.evaluator.evaluate(policy, (law, value))
+        step = self.case.flow.step
+        size = initial_step(evaluation) if isinstance(step, str) else float(step)
+        return GridState(0, 0.0, size, evaluation, law, value, time.perf_counter() - began)
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> GridState:
+        """Evaluate the policy of a checkpoint again, from the same warm start as then."""
+        policy = ParticlePolicy(self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]))
+        warm = np.asarray(checkpoint["warm_law"]), np.asarray(checkpoint["warm_value"])
+        return GridState(
+            int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]),
+            self.evaluator.evaluate(policy, warm), *warm, float(checkpoint["elapsed"]),
+        )  # fmt: skip
+
+    def advance(self, state: GridState) -> GridState:
+        """Take one step of the case's method."""
+        began = time.perf_counter()
+        old = state.evaluation
+        outcome = self._step(state)
+        new = outcome.evaluation
+        moved = norm(old.law, old.policy.weights, new.policy.actions - old.policy.actions)
+        facts = {
+            "step_length": moved,
+            "guarded": float(outcome.guarded),
+            "escaped": float(outcome.escaped),
+            "rejected": float(outcome.rejected),
+        }
+        elapsed = time.perf_counter() - began
+        facts["time_flow"] = max(elapsed - sum(new.times.values()), 0.0)
+        return GridState(
+            state.step + 1, state.flow_time + outcome.flow_time, outcome.next_step, new, old.law, old.value,
+            state.elapsed + elapsed, facts,
+        )  # fmt: skip
+
+    def _step(self, state: GridState) -> StepOutcome:
+        flow = self.case.flow
+        scheme = SCHEMES[flow.method]
+        size = state.step_size
+        horizon = flow.stop.flow_time
+        if isinstance(flow.step, str):
+            # the last step ends on the flow time asked for; the step length goes on as if it had not been cut
+            cut = size if horizon is None else min(size, max(horizon - state.flow_time, 0.0))
+            outcome = adaptive_flow_step(self.evaluator, state.evaluation, scheme, cut)
+            return outcome
+        size = float(flow.step) if horizon is None else min(float(flow.step), horizon - state.flow_time)
+        return flow_step(self.evaluator, state.evaluation, scheme, size)
+
+    def record(self, state: GridState) -> StepRecord:
+        evaluation = state.evaluation
+        scalars = {
+            "step": float(state.step),
+            "flow_time": state.flow_time,
+            "objective": evaluation.objective,
+            "gradient_norm": gradient_norm(evaluation),
+            "lower_bound": float("nan"),
+            "step_length": 0.0,
+            "wall_time": state.elapsed,
+            "stationary_residual": evaluation.stationary.residual,
+            "stationary_error": evaluation.stationary.error_bound,
+            "mixing_rate": evaluation.stationary.rate,
+            "value_residual": evaluation.value_residual,
+            "stationary_iterations": float(evaluation.stationary.iterations),
+            "value_iterations": float(evaluation.value_iterations),
+            "guarded": 0.0,
+            "escaped": 0.0,
+            "rejected": 0.0,
+            "time_flow": 0.0,
+            **{f"time_{name}": seconds for name, seconds in evaluation.times.items()},
+            **state.facts,
+        }
+        return StepRecord(scalars, lambda: self._frame(state), lambda: self._checkpoint(state))
+
+    def _frame(self, state: GridState) -> dict[str, Any]:
+        evaluation, shape = state.evaluation, self.grid.shape
+        policy = evaluation.policy
+        actions = policy.actions.reshape(*shape, policy.particles, policy.action_dimension)
+        return {
+            "actions": actions[..., 0] if policy.action_dimension == 1 else actions,
+            "weights": policy.weights.reshape(*shape, policy.particles),
+            "stationary": evaluation.law.reshape(shape),
+            "value": (evaluation.value * self._value_unit).reshape(shape),
+        }
+
+    @property
+    def _value_unit(self) -> float:
+        """V of a chain with cost rates sums rates over steps; times the step it is in units of cost."""
+        return self.case.problem.time_step or 1.0
+
+    def _checkpoint(self, state: GridState) -> dict[str, Any]:
+        policy = state.evaluation.policy
+        return {
+            "step": state.step,
+            "flow_time": state.flow_time,
+            "step_size": state.step_size,
+            "elapsed": state.elapsed,
+            "actions": policy.actions,
+            "weights": policy.weights,
+            "warm_law": state.warm_law,
+            "warm_value": state.warm_value,
+        }
+
+    def verdict(self, state: GridState) -> Verdict | None:
+        stop = self.case.flow.stop
+        size = gradient_norm(state.evaluation)
+        if stop.gradient_norm is not None and size <= stop.gradient_norm:
+            return Verdict(CONVERGED, f"the gradient norm {size:.3g} is at most {stop.gradient_norm:.3g}", True)
+        if stop.flow_time is not None and state.flow_time >= stop.flow_time * (1 - 1e-12):
+            return Verdict(STOPPED, f"the flow time {stop.flow_time:g} was reached", True)
+        if state.step >= stop.steps:
+            return Verdict(STOPPED, f"{stop.steps} steps were done and no tolerance was reached", False)
+        return None
+
+    def solution(self, state: GridState, verdict: Verdict) -> Solution:
+        evaluation = state.evaluation
+        record = self.record(state).scalars
+        # an interrupted run must end at once: its summary is not worth another pass over the chain
+        summary = {} if verdict.status == INTERRUPTED else self.summary(evaluation)
+        return Solution(
+            evaluation.objective, record["lower_bound"], evaluation.policy, evaluation.law,
+            evaluation.value * self._value_unit, verdict.status == CONVERGED, verdict.status, verdict.reason,
+            verdict.complete, record, summary,
+        )  # fmt: skip
+
+    def summary(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Report the noise that the grid really has, the recurrent classes and their period."""
+        policy = evaluation.policy
+        mean = np.einsum("ki,kij->kj", policy.weights, evaluation.mean)
+        classes = recurrent_classes(evaluation.chain.operator)
+        return {
+            "resolution": self.model.resolution(mean, evaluation.law),
+            "recurrent_classes": len(classes),
+            "period": period(evaluation.chain.operator, classes[0]) if len(classes) == 1 else None,
+            "cells": self.grid.size,
+            "entries": evaluation.chain.operator.entries,
+        }
+
+    def _require_one_class(self, policy: ParticlePolicy) -> None:
+        """Raise ReducibleChainError where the average cost of a policy depends on where one starts."""
+        if self.evaluator.discount < 1.0:
+            return
+        mean, _ = self.model.means(policy.actions)
+        classes = recurrent_classes(self.model.operator(mean, policy.weights))
+        if len(classes) > 1:
+            places = " and at ".join(self.grid.describe_cell(int(cells[0])) for cells in classes[:2])
+            raise ReducibleChainError(
+                f"states: under the initial policy the chain has {len(classes)} recurrent classes, at {places}: its average "
+                'cost depends on where one starts. Add noise that joins them, or use criterion.kind = "discounted".'
+            )

@@ -1,0 +1,75 @@
+"""Memory that a grid run needs, estimated before it is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+    from wassgrid.grid import StateGrid
+    from wassgrid.policy import ParticlePolicy
+    from wassgrid.transition import TransitionModel
+
+GIB = 2**30
+_SAMPLE = 256  # rows of P that the number of entries is estimated from
+
+
+class ResourceError(ValueError):
+    """A run that would not fit in memory; the message gives the estimate, the limit and the remedy."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Hold the parts of the estimate in bytes: particle arrays, transition operator with transpose, Krylov vectors."""
+
+    particles: float
+    operator: float
+    vectors: float
+
+    @property
+    def total(self) -> float:
+        return self.particles + self.operator + self.vectors
+
+
+def memory_limit(case: Case) -> float:
+    """Return the limit in bytes: solver.memory, or 80 % of what is available now."""
+    if case.solver.memory is not None:
+        return float(case.solver.memory) * GIB
+    return 0.8 * float(psutil.virtual_memory().available)
+
+
+def estimate_memory(
+    case: Case, grid: StateGrid, model: TransitionModel | None = None, policy: ParticlePolicy | None = None
+) -> MemoryEstimate:
+    """Estimate the memory of a run; without model and policy, of the particle arrays and vectors alone.
+
+    The entries of P are counted in a sample of rows. Factors of sparse LU are not included: they are used only
+    where they are known to be small.
+    """
+    d, m = grid.dimension, case.problem.action_dimension
+    # actions, previous actions, tangent fields, mean, Q and its derivatives
+    particle = 8.0 * grid.size * case.policy.particles * (4 + d + 5 * m + m * m)
+    cells = 8.0 * grid.size * (70 + 4 * d + d * d)
+    entries = 0.0
+    if model is not None and policy is not None:
+        sample = np.unique(np.linspace(0, grid.size - 1, min(_SAMPLE, grid.size)).astype(np.int64))
+        tables = model.tables(sample, policy.actions[sample], 0)
+        entries = float(model.entries(sample, tables.mean, policy.weights[sample]).mean())
+    return MemoryEstimate(particle, 24.0 * grid.size * entries, cells)
+
+
+def require_memory(case: Case, estimate: MemoryEstimate) -> None:
+    """Raise ResourceError where the estimate is over the limit."""
+    limit = memory_limit(case)
+    if estimate.total > limit:
+        parts = (
+            f"{estimate.operator / GIB:.3g} for the transition operator, {estimate.particles / GIB:.3g} for the particles"
+        )
+        raise ResourceError(
+            f"grid.points: the run would need about {estimate.total / GIB:.3g} GiB ({parts}), more than the limit of "
+            f"{limit / GIB:.3g} GiB; use fewer points or particles, or raise solver.memory"
+        )

@@ -1,0 +1,150 @@
+"""The only loop: drives a solver from its first state to its verdict and tells the observers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+
+Arrays = dict[str, Any]
+
+CONVERGED, STOPPED, INTERRUPTED, FAILED = "converged", "stopped", "interrupted", "failed"
+
+
+class RunInterrupted(Exception):
+    """Raised by an observer to end the run with status "interrupted"; the state reached stays resumable."""
+
+
+class RunFailedError(RuntimeError):
+    """A run that could not go on after its first step: numbers that are not finite, a law that was not found."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Say why a run ends. complete: what the case asked for was reached (a tolerance, or its flow time)."""
+
+    status: str
+    reason: str
+    complete: bool
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Hold what is known after one step: numbers at once, arrays when asked for.
+
+    frame() gives the arrays of a trajectory frame by name, checkpoint() all that `resume` needs, exact to the bit.
+    """
+
+    scalars: Mapping[str, float]
+    frame: Callable[[], Arrays]
+    checkpoint: Callable[[], Arrays]
+
+    @property
+    def step(self) -> int:
+        return int(self.scalars["step"])
+
+
+class Solver(Protocol):
+    """A method that advances a state; the grid solver and the neural solver are the two."""
+
+    def start(self) -> Any:
+        """Return the first state. Raises ValueErrors that name what is wrong with the case."""
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> Any:
+        """Return the state of a checkpoint; going on from it gives the same numbers, bit for bit."""
+
+    def advance(self, state: Any) -> Any:
+        """Return the state one step later; the given state is not changed."""
+
+    def record(self, state: Any) -> StepRecord:
+        """Describe a state for the observers."""
+
+    def verdict(self, state: Any) -> Verdict | None:
+        """Return why the run ends here, or None to go on."""
+
+    def solution(self, state: Any, verdict: Verdict) -> Any:
+        """Return what the caller of `solve` gets."""
+
+
+class Observer(Protocol):
+    """Watches a run and does all that is not mathematics: progress, files, signals. It never changes the state."""
+
+    def start(self, case: Case, solver: Any, first: StepRecord, resumed: bool) -> None:
+        """Called once, with the record of the first state (on resume: of the checkpoint)."""
+
+    def step(self, record: StepRecord) -> str | None:
+        """Called after every step; a text ends the run with that reason."""
+
+    def finish(self, verdict: Verdict, solution: Any | None) -> None:
+        """Called once at the end, whatever the end is."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Hold the outcome of a grid run.
+
+    objective J; lower_bound on the optimal J (nan if none was computed); policy; stationary mu and value V (cells,);
+    converged; status, reason and complete as in Verdict; record: the numbers of the last step; summary: what the run
+    reports about its grid and chain.
+    """
+
+    objective: float
+    lower_bound: float
+    policy: Any
+    stationary: np.ndarray
+    value: np.ndarray
+    converged: bool
+    status: str
+    reason: str
+    complete: bool
+    record: Mapping[str, float]
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def solve(case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None) -> Any:
+    """Solve a case, from its beginning or from a checkpoint, and return the solver's solution.
+
+    Raises what the solver finds wrong with the case before the first step (subclasses of ValueError), and
+    RunFailedError where a later step fails; the observers are told first.
+    """
+    solver = make_solver(case)
+    state = solver.start() if resume_from is None else solver.restore(resume_from)
+    record = solver.record(state)
+    for observer in observers:
+        observer.start(case, solver, record, resume_from is not None)
+    verdict = solver.verdict(state)
+    try:
+        while verdict is None:
+            state = solver.advance(state)
+            record = solver.record(state)
+            reasons = [reason for observer in observers if (reason := observer.step(record))]
+            verdict = solver.verdict(state)
+            if verdict is None and reasons:
+                verdict = Verdict(STOPPED, reasons[0], False)
+    except (KeyboardInterrupt, RunInterrupted) as interruption:
+        verdict = Verdict(INTERRUPTED, str(interruption) or f"interrupted after step {record.step}", False)
+    except (ValueError, ArithmeticError, MemoryError) as error:
+        reason = f"step {record.step + 1}: {error or type(error).__name__}"
+        for observer in observers:
+            observer.finish(Verdict(FAILED, reason, False), None)
+        raise RunFailedError(reason) from error
+    solution = solver.solution(state, verdict)
+    for observer in observers:
+        observer.finish(verdict, solution)
+    return solution
+
+
+def make_solver(case: Case) -> Solver:
+    """Return the solver that the case names."""
+    if case.solver.kind == "neural":
+        from wassgrid.neural import make_solver as make_neural_solver
+
+        return make_neural_solver(case)
+    from wassgrid.grid_solver import GridSolver
+
+    return GridSolver.from_case(case)
