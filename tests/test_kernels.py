@@ -1,0 +1,265 @@
+"""Every compiled kernel beside a slow literal twin, and the laws they obey."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.interpolate import lagrange
+from scipy.stats import norm
+
+from wassgrid import kernels
+from wassgrid.grid import StateGrid
+from wassgrid.transition import TransitionModel
+
+BOUNDARIES = {"clamp": kernels.CLAMP, "reflect": kernels.REFLECT, "periodic": kernels.PERIODIC}
+
+
+def weights_of(kernel, boundary, lower, h, n, mean, sigma):
+    """Folded weights (3, n) of one axis as the compiled kernel gives them."""
+    width = int(2 * kernels.TAIL * sigma / h) + 6
+    w = np.zeros((3, width))
+    first, count = kernels.axis_weights(kernel, BOUNDARIES[boundary], lower, h, n, mean, sigma, w[0], w[1], w[2])
+    folded = np.zeros((3, n))
+    for q in range(count):
+        folded[:, kernels.fold(first + q, n, BOUNDARIES[boundary])] += w[:, q]
+    return folded
+
+
+def literal_fold(e, n, boundary):
+    if boundary == "periodic":
+        return e % n
+    if boundary == "clamp":
+        return min(max(e, 0), n - 1)
+    path = list(range(n)) + list(range(n - 2, 0, -1))
+    return path[e % len(path)]
+
+
+def literal_weights(kernel, boundary, lower, h, n, mean, sigma):
+    """The definition of each kernel, written down on a wide extended grid."""
+    if boundary == "clamp":
+        mean = min(max(mean, lower), lower + (n - 1) * h)
+    reach = range(0, n) if boundary == "clamp" and kernel == kernels.GAUSSIAN else range(-6 * n, 7 * n)
+    weights = np.zeros(n)
+    if kernel == kernels.GAUSSIAN:
+        density = {e: norm.pdf(lower + e * h, mean, sigma) for e in reach if abs(lower + e * h - mean) <= 8 * sigma}
+        total = sum(density.values())
+        for e, p in density.items():
+            weights[literal_fold(e, n, boundary)] += p / total
+    elif kernel == kernels.LINEAR:
+        for e in reach:
+            node = lower + e * h
+            if sigma == 0:
+                weight = max(0.0, 1 - abs(mean - node) / h)
+            elif abs(node - mean) > 9 * sigma + h:
+                continue
+            else:
+                hat = lambda x, node=node: max(0.0, 1 - abs(x - node) / h) * norm.pdf(x, mean, sigma)  # noqa: E731
+                weight = quad(hat, node - h, node, epsabs=1e-13)[0] + quad(hat, node, node + h, epsabs=1e-13)[0]
+            weights[literal_fold(e, n, boundary)] += weight
+    else:
+        base = int(np.floor((mean - lower) / h)) - 1
+        if boundary == "clamp":
+            base = min(max(base, 0), n - 4)
+        nodes = lower + (base + np.arange(4)) * h
+        for q in range(4):
+            weights[literal_fold(base + q, n, boundary)] += lagrange(nodes, np.eye(4)[q])(mean)
+    return weights
+
+
+CHOICES = [
+    (kernel, boundary, sigma)
+    for kernel, sigma in [
+        (kernels.GAUSSIAN, 0.23),
+        (kernels.GAUSSIAN, 0.7),
+        (kernels.LINEAR, 0.0),
+        (kernels.LINEAR, 0.06),
+        (kernels.LINEAR, 0.5),
+        (kernels.CUBIC, 0.0),
+    ]
+    for boundary in BOUNDARIES
+]
+
+
+@pytest.mark.parametrize(("kernel", "boundary", "sigma"), CHOICES)
+@pytest.mark.parametrize("mean", [0.513, -0.97, 1.44, 2.9, -2.2])
+def test_weights_equal_their_definition(kernel, boundary, sigma, mean):
+    lower, h, n = -1.0, 0.25, 11
+    compiled = weights_of(kernel, boundary, lower, h, n, mean, sigma)[0]
+    np.testing.assert_allclose(compiled, literal_weights(kernel, boundary, lower, h, n, mean, sigma), atol=2e-11)
+    assert abs(compiled.sum() - 1) < 1e-13
+
+
+@pytest.mark.parametrize(("kernel", "boundary", "sigma"), CHOICES)
+def test_weight_derivatives_against_differences(kernel, boundary, sigma):
+    lower, h, n, mean, step = -1.0, 0.25, 11, 0.4137, 1e-4
+    left, middle, right = (weights_of(kernel, boundary, lower, h, n, mean + k * step, sigma) for k in (-1, 0, 1))
+    np.testing.assert_allclose(middle[1], (right[0] - left[0]) / (2 * step), atol=2e-5)
+    np.testing.assert_allclose(middle[2], (right[1] - left[1]) / (2 * step), atol=2e-3)
+    assert abs(middle[1].sum()) < 1e-11
+    assert abs(middle[2].sum()) < 1e-9
+
+
+@pytest.mark.parametrize("kernel", [kernels.GAUSSIAN, kernels.LINEAR, kernels.CUBIC])
+def test_a_mean_beyond_a_clamped_end_has_no_derivative(kernel):
+    sigma = 0.0 if kernel == kernels.CUBIC else 0.3
+    outside = weights_of(kernel, "clamp", -1.0, 0.25, 11, 3.1, sigma)
+    np.testing.assert_array_equal(outside[1:], 0.0)
+    np.testing.assert_allclose(outside[0], weights_of(kernel, "clamp", -1.0, 0.25, 11, 1.5, sigma)[0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-5, 5), st.floats(0.0, 2.0), st.sampled_from(list(BOUNDARIES)))
+def test_linear_weights_are_a_law_with_the_right_mean(mean, sigma, boundary):
+    w = weights_of(kernels.LINEAR, boundary, -1.0, 0.25, 11, mean, sigma)[0]
+    assert (w >= 0).all()
+    assert abs(w.sum() - 1) < 1e-12
+    if boundary == "periodic" and sigma < 0.1:
+        # the mean is exact as an angle up to the curvature of cosine over the spread
+        angle = 2 * np.pi * np.arange(11) / 11
+        exact = 2 * np.pi * (mean + 1.0) / (11 * 0.25)
+        assert abs(np.angle((w @ np.exp(1j * angle)) / np.exp(1j * exact))) < 0.01
+
+
+def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6)):
+    """A two-dimensional model with given noise and coupling, on axes of different spacing."""
+    cells = int(np.prod(shape))
+    grid = StateGrid(
+        ("x", "y"), (np.linspace(-1, 1, shape[0]), np.linspace(0, 3, shape[1])), (boundary, boundary)
+    )
+    coupling = np.zeros((cells, 2, 2))
+    mask = np.zeros((2, 2), bool)
+    if coupled:
+        mask[order[1], order[0]] = True
+        coupling[:, order[1], order[0]] = beta
+    problem = SimpleNamespace(order=order, coupled=mask)
+    return TransitionModel(problem, grid, kernel_names, np.tile(np.array(noise, float), (cells, 1)), coupling)
+
+
+MODELS = {
+    "product": ("gaussian", "linear"),
+    "linear": ("linear", "linear"),
+}
+
+
+def literal_rows(model, mean, weights):
+    """P by the definition: nodes of the first axis, then of the axis that follows it."""
+    grid, problem = model.grid, model.problem
+    first, second = problem.order
+    names = {"gaussian": kernels.GAUSSIAN, "linear": kernels.LINEAR, "cubic": kernels.CUBIC}
+    result = np.zeros((grid.size, grid.size))
+
+    def law(axis, m, sigma):
+        return literal_weights(
+            names[model.kernels[axis]], grid.boundary[axis], grid.axes[axis][0], grid.spacing[axis], grid.shape[axis], m, sigma
+        )
+
+    for k, i in itertools.product(range(grid.size), range(weights.shape[1])):
+        w_first = law(first, mean[k, i, first], model.noise[k, first])
+        for node, p in enumerate(w_first):
+            if p == 0:
+                continue
+            m = mean[k, i, second] + model.coupling[k, second, first] * grid.axes[first][node]
+            for other, q in enumerate(law(second, m, model.noise[k, second])):
+                index = [0, 0]
+                index[first], index[second] = node, other
+                result[k, np.ravel_multi_index(index, grid.shape)] += weights[k, i] * p * q
+    return result
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("boundary", ["clamp", "reflect"])
+def test_rows_expectations_and_derivatives_of_two_axes(order, coupled, boundary):
+    noise = [0.3, 0.0] if order == (0, 1) else [0.3, 0.5]
+    names = ("gaussian", "linear")
+    model = model_of(names, boundary, order, coupled, 0.37, noise)
+    grid = model.grid
+    rng = np.random.default_rng(3)
+    cells, particles = grid.size, 2
+    mean = np.stack([rng.uniform(-0.8, 0.8, (cells, particles)), rng.uniform(0.6, 2.2, (cells, particles))], axis=2)
+    weights = rng.dirichlet([1.0] * particles, cells)
+    operator = model.operator(mean, weights)
+    literal = literal_rows(model, mean, weights)
+    np.testing.assert_allclose(operator.matrix().toarray(), literal, atol=1e-10)
+
+    f = rng.standard_normal(cells)
+    nu = rng.standard_normal(cells)
+    np.testing.assert_allclose(operator.apply(f), operator.matrix() @ f, atol=1e-14)
+    np.testing.assert_allclose(operator.push(nu), operator.matrix().T @ nu, atol=1e-14)
+
+    # derivatives in the means, with the means themselves as actions
+    index = np.arange(cells)
+    identity = np.tile(np.eye(2), (cells, particles, 1, 1))
+    zero = np.zeros((cells, particles, 2, 2, 2))
+    call = (model.axes, model.width, index)
+    value, gradient, hessian = kernels.expectation_derivatives(
+        *call, mean, identity, zero, model.noise, model.coupling, f
+    )
+    np.testing.assert_allclose(value, kernels.expectation_values(*call, mean, model.noise, model.coupling, f), atol=1e-13)
+    np.testing.assert_allclose(
+        gradient, kernels.expectation_gradients(*call, mean, identity, model.noise, model.coupling, f), atol=1e-12
+    )
+    np.testing.assert_allclose((weights * value).sum(axis=1), operator.apply(f), atol=1e-12)
+    step = 1e-5
+    for j in range(2):
+        shift = step * np.eye(2)[j]
+        high = kernels.expectation_derivatives(*call, mean + shift, identity, zero, model.noise, model.coupling, f)
+        low = kernels.expectation_derivatives(*call, mean - shift, identity, zero, model.noise, model.coupling, f)
+        np.testing.assert_allclose(gradient[..., j], (high[0] - low[0]) / (2 * step), atol=1e-7)
+        np.testing.assert_allclose(hessian[..., j], (high[1] - low[1]) / (2 * step), atol=1e-6)
+
+    # mu Pdot_v is the derivative of mass . P along a velocity of the means
+    velocity = rng.standard_normal(mean.shape)
+    mass = rng.random((cells, particles))
+    pushed = kernels.push_derivative(model.axes, model.width, mean, velocity, mass, model.noise, model.coupling)
+    share = mass / mass.sum(axis=1, keepdims=True)
+    high = model.operator(mean + step * velocity, share).push(mass.sum(axis=1))
+    low = model.operator(mean - step * velocity, share).push(mass.sum(axis=1))
+    np.testing.assert_allclose(pushed, (high - low) / (2 * step), atol=1e-6)
+    assert abs(pushed.sum()) < 1e-11
+
+
+def test_every_number_of_threads_gives_the_same_bits():
+    rng = np.random.default_rng(5)
+    model = model_of(("gaussian", "linear"), "reflect", (0, 1), True, 0.2, [0.3, 0.0], shape=(41, 30))
+    cells = model.grid.size
+    mean = rng.uniform(-0.5, 0.9, (cells, 3, 2))
+    weights = rng.dirichlet([1.0] * 3, cells)
+    f = rng.standard_normal(cells)
+
+    def everything():
+        operator = model.operator(mean, weights)
+        return (
+            operator.start, operator.columns, operator.values, *operator._transposed, operator.apply(f), operator.push(f),
+            kernels.push_derivative(model.axes, model.width, mean, mean, weights, model.noise, model.coupling),
+            model.expected(np.arange(cells), mean, f),
+        )  # fmt: skip
+
+    threads = numba.get_num_threads()
+    try:
+        many = everything()
+        numba.set_num_threads(1)
+        one = everything()
+    finally:
+        numba.set_num_threads(threads)
+    for a, b in zip(many, one, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_conditional_moments_show_numerical_diffusion():
+    """Linear interpolation of a noise-free axis adds variance f(1 - f) h^2; the Nystrom kernel adds none."""
+    model = model_of(("gaussian", "linear"), "clamp", (0, 1), False, 0.0, [0.4, 0.0])
+    h = model.grid.spacing[1]
+    mean = np.column_stack([np.zeros(model.grid.size), np.full(model.grid.size, 1.2 + 0.3 * h)])
+    moments = kernels.conditional_moments(model.axes, model.width, mean, model.noise, model.coupling)
+    np.testing.assert_allclose(moments[:, 1, 1], 0.3 * 0.7 * h * h, atol=1e-12)
+    np.testing.assert_allclose(moments[:, 1, 0], mean[:, 1], atol=1e-12)
+    exact = literal_weights(kernels.GAUSSIAN, "clamp", -1.0, model.grid.spacing[0], 7, 0.0, 0.4) @ model.grid.axes[0] ** 2
+    np.testing.assert_allclose(moments[:, 0, 1], exact, atol=1e-12)
