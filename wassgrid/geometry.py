@@ -1,10 +1,13 @@
-"""The Wasserstein geometry of policies: tangent fields and the metric weighted by the stationary law."""
+"""The Wasserstein geometry of policies: tangent fields and their metric, geodesics, the distance between two policies."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from wassgrid.evaluation import Evaluation
+from wassgrid.policy import ParticlePolicy, PolicyError
 
 
 def inner(law: np.ndarray, weights: np.ndarray, v: np.ndarray, w: np.ndarray) -> float:
@@ -40,3 +43,134 @@ def gradient_norm(evaluation: Evaluation) -> float:
     policy = evaluation.policy
     field = free_gradient(evaluation.q_gradient, policy.actions, evaluation.model.problem.action_bounds)
     return norm(evaluation.law, policy.weights, field)
+
+
+@dataclass(frozen=True)
+class Geodesic:
+    """The displacement interpolation between two policies: in every cell, particles move straight along an optimal coupling.
+
+    start, end (cells, K, m) and weights (cells, K): coupled pairs of particles and the mass they share (McCann 1997).
+    The weights of a cell sum to one; pairs of weight zero may occur.
+    """
+
+    first: ParticlePolicy
+    start: np.ndarray
+    end: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """The tangent field (cells, K, m), constant along the geodesic."""
+        return self.end - self.start
+
+    def at(self, time: float) -> ParticlePolicy:
+        """Return the policy at `time`: the first at 0, the second at 1, with K particles per cell."""
+        return ParticlePolicy(self.first.grid, (1.0 - time) * self.start + time * self.end, self.weights)
+
+    def squared_distances(self) -> np.ndarray:
+        """Return W2(pi_s, pi'_s)^2 of every cell, (cells,)."""
+        return np.einsum("ki,kia->k", self.weights, self.velocity**2)
+
+    def length(self, law: np.ndarray) -> float:
+        """Return the distance d with d^2 = int nu(ds) W2(pi_s, pi'_s)^2 for a law nu of the states (cells,)."""
+        return float(np.sqrt(law @ self.squared_distances()))
+
+
+def distance(first: ParticlePolicy, second: ParticlePolicy, law: np.ndarray) -> float:
+    """Return the distance of two policies on one grid: state-wise W2, averaged over a law of the states (cells,).
+
+    See `geodesic` for couplings and errors.
+    """
+    return geodesic(first, second).length(law)
+
+
+def geodesic(first: ParticlePolicy, second: ParticlePolicy) -> Geodesic:
+    """Couple two policies optimally in every cell for the squared distance of actions.
+
+    One action: the sorted coupling, exact for any weights. Several actions: an assignment problem where all weights are
+    equal, otherwise a transport problem, solved exactly by POT. Raises PolicyError where the policies live on
+    different grids or action spaces, or where POT is needed and missing.
+    """
+    if first.grid.shape != second.grid.shape or not all(map(np.allclose, first.grid.axes, second.grid.axes)):
+        raise PolicyError(
+            f"policies on different grids ({_shape(first)} and {_shape(second)}) have no state-wise distance: solve one case "
+            "again on the other's grid"
+        )
+    if first.action_dimension != second.action_dimension:
+        raise PolicyError(f"policies with {first.action_dimension} and {second.action_dimension} actions cannot be compared")
+    if first.particles == 1 or second.particles == 1:
+        cells, pairs = first.grid.size, max(first.particles, second.particles)
+        rows = np.arange(pairs)
+        one, other = (np.tile(rows if p.particles > 1 else 0 * rows, (cells, 1)) for p in (first, second))
+        mass = second.weights if first.particles == 1 else first.weights
+    elif first.action_dimension == 1:
+        one, other, mass = _sorted_coupling(first, second)
+    elif first.particles == second.particles and np.ptp(first.weights) == 0 and np.ptp(second.weights) == 0:
+        one, other, mass = _assignment(first, second)
+    else:
+        one, other, mass = _transport_plan(first, second)
+    start = np.take_along_axis(first.actions, one[:, :, None], axis=1)
+    end = np.take_along_axis(second.actions, other[:, :, None], axis=1)
+    return Geodesic(first, start, end, mass)
+
+
+def _shape(policy: ParticlePolicy) -> str:
+    return " x ".join(map(str, policy.grid.shape))
+
+
+Coupling = tuple[np.ndarray, np.ndarray, np.ndarray]  # indices in the first and in the second cloud and mass, (cells, K)
+
+
+def _sorted_coupling(first: ParticlePolicy, second: ParticlePolicy) -> Coupling:
+    """Couple equal quantiles: between two neighbouring jumps of either distribution function, both quantiles are constant."""
+    order, other_order = (np.argsort(p.actions[:, :, 0], axis=1, kind="stable") for p in (first, second))
+    levels = [
+        np.cumsum(np.take_along_axis(p.weights, o, axis=1), axis=1)[:, :-1]
+        for p, o in ((first, order), (second, other_order))
+    ]
+    jumps = np.minimum(np.concatenate(levels, axis=1), 1.0)
+    merged = np.argsort(jumps, axis=1, kind="stable")
+    edges = np.take_along_axis(jumps, merged, axis=1)
+    mass = np.diff(edges, axis=1, prepend=0.0, append=1.0)
+    # the rank of a piece in a cloud is the number of that cloud's jumps before it
+    of_first = merged < first.particles - 1
+    rank = np.zeros(mass.shape, np.int64)
+    np.cumsum(of_first, axis=1, out=rank[:, 1:])
+    other_rank = np.arange(mass.shape[1]) - rank
+    used = mass.any(axis=0)
+    one = np.take_along_axis(order, rank[:, used], axis=1)
+    return one, np.take_along_axis(other_order, other_rank[:, used], axis=1), mass[:, used]
+
+
+def _assignment(first: ParticlePolicy, second: ParticlePolicy) -> Coupling:
+    from scipy.optimize import linear_sum_assignment
+
+    cells, particles = first.weights.shape
+    other = np.empty((cells, particles), np.int64)
+    for k in range(cells):
+        _, other[k] = linear_sum_assignment(_squared_distances(first.actions[k], second.actions[k]))
+    return np.tile(np.arange(particles), (cells, 1)), other, first.weights
+
+
+def _transport_plan(first: ParticlePolicy, second: ParticlePolicy) -> Coupling:
+    try:
+        import ot
+    except ImportError as error:
+        raise PolicyError(
+            "the distance between clouds of unequal weights with several actions needs the package POT: "
+            "pip install 'wassgrid[transport]'"
+        ) from error
+    cells, pairs = first.grid.size, first.particles + second.particles - 1
+    one, other = np.zeros((cells, pairs), np.int64), np.zeros((cells, pairs), np.int64)
+    mass = np.zeros((cells, pairs))
+    for k in range(cells):
+        shares = [p.weights[k] / p.weights[k].sum() for p in (first, second)]
+        plan = ot.emd(*shares, _squared_distances(first.actions[k], second.actions[k]))
+        # a vertex of the transport polytope has at most N + M - 1 entries
+        rows, columns = np.nonzero(plan)
+        one[k, : rows.size], other[k, : rows.size], mass[k, : rows.size] = rows, columns, plan[rows, columns]
+    return one, other, mass / mass.sum(axis=1, keepdims=True)
+
+
+def _squared_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.square(points[:, None, :] - others[None, :, :]).sum(axis=-1)

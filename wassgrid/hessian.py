@@ -1,0 +1,242 @@
+"""The Hessian of J as an operator on tangent fields, split into local and transport curvature, and its extreme eigenvalues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import linalg as sparse_linalg
+
+from wassgrid.evaluation import Evaluation
+from wassgrid.geometry import free_components
+
+MASS_FLOOR = 1e-10  # of the stationary probability: a cell with less is not part of the Hessian
+_DENSE = 64  # unknowns up to which the spectrum is computed from the full matrix
+_KRYLOV_VECTORS = 24
+
+
+class CurvatureError(ValueError):
+    """An eigenvalue of the Hessian that could not be computed to the tolerance."""
+
+
+def second_derivative(evaluation: Evaluation, v: np.ndarray, tolerance: float | None = None) -> tuple[float, float]:
+    """Return the local and the transport part of d^2/dt^2 J(a + t v) at t = 0, for a tangent field v (cells, N, m).
+
+    int mu int pi v . (D^2_a Q) v   and   2 mu Pdot_v D g_v. One solve with the chain, to `tolerance`.
+    """
+    local = np.einsum("k,ki,kia,kiab,kib->", evaluation.law, evaluation.policy.weights, v, evaluation.q_hessian, v)
+    return float(local), 2.0 * float(evaluation.pushed_law_derivative(v) @ _fundamental(evaluation, v, tolerance))
+
+
+def _fundamental(evaluation: Evaluation, w: np.ndarray, tolerance: float | None) -> np.ndarray:
+    """Return D g_w (cells,) with g_w(s) = int pi_s(da) grad_a Q . w."""
+    g = np.einsum("ki,kia,kia->k", evaluation.policy.weights, evaluation.q_gradient, w)
+    return evaluation.chain.right(g, tolerance=tolerance).values
+
+
+@dataclass(frozen=True)
+class Hessian:
+    """The Riemannian Hessian of J at one policy, in the metric <v, w> = int mu int pi v . w.
+
+    With g_v(s) = int pi_s(da) grad_a Q . v and Pdot_v(s, ds') = int pi_s(da) v . grad_a p(ds'|s, a), along straight moves
+    a -> a + t v of the particles (Dus 2026, arXiv 2604.14765)
+
+        B(v, w) = int mu int pi v . (D^2_a Q) w         local curvature
+                + mu Pdot_v D g_w + mu Pdot_w D g_v     transport curvature
+
+    with D the fundamental matrix of the chain (`Chain`); for the discounted criterion mu is the occupancy and P is g P. Its
+    Riesz representative in the metric, B(v, w) = <v, H w>, is
+
+        H w = (D^2_a Q) w  +  grad_a p (D g_w)  +  (y_w / mu) grad_a Q,    y_w = mu Pdot_w D.
+
+    Tangent fields have shape (cells, N, m). The operator acts on the components in `domain` and is zero elsewhere: cells
+    with more than `floor` of the probability, particles of positive weight, components not held by an action bound.
+    One product costs two solves with the chain, which share its factors. `tolerance` is that of the solves (default:
+    the evaluation's).
+    """
+
+    evaluation: Evaluation
+    tolerance: float | None = None
+    floor: float = MASS_FLOOR
+
+    @cached_property
+    def mass(self) -> np.ndarray:
+        """Weight mu_k w_ki of every particle in the metric, (cells, N); zero below the floor."""
+        law = np.where(self.evaluation.law > self.floor, self.evaluation.law, 0.0)
+        return law[:, None] * self.evaluation.policy.weights
+
+    @cached_property
+    def domain(self) -> np.ndarray:
+        """Components (cells, N, m) that the Hessian acts on."""
+        evaluation = self.evaluation
+        free = free_components(
+            evaluation.q_gradient, evaluation.policy.actions, evaluation.model.problem.action_bounds
+        )
+        return free & (self.mass > 0)[:, :, None]
+
+    def restrict(self, field: np.ndarray) -> np.ndarray:
+        """Return the field with zeros outside the domain."""
+        return np.where(self.domain, field, 0.0)
+
+    def inner(self, v: np.ndarray, w: np.ndarray) -> float:
+        """Return <v, w> over the cells with mass."""
+        return float(np.einsum("ki,kia,kia->", self.mass, v, w))
+
+    @property
+    def gradient(self) -> np.ndarray:
+        """grad J = grad_a Q on the domain, zero elsewhere."""
+        return self.restrict(self.evaluation.q_gradient)
+
+    def local(self, w: np.ndarray) -> np.ndarray:
+        """Return (D^2_a Q) w on the domain."""
+        return self.restrict(np.einsum("kiab,kib->kia", self.evaluation.q_hessian, self.restrict(w)))
+
+    def transport(self, w: np.ndarray) -> np.ndarray:
+        """Return grad_a p (D g_w) + (y_w / mu) grad_a Q on the domain."""
+        evaluation, w = self.evaluation, self.restrict(w)
+        law = evaluation.law
+        # y_w = mu Pdot_w D
+        pushed = evaluation.chain.left(evaluation.pushed_law_derivative(w), tolerance=self.tolerance).values
+        density = np.divide(pushed, law, out=np.zeros_like(pushed), where=law > self.floor)
+        # grad_a p (D g_w)
+        lifted = evaluation.pushed_gradient(_fundamental(evaluation, w, self.tolerance))
+        return self.restrict(lifted + density[:, None, None] * evaluation.q_gradient)
+
+    def apply(self, w: np.ndarray) -> np.ndarray:
+        """Return H w."""
+        return self.local(w) + self.transport(w)
+
+    def curvature(self, v: np.ndarray) -> tuple[float, float]:
+        """Return the local and the transport part of B(v, v) on the domain, with a single solve."""
+        return second_derivative(self.evaluation, self.restrict(v), self.tolerance)
+
+    @cached_property
+    def _index(self) -> np.ndarray:
+        return np.flatnonzero(self.domain)
+
+    @cached_property
+    def _scale(self) -> np.ndarray:
+        """sqrt(mu w) of every component of the domain: z = sqrt(mu w) v is orthonormal where v is so in the metric."""
+        mass = np.broadcast_to(self.mass[:, :, None], self.domain.shape)
+        return np.sqrt(mass.ravel()[self._index])
+
+    @property
+    def unknowns(self) -> int:
+        """Number of components in the domain."""
+        return self._index.size
+
+    def field(self, z: np.ndarray) -> np.ndarray:
+        """Return the tangent field of scaled coordinates z (unknowns,)."""
+        field = np.zeros(self.domain.shape)
+        field.ravel()[self._index] = z / self._scale
+        return field
+
+    def coordinates(self, field: np.ndarray) -> np.ndarray:
+        """Return the scaled coordinates (unknowns,) of a tangent field; <v, w> is their Euclidean product."""
+        return field.ravel()[self._index] * self._scale
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """An eigenvalue of the Hessian in the metric, with its eigenvector and what the local and transport parts add to it.
+
+    value = local + transport for the field v of norm one; residual |H v - value v|, which bounds the distance to the
+    nearest eigenvalue. `cell` carries the largest share of |v|^2.
+    """
+
+    value: float
+    local: float
+    transport: float
+    residual: float
+    field: np.ndarray
+    cell: int
+
+
+@dataclass(frozen=True)
+class CurvatureRange:
+    """The smallest and the largest eigenvalue of the Hessian; `products` counts products with it."""
+
+    smallest: Curvature
+    largest: Curvature
+    products: int
+
+    @property
+    def convex(self) -> bool:
+        """Whether J is geodesically convex to second order at this policy: no eigenvalue negative beyond its residual."""
+        return self.smallest.value >= -max(self.smallest.residual, 1e-10 * abs(self.largest.value))
+
+    def columns(self) -> dict[str, float]:
+        """Return the scalars that a run records."""
+        return {
+            f"curvature_{name}{part}": getattr(end, part.removeprefix("_") or "value")
+            for name, end in (("min", self.smallest), ("max", self.largest))
+            for part in ("", "_local", "_transport", "_residual")
+        }
+
+
+def curvature_range(hessian: Hessian, tolerance: float = 1e-6, limit: int = 600) -> CurvatureRange:
+    """Compute the extreme eigenvalues of the Hessian by the Lanczos method (ARPACK) on the scaled symmetric operator.
+
+    The operator is sqrt(mu w) H / sqrt(mu w), restricted to the domain. `tolerance` bounds the residual relative to the
+    largest eigenvalue in absolute value; eigenvalues are then better by the square where they stand alone. `limit`
+    bounds the products with the Hessian, roughly. Raises CurvatureError where that is not reached, or if no
+    component is free to move.
+    """
+    n = hessian.unknowns
+    if n == 0:
+        raise CurvatureError("the Hessian has no free component: every particle is held by an action bound")
+    products = 0
+
+    def product(z: np.ndarray) -> np.ndarray:
+        nonlocal products
+        products += 1
+        return hessian.coordinates(hessian.apply(hessian.field(np.asarray(z, dtype=float).ravel())))
+
+    if n <= _DENSE:
+        matrix = np.stack([product(row) for row in np.eye(n)])
+        _, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+        ends = vectors[:, 0], vectors[:, -1]
+    else:
+        vectors = _lanczos(product, n, tolerance, limit)
+        ends = vectors[:, 0], vectors[:, 1]
+    low, high = (_curvature(hessian, z) for z in ends)
+    products += 2
+    allowed = 10 * tolerance * max(abs(low.value), abs(high.value))
+    if max(low.residual, high.residual) > allowed:
+        raise CurvatureError(
+            f"the extreme eigenvalues of the Hessian were not found to {tolerance:.1g}: their residuals are "
+            f"{low.residual:.3g} and {high.residual:.3g} after {products} products; a tighter solver.tolerance may help"
+        )
+    return CurvatureRange(low, high, products)
+
+
+def _lanczos(product: Callable[[np.ndarray], np.ndarray], n: int, tolerance: float, limit: int) -> np.ndarray:
+    """Return the vectors (n, 2) of both ends of the spectrum."""
+    linear = sparse_linalg.LinearOperator((n, n), matvec=product, dtype=float)
+    start = np.random.default_rng(0).standard_normal(n)
+    size = min(n - 1, _KRYLOV_VECTORS)
+    try:
+        values, vectors = sparse_linalg.eigsh(
+            linear, k=2, which="BE", v0=start, ncv=size, tol=tolerance, maxiter=max(limit // (size // 2), 2)
+        )
+    except sparse_linalg.ArpackNoConvergence as error:
+        raise CurvatureError(
+            f"the Lanczos method did not find the extreme eigenvalues of the Hessian to {tolerance:.1g} within about "
+            f"{limit} products ({error.eigenvalues.size} of 2 found)"
+        ) from error
+    return vectors[:, np.argsort(values)]
+
+
+def _curvature(hessian: Hessian, z: np.ndarray) -> Curvature:
+    """Split the Rayleigh quotient of a scaled vector of norm one."""
+    field = hessian.field(z / np.linalg.norm(z))
+    image_local, image_transport = hessian.local(field), hessian.transport(field)
+    local, transport = hessian.inner(field, image_local), hessian.inner(field, image_transport)
+    value = local + transport
+    defect = image_local + image_transport - value * field
+    share = np.einsum("ki,kia->k", hessian.mass, field**2)
+    return Curvature(
+        value, local, transport, float(np.sqrt(hessian.inner(defect, defect))), field, int(share.argmax())
+    )
