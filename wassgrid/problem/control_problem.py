@@ -167,6 +167,7 @@ class ControlProblem:
         Memory: cells * N * (d + 1) * (1 + m + m**2) doubles at order 2; callers go over blocks of cells.
         Raises ProblemError naming the first quantity that is not finite, and where.
         """
+        plan, function = self._action_functions(order)
         states = np.asarray(states, dtype=float)
         actions = np.asarray(actions, dtype=float)
         (cells, particles, m), d = actions.shape, self.state_dimension
@@ -177,7 +178,6 @@ class ControlProblem:
         for k in range(order + 1):
             mean[k] = np.zeros((cells, particles, d, *(m,) * k))
             cost[k] = np.zeros((cells, particles, *(m,) * k))
-        plan, function = self._action_functions(order)
         for (row, axes), value in zip(plan, function(*state_columns, *action_columns), strict=True):
             self._require_finite(self._quantity(row, axes), value, state_columns, action_columns)
             table = cost[len(axes)] if row == d else mean[len(axes)]

@@ -16,7 +16,7 @@ from wassgrid.problem.names import member, nearest, remedy
 from wassgrid.problem.scope import ExpressionError, Index, Scope, shown_at
 
 MAXIMUM_DEPTH = 40  # levels of nesting; chains a + b + c and a*b*c are one level
-MAXIMUM_VISITS = 500_000  # syntax nodes visited once sums over families are written out
+MAXIMUM_VISITS = 50_000  # syntax nodes of one expression once its sums are written out
 MAXIMUM_EXPONENT = 1_000.0  # absolute value of a constant exponent on a variable base
 
 Value: TypeAlias = "float | sp.Expr"
@@ -54,8 +54,14 @@ class Reader:
         self.visits += 1
         if depth > MAXIMUM_DEPTH:
             self.fail(node, f"nested more than {MAXIMUM_DEPTH} levels deep")
-        if self.visits > MAXIMUM_VISITS:
-            self.fail(node, f"the sums over families have more than {MAXIMUM_VISITS} terms")
+
+    def weight(self, node: ast.AST) -> int:
+        """Count the nodes below `node`, those of a sum once for each of its positions."""
+        repeated = 1
+        match node:
+            case ast.Call(func=ast.Name(id="sum"), args=[ast.Name(id=name), _]) if name in self.scope.indices:
+                repeated = self.scope.indices[name].count
+        return 1 + repeated * sum(map(self.weight, ast.iter_child_nodes(node)))
 
     # -- kinds of values -------------------------------------------------------------------------------------------
 
@@ -64,9 +70,7 @@ class Reader:
         self.enter(node, depth)
         value: Value
         match node:
-            case ast.Constant(value=bool() | None | str() | bytes() | complex()):
-                self.fail(node, f"{node.value!r:.40} is not a number")
-            case ast.Constant(value=int() | float() as given):
+            case ast.Constant(value=int() | float() as given) if not isinstance(given, bool):
                 try:
                     value = float(given)
                 except OverflowError:
@@ -151,6 +155,8 @@ class Reader:
                 self.fail(node, "an assignment is not allowed in an expression")
             case ast.JoinedStr():
                 self.fail(node, "text is not allowed in an expression")
+            case ast.Constant():
+                self.fail(node, f"{node.value!r:.40} is not a number")
             case ast.Tuple() | ast.List() | ast.Set() | ast.Dict():
                 self.fail(node, "a list is not allowed in an expression")
         self.fail(node, f"{type(node).__name__.lower()} is not allowed in an expression")
@@ -397,8 +403,10 @@ class Reader:
                 self.scope = outer.bind(name.id, symbol)
                 value = self.number(term, depth + 1)
                 if isinstance(value, float) or not value.has(symbol):
-                    return value * index.count
+                    return folded(as_expression(value) * constant(float(index.count)))
                 return sp.Sum(value, (symbol, 0, index.count - 1))
+            if self.visits + self.weight(node) > MAXIMUM_VISITS:
+                self.fail(node, f"the sum has more than {MAXIMUM_VISITS} terms when it is written out")
             values = []
             for position in range(index.count):
                 self.scope = outer.bind(name.id, position)
