@@ -309,6 +309,7 @@ def test_discarding_restores_what_was_there(tmp_path):
     append(writer, 0)
     writer.finish("stopped", "")
     create(path).discard()
+    ResultWriter(path).discard()  # claimed, nothing begun
     assert os.listdir(tmp_path) == ["r.h5"]
     assert check_prefix(path) == 1
 

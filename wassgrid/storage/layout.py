@@ -159,9 +159,7 @@ def _create_scale(group: h5py.Group, name: str, axis: Axis) -> h5py.Dataset:
 
 
 def _create_series(group: h5py.Group, axes: Mapping[str, Axis], variables: Mapping[str, Variable]) -> None:
-    step = group.create_dataset(
-        "step", (0,), np.int64, maxshape=(None,), chunks=(1024,), compression="gzip", shuffle=True
-    )
+    step = group.create_dataset("step", (0,), np.int64, maxshape=(None,), chunks=(1024,), compression="gzip", shuffle=True)
     step.make_scale("step")
     step.attrs.update({"long_name": "step number", "units": "1"})
     used = dict.fromkeys(name for variable in variables.values() for name in variable.dimensions)

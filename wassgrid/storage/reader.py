@@ -42,9 +42,7 @@ class ResultFile:
         self.attributes: dict[str, Any] = {name: python_value(value) for name, value in self._file.attrs.items()}
         if self.attributes.get("format") != FORMAT:
             self.close()
-            raise StorageError(
-                f"'{path}' is an HDF5 file but not a wassgrid result; give a file written by 'wassgrid run'"
-            )
+            raise StorageError(f"'{path}' is an HDF5 file but not a wassgrid result; give a file written by 'wassgrid run'")
         if int(self.attributes["format_version"]) > FORMAT_VERSION:
             self.close()
             raise StorageError(

@@ -13,7 +13,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,28 +48,36 @@ SPARE_BYTES = 2 * 2**20  # reserved beside the data for HDF5's own structures an
 class ResultWriter:
     """Write one result file in transactions; the only writer of that file while it lives.
 
-    ``commit`` publishes what was appended; ``due`` says when a commit is worth its cost. Between commits the file on
-    disk stays as the last one left it. Methods that write raise ``StorageError`` when the disk is full, the folder is
-    not writable or the like; the file of the last transaction then remains.
+    Making a writer claims the path: nothing is written to the file, but a second writer is refused, and an unwritable
+    folder is found, before any work is done. ``begin`` or ``resume`` then opens the file; ``create`` and ``reopen`` do
+    both at once. ``commit`` publishes what was appended; ``due`` says when a commit is worth its cost. Between commits
+    the file on disk stays as the last one left it. Methods that write raise ``StorageError`` when the disk is full, the
+    folder is not writable or the like; the file of the last transaction then remains.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(os.path.realpath(path))
         self.kept: Path | None = None  # where an earlier file of this name went
         self.busy = False  # inside a transaction
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._new = False
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
         self._lengths: dict[str, int] = {}
         self._buffers: dict[str, list[tuple[int, dict[str, np.ndarray]]]] = {}
         self._buffered_bytes = 0
         self._checkpoint: tuple[dict[str, Any], dict[str, int]] | None = None
         self._committed = time.monotonic()
         self._duration = 0.0
+        if self.path.exists() and not self.path.is_file():
+            raise StorageError(f"cannot write '{path}': it is not a regular file; name another")
         try:
-            self._lock = FileLock(lock_path(path))
+            self._lock = FileLock(lock_path(self.path))
         except Locked as error:
             raise StorageError(f"'{path}' is being written by {error}; wait for it or name another file") from error
         except OSError as error:
-            raise StorageError(explain("write", path, error)) from error
+            raise StorageError(explain("write", self.path, error)) from error
+        if self.path.exists() and not _is_result(self.path):
+            self.close()
+            raise StorageError(f"'{path}' exists and is not a wassgrid result; it is left as it is: name another file")
 
     @classmethod
     def create(
@@ -80,45 +88,55 @@ class ResultWriter:
         series: Mapping[str, Mapping[str, Variable]],
         grid: Sequence[Axis] = (),
     ) -> ResultWriter:
-        """Create the file with status ``running`` and empty series; an earlier result of that name is kept beside it.
-
-        ``grid`` are the state axes (written to ``/grid`` too), ``axes`` the other ones that variables refer to. The
-        earlier result becomes ``NAME.1.h5`` (the first free number), found in ``kept``; one without any record is
-        replaced. Raises ``StorageError`` when anything but a result file stands there, or another run writes to it.
-        """
-        path = Path(os.path.realpath(path))
-        if path.exists() and not path.is_file():
-            raise StorageError(f"cannot write '{path}': it is not a regular file; name another")
-        if path.exists() and not _is_result(path):
-            raise StorageError(f"'{path}' exists and is not a wassgrid result; it is left as it is: name another file")
+        """Claim the path and begin a new file there, see ``begin``."""
         writer = cls(path)
-        by_name = {axis.name: axis for axis in (*grid, *axes)}
-
-        def write() -> None:
-            writer._reserve(sum(np.asarray(axis.values).nbytes for axis in by_name.values()) * (len(series) + 1))
-            # Free space is tracked across openings: compressed chunks that outgrow their place leave no holes behind.
-            with h5py.File(writer._partial, "w", fs_strategy="fsm", fs_persist=True) as file:
-                create_structure(file, attributes, grid, by_name, series)
-            if path.exists() and not _is_empty_result(path):
-                writer.kept = _keep_beside(path)
-
-        try:
-            writer._publish(write)
-        except BaseException:
-            writer.close()
-            raise
-        writer._lengths = dict.fromkeys(series, 0)
+        writer.begin(attributes, axes, series, grid)
         return writer
 
     @classmethod
     def reopen(cls, path: str | os.PathLike[str], attributes: Mapping[str, Any] | None = None) -> ResultWriter:
-        """Go on from a file's checkpoint: status ``running``, later records dropped, root ``attributes`` replaced."""
-        path = Path(os.path.realpath(path))
-        with ResultFile(path):
+        """Claim the path and go on with the file there, see ``resume``."""
+        with ResultFile(path):  # a better message than the claim has for a file that is missing or of another kind
             pass
         writer = cls(path)
-        try:
-            with ResultFile(path) as result:  # again, now that nobody else can write
+        writer.resume(attributes)
+        return writer
+
+    def begin(
+        self,
+        attributes: Mapping[str, Any],
+        axes: Sequence[Axis],
+        series: Mapping[str, Mapping[str, Variable]],
+        grid: Sequence[Axis] = (),
+    ) -> None:
+        """Write the file with status ``running`` and empty series; an earlier result of that name is kept beside it.
+
+        ``grid`` are the state axes (written to ``/grid`` too), ``axes`` the other ones that variables refer to. The
+        earlier result becomes ``NAME.1.h5`` (the first free number), found in ``kept``; one without any record is
+        replaced. On failure the path is let go.
+        """
+        by_name = {axis.name: axis for axis in (*grid, *axes)}
+
+        def write() -> None:
+            self._reserve(sum(np.asarray(axis.values).nbytes for axis in by_name.values()) * (len(series) + 1))
+            # Free space is tracked across openings: compressed chunks that outgrow their place leave no holes behind.
+            with h5py.File(self._partial, "w", fs_strategy="fsm", fs_persist=True) as file:
+                create_structure(file, attributes, grid, by_name, series)
+            if self.path.exists() and not _is_empty_result(self.path):
+                self.kept = _keep_beside(self.path)
+
+        with self._letting_go():
+            self._publish(write)
+        self._new = True
+        self._lengths = dict.fromkeys(series, 0)
+
+    def resume(self, attributes: Mapping[str, Any] | None = None) -> None:
+        """Go on from the file's checkpoint: status ``running``, later records dropped, root ``attributes`` replaced.
+
+        On failure the path is let go.
+        """
+        with self._letting_go():
+            with ResultFile(self.path) as result:
                 lengths = result.checkpoint_lengths
 
             def truncate(file: h5py.File) -> None:
@@ -126,12 +144,8 @@ class ResultWriter:
                 for name, length in lengths.items():
                     resize_series(file[name], length)
 
-            writer._transaction(truncate, 0)
-        except BaseException:
-            writer.close()
-            raise
-        writer._lengths = lengths
-        return writer
+            self._transaction(truncate, 0)
+        self._lengths = lengths
 
     # ---- recording ----
 
@@ -178,18 +192,18 @@ class ResultWriter:
         self._transaction(write, self._buffered_bytes + sum(getattr(value, "nbytes", 0) for value in arrays))
         self._buffers, self._buffered_bytes, self._checkpoint = {}, 0, None
 
-    def finish(self, status: str, reason: str) -> None:
-        """Commit, record how the run ended, and close."""
+    def finish(self, status: str, reason: str, **attributes: Any) -> None:
+        """Commit, record how the run ended, set further root ``attributes``, and close."""
         try:
-            self.commit(status=status, reason=reason)
+            self.commit(status=status, reason=reason, **attributes)
         finally:
             self.close()
 
     def discard(self) -> None:
-        """Undo the creation: remove the file, put back the one it replaced, and close."""
+        """Undo ``begin``: remove the file, put back the one it replaced, and close."""
         if self.kept is not None:
             os.replace(self.kept, self.path)
-        else:
+        elif self._new:
             self.path.unlink(missing_ok=True)
         self.close()
 
@@ -206,6 +220,14 @@ class ResultWriter:
         self.close()
 
     # ---- transactions ----
+
+    @contextlib.contextmanager
+    def _letting_go(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def _append(self, series: str, step: int, values: dict[str, np.ndarray]) -> None:
         if series not in self._lengths:

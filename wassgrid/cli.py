@@ -1,0 +1,212 @@
+"""The command line: each verb is a few lines over the library.
+
+Exit status: 0 done (and [expect] met), 1 finished but not converged or [expect] missed, 2 bad input (one line on
+stderr, nothing written), 130 interrupted (the result file is complete and can be resumed).
+"""
+
+# No `from __future__ import annotations` and no heavy import here: Typer reads the annotations, and help must be quick.
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from wassgrid import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wassgrid.observers.recorder import Recorder
+
+DONE, UNCONVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Stochastic optimal control in the Wasserstein geometry: policies as action particles on a grid of states.",
+    epilog="Exit status: 0 done, 1 not converged or [expect] missed, 2 bad input, 130 interrupted (can be resumed).",
+)
+
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Result file.  [default: CASE's name, .h5]")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace a value of the case; repeatable.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="Case file (TOML).", show_default=False)]
+ResultPath = Annotated[Path, typer.Argument(metavar="FILE", help="Result file (HDF5).", show_default=False)]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"wassgrid {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(case: CaseFile, output: Output = None, overrides: Overrides = None, quiet: Quiet = False) -> None:
+    """Solve a case and write the result file.
+
+    An earlier result of that name is kept beside the new one, as NAME.1.h5. Ctrl-C ends the run after the current
+    step; 'wassgrid resume' goes on from there.
+    """
+    from wassgrid.case import Case
+    from wassgrid.observers.recorder import Recorder
+
+    loaded = Case.load(case, overrides or ())
+    recorder = Recorder.create(output or Path(f"{loaded.name}.h5"), loaded)
+    _solve(recorder, quiet)
+
+
+@app.command()
+def resume(file: ResultPath, overrides: Overrides = None, quiet: Quiet = False) -> None:
+    """Go on with an interrupted, killed or stopped run from its last checkpoint.
+
+    The finished file holds the same numbers as an uninterrupted run's. --set may change how long the run goes on
+    (flow.stop, neural.steps) and what is stored (output), not what is solved.
+    """
+    from wassgrid.observers.recorder import Recorder
+
+    _solve(Recorder.resume(file, overrides or ()), quiet)
+
+
+@app.command()
+def check(case: CaseFile, overrides: Overrides = None) -> None:
+    """Check a case without solving it: memory, time, noise resolution, recurrent classes, derivatives."""
+    from wassgrid.case import Case
+    from wassgrid.check import check_case
+
+    report = check_case(Case.load(case, overrides or ()))
+    console = _console()
+    for part in report.parts():
+        console.print(part)
+    raise typer.Exit(DONE if report.passed else UNCONVERGED)
+
+
+@app.command()
+def info(file: ResultPath) -> None:
+    """Tell what a result file holds and how its run ended."""
+    from wassgrid.report import print_info
+    from wassgrid.storage import ResultFile
+
+    with ResultFile(file) as result:
+        print_info(result, _console())
+
+
+@app.command()
+def plot(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Result files (HDF5).", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the figures.")] = Path("."),
+) -> None:
+    """Draw convergence, policy, stationary law, value and particle trajectories as PNG; several files are compared."""
+    from wassgrid import plotting
+
+    for name, figure in plotting.figures(files).items():
+        path = output / f"{name}.png"
+        plotting.save(figure, path)
+        print(path)
+
+
+@app.command()
+def simulate(
+    file: ResultPath,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each chain that are counted.")] = 2000,
+    chains: Annotated[int, typer.Option(min=2, help="Independent chains.")] = 256,
+    burn_in: Annotated[int | None, typer.Option(min=0, help="Steps left out before.  [default: a fifth]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
+) -> None:
+    """Simulate the closed loop with the computed policy: Monte Carlo cost with standard error beside J."""
+    from wassgrid.simulate import simulate_file
+
+    estimate, objective = simulate_file(file, steps, chains, steps // 5 if burn_in is None else burn_in, seed)
+    print(estimate.describe(objective))
+
+
+def _console(stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    # a log has no width: lines are not wrapped there
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 160)
+
+
+def _solve(recorder: "Recorder", quiet: bool) -> NoReturn:
+    """Solve the recorder's case, report, and leave with the exit status of the outcome."""
+    from wassgrid.observers.progress import ProgressBar, ProgressLines
+    from wassgrid.observers.watches import FinitenessWatch, SignalWatch
+    from wassgrid.report import expectations, print_summary
+    from wassgrid.solve import RunFailedError, RunInterrupted, solve
+    from wassgrid.storage import ResultFile, StorageError
+
+    path, watch = recorder.path, SignalWatch(lambda: recorder.busy)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(watch)
+            observers: list[Any] = [FinitenessWatch()]
+            if not quiet:
+                console = _console(stderr=True)
+                if recorder.kept is not None:
+                    console.print(f"the earlier {path.name} is kept as {recorder.kept.name}", highlight=False)
+                progress = ProgressBar(console) if console.is_terminal else ProgressLines(console)
+                observers.append(stack.enter_context(progress))
+            stack.enter_context(recorder)
+            solution = solve(recorder.case, [*observers, recorder, watch], recorder.checkpoint)
+    except (KeyboardInterrupt, RunInterrupted):
+        _leave(INTERRUPTED, f"interrupted; to go on: wassgrid resume {path}")
+    except RunFailedError as error:
+        _leave(UNCONVERGED, f"the run failed in {error}; '{path}' keeps what came before")
+    except StorageError as error:
+        if not recorder.started:
+            raise
+        _leave(UNCONVERGED, f"{error}; the run so far stays in the file: make room, then: wassgrid resume {path}")
+    if not quiet:
+        with ResultFile(path) as result:
+            print_summary(result, _console(), recorder.case)
+        print(f"written to {path}")
+    if solution.status == "interrupted":
+        _leave(INTERRUPTED, f"interrupted; to go on: wassgrid resume {path}")
+    met, missed = expectations(recorder.case, solution.objective)
+    if not solution.complete:
+        _leave(UNCONVERGED, f"not converged: {solution.reason}")
+    if not met:
+        _leave(UNCONVERGED, f"[expect] {'; '.join(missed)}")
+    raise typer.Exit(DONE)
+
+
+def _leave(status: int, line: str) -> NoReturn:
+    _complain(line)
+    raise typer.Exit(status)
+
+
+def _complain(text: str) -> None:
+    print(f"wassgrid: {' '.join(text.split())}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; bad input gives one line on stderr, a defect its traceback."""
+    try:
+        status = app(args=arguments, prog_name="wassgrid", standalone_mode=False)
+        return status if isinstance(status, int) else DONE
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNCONVERGED
+    except Exception as error:
+        if hasattr(error, "format_message"):  # of the parser of the command line
+            _complain(f"{error.format_message()} (see wassgrid --help)")
+        elif type(error).__module__.startswith("wassgrid."):
+            _complain(str(error))
+        elif isinstance(error, MemoryError):
+            _complain(f"not enough memory: {error}")
+        else:
+            raise
+        return BAD_INPUT

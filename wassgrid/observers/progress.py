@@ -1,0 +1,179 @@
+"""Observers that tell how a run gets on: a live bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from wassgrid.case import Case
+from wassgrid.solve import StepRecord, Verdict
+
+FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 2.0, 300.0, 1.5  # seconds between the lines of a log
+
+
+class Pace:
+    """Estimate how much of a run is done and how long the rest takes, from its stopping rules.
+
+    Each rule gives the share done: steps and flow time linearly, gradient norm and gap on a logarithmic scale. The run
+    ends with the first rule that is met, so the largest share counts; the time left follows from its recent growth.
+    """
+
+    WINDOW = 20  # steps that the recent pace is taken over
+
+    def __init__(self, case: Case, first: StepRecord) -> None:
+        self._limits = _limits(case)
+        self._first = first.scalars
+        self._history = [(time.monotonic(), self._share(first))]
+
+    @property
+    def share(self) -> float:
+        """The share done, between 0 and 1."""
+        return max(self._history[-1][1].values(), default=0.0)
+
+    def update(self, record: StepRecord) -> None:
+        self._history = [*self._history[-self.WINDOW :], (time.monotonic(), self._share(record))]
+
+    def seconds_left(self) -> float:
+        """Time until the first rule is met at the recent pace; infinite while there is no progress."""
+        (began, before), (now, after) = self._history[0], self._history[-1]
+        speeds = {name: (after[name] - before[name]) / (now - began) for name in after} if now > began else {}
+        return min(((1.0 - after[name]) / speed for name, speed in speeds.items() if speed > 0), default=math.inf)
+
+    def _share(self, record: StepRecord) -> dict[str, float]:
+        shares = {}
+        for name, limit in self._limits.items():
+            if name in ("step", "flow_time"):
+                shares[name] = record.scalars.get(name, 0.0) / limit if limit > 0 else 1.0
+            else:
+                start, value = _measure(self._first, name), _measure(record.scalars, name)
+                if start > limit and value > 0 and math.isfinite(start) and math.isfinite(value):
+                    shares[name] = math.log(start / value) / math.log(start / limit)
+        return {name: min(max(share, 0.0), 1.0) for name, share in shares.items()}
+
+
+def _limits(case: Case) -> dict[str, float]:
+    if case.solver.kind == "neural":
+        from wassgrid.neural.settings import NeuralSettings
+
+        return {"step": float((case.neural or NeuralSettings.model_validate({})).steps)}
+    stop = case.flow.stop
+    rules = {"step": stop.steps, "flow_time": stop.flow_time, "gradient_norm": stop.gradient_norm, "gap": stop.gap}
+    return {name: float(limit) for name, limit in rules.items() if limit is not None}
+
+
+def _measure(scalars: Any, name: str) -> float:
+    if name == "gap":
+        return float(scalars.get("objective", math.nan)) - float(scalars.get("lower_bound", math.nan))
+    return float(scalars.get(name, math.nan))
+
+
+def describe(record: StepRecord) -> str:
+    """Return the numbers of a step that one watches: J, gradient norm, gap."""
+    parts = [f"J {record.scalars['objective']:<12.9g}"]
+    for text, name in (("gradient", "gradient_norm"), ("gap", "gap")):
+        value = _measure(record.scalars, name)
+        if math.isfinite(value):
+            parts.append(f"{text} {value:.2e}")
+    return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people say it: `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class ProgressBar:
+    """Observer that shows a live bar on a terminal; a context manager around `solve`, which stops it whatever happens."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+
+    def __enter__(self) -> ProgressBar:
+        self._task = self._bar.add_task("first evaluation", total=None, numbers="", left="")
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def start(self, case: Case, solver: Any, first: StepRecord, resumed: bool) -> None:
+        self._pace = Pace(case, first)
+        self._show(first)
+
+    def step(self, record: StepRecord) -> str | None:
+        self._pace.update(record)
+        self._show(record)
+        return None
+
+    def finish(self, verdict: Verdict, solution: Any | None) -> None:
+        self._bar.update(self._task, completed=1.0 if verdict.complete else self._pace.share, left="")
+
+    def _show(self, record: StepRecord) -> None:
+        left = self._pace.seconds_left()
+        self._bar.update(
+            self._task,
+            description=f"step {record.step}",
+            total=1.0,
+            completed=self._pace.share,
+            numbers=describe(record),
+            left=f"about {clock(left)} left" if math.isfinite(left) else "",
+        )
+
+
+class ProgressLines:
+    """Observer that prints a line at steps 0, 1, 2, 5, 10, 20, 50, ... and after pauses that grow from 2 s to 5 min."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._pause = FIRST_PAUSE
+
+    def __enter__(self) -> ProgressLines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        pass
+
+    def start(self, case: Case, solver: Any, first: StepRecord, resumed: bool) -> None:
+        self._pace = Pace(case, first)
+        self._print(first)
+
+    def step(self, record: StepRecord) -> str | None:
+        self._pace.update(record)
+        if _round(record.step):
+            self._print(record)
+        elif time.monotonic() - self._printed > self._pause:
+            self._pause = min(GROWTH * self._pause, LONGEST_PAUSE)
+            self._print(record)
+        return None
+
+    def finish(self, verdict: Verdict, solution: Any | None) -> None:
+        pass
+
+    def _print(self, record: StepRecord) -> None:
+        left = self._pace.seconds_left()
+        tail = f"  about {clock(left)} left" if math.isfinite(left) and left >= 1 else ""
+        self._console.print(f"step {record.step:<6d} {describe(record)}{tail}", highlight=False, soft_wrap=True)
+        self._printed = time.monotonic()
+
+
+def _round(step: int) -> bool:
+    while step and step % 10 == 0:
+        step //= 10
+    return step in (0, 1, 2, 5)

@@ -1,0 +1,151 @@
+"""What a user reads about a run: its numbers as a table, from the result file alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from wassgrid.case import Case
+from wassgrid.observers.progress import clock
+from wassgrid.storage import ResultFile
+
+PHASES = ("assembly", "stationary", "evaluation", "derivatives", "flow")
+
+
+def print_summary(result: ResultFile, console: Console, case: Case | None = None) -> None:
+    """Print the numbers of a run's last step and the noise of its grid."""
+    console.print()
+    console.print(f"{result.attributes['case_name']}: {result.attributes['title']}", highlight=False, markup=False)
+    _print_rows(console, summary_rows(result, case))
+    noise = noise_table(result)
+    if noise is not None:
+        console.print(noise)
+
+
+def print_info(result: ResultFile, console: Console) -> None:
+    """Print what a file holds and how its run ended."""
+    writer, attributes = result.being_written_by, result.attributes
+    if result.status == "running":
+        state = f"{writer} is writing it" if writer else f"its run was killed; to go on: wassgrid resume {result.path}"
+        console.print(f"running: {state}", highlight=False, markup=False)
+    elif result.status == "interrupted":
+        console.print(f"interrupted; to go on: wassgrid resume {result.path}", highlight=False, markup=False)
+    versions = [f"{name} {attributes[f'{name}_version']}" for name in ("wassgrid", "python", "numpy", "scipy", "numba")]
+    rows = [
+        ("created", f"{attributes['created']} on {attributes['host']}"),
+        ("made by", ", ".join(versions)),
+        ("seed", str(attributes["seed"])),
+    ]
+    for name in result.series:
+        steps = result.steps(name)
+        span = f", steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f", step {steps[0]}" if len(steps) else ""
+        rows.append((f"/{name}", f"{len(steps)} records{span}: {', '.join(result.variables(name))}"))
+    checkpoint = result.checkpoint
+    rows.append(("/checkpoint", "none yet" if checkpoint is None else f"step {int(checkpoint['step'])}"))
+    rows.append(("size", f"{result.path.stat().st_size / 2**20:.3g} MiB"))
+    _print_rows(console, rows)
+    if len(result.steps("convergence")):
+        print_summary(result, console)
+
+
+def noise_table(result: ResultFile) -> Table | None:
+    """Return physical and numerical standard deviation per step of every axis, None where the file has none."""
+    axes = json.loads(result.attributes.get("summary", "{}")).get("resolution")
+    return resolution_table(axes) if axes else None
+
+
+def resolution_table(axes: list[dict[str, Any]]) -> Table:
+    """Return the noise that the problem has and that the grid has, one row per axis (`TransitionModel.resolution`)."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="noise per step", title_justify="left")
+    for name in ("state", "kernel", "physical std", "numerical std", "cells per std"):
+        table.add_column(name, justify="left" if name in ("state", "kernel") else "right")
+    for axis in axes:
+        cells = f"{axis['cells_per_noise']:.3g}" if axis["physical"] > 0 else "no noise"
+        table.add_row(axis["state"], axis["kernel"], f"{axis['physical']:.6g}", f"{axis['numerical']:.6g}", cells)
+    return table
+
+
+def expectations(case: Case, objective: float) -> tuple[bool, list[str]]:
+    """Compare with [expect]: whether all was reached, and a sentence for each expected value."""
+    expected = case.expect.average_cost
+    if expected is None:
+        return True, []
+    difference = abs(objective - expected.value)
+    if expected.relative is not None:
+        size = abs(expected.value)
+        off = difference / size if size > 0 else (math.inf if difference > 0 else 0.0)
+        allowed, kind = expected.relative, "relative"
+    else:
+        off, allowed, kind = difference, float(expected.absolute or 0.0), "absolute"
+    met = bool(off <= allowed)
+    verdict = "reached" if met else "MISSED"
+    source = f" ({expected.source})" if expected.source else ""
+    return met, [f"average cost {expected.value:.10g}: {verdict}, {kind} difference {off:.2g} of {allowed:.2g}{source}"]
+
+
+def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str, str]]:
+    """Return the numbers of a run's last step as (name, text); `case` adds the comparison with its [expect]."""
+    columns = result.convergence
+    last = {name: float(values[-1]) for name, values in columns.items()}
+    summary = json.loads(result.attributes.get("summary", "{}"))
+    units = result.description("convergence/objective")["units"]
+    rows = [
+        ("status", f"{result.status}: {result.reason}" if result.reason else result.status),
+        ("objective J", f"{last['objective']:.12g}{'' if units == '1' else f' {units}'}"),
+    ]
+    if math.isfinite(last.get("lower_bound", math.nan)):
+        bound = last["lower_bound"]
+        rows.append(("lower bound", f"{bound:.12g}, gap {last['objective'] - bound:.2e}"))
+    rows.append(("gradient norm", f"{last['gradient_norm']:.3e}"))
+    time = f", flow time {last['flow_time']:.6g}" if last.get("flow_time", 0.0) > 0 else ""
+    rows.append(("steps", f"{last['step']:.0f}{time}"))
+    if "stationary_residual" in last:
+        error = f", error below {last['stationary_error']:.1e}" if math.isfinite(last["stationary_error"]) else ""
+        rows.append(("residual of mu", f"{last['stationary_residual']:.1e}{error}"))
+        rows.append(("residual of V", f"{last['value_residual']:.1e}"))
+        rows.append(("mixing", f"second eigenvalue of modulus {last['mixing_rate']:.6g}"))
+    rows += _summary_rows(result, summary)
+    rows.append(("wall time", _times(columns, last["wall_time"])))
+    if case is not None:
+        rows += [("expected", text) for text in expectations(case, last["objective"])[1]]
+    return rows
+
+
+def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if result.grid:
+        shape = " x ".join(str(axis.size) for axis in result.axes)
+        entries = f", {summary['entries']:,} transition entries" if "entries" in summary else ""
+        cells = f" = {int(np.prod([axis.size for axis in result.axes])):,}" if len(result.axes) > 1 else ""
+        rows.append(("cells", f"{shape}{cells}{entries}"))
+    if "recurrent_classes" in summary:
+        period = summary.get("period")
+        rows.append(("recurrent classes", f"{summary['recurrent_classes']}{f', period {period}' if (period or 1) > 1 else ''}"))
+    known = ("resolution", "recurrent_classes", "period", "cells", "entries")
+    for name, value in summary.items():
+        if name not in known:
+            rows.append((name.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)))
+    return rows
+
+
+def _times(columns: dict[str, np.ndarray], total: float) -> str:
+    spent = {name: float(np.nansum(columns[f"time_{name}"])) for name in PHASES if f"time_{name}" in columns}
+    parts = [f"{name} {_seconds(seconds)}" for name, seconds in spent.items() if seconds > 0]
+    return _seconds(total) + (f": {', '.join(parts)}" if parts else "")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
+
+
+def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        console.print(f"[bold]{escape(name):<{width}}[/bold]  {escape(text)}", highlight=False, soft_wrap=True)

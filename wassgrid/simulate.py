@@ -1,0 +1,110 @@
+"""Closed-loop Monte Carlo: the ergodic cost of a computed policy, simulated without any grid for the states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wassgrid.case import Case
+from wassgrid.policy import ParticlePolicy
+from wassgrid.storage import ResultFile
+
+if TYPE_CHECKING:
+    from wassgrid.problem.control_problem import ControlProblem
+
+
+@dataclass(frozen=True)
+class SimulatedCost:
+    """Hold a Monte Carlo estimate: mean, its standard error, and what it rests on."""
+
+    mean: float
+    standard_error: float
+    chains: int
+    steps: int
+    burn_in: int
+
+    def describe(self, objective: float) -> str:
+        """Compare with the objective J that the grid gave, in two lines."""
+        rests = f"{self.chains} chains, {self.steps} steps" + (f" after {self.burn_in}" if self.burn_in else "")
+        off = (self.mean - objective) / self.standard_error if self.standard_error > 0 else 0.0
+        return (
+            f"simulated    {self.mean:.8g} +- {self.standard_error:.2g} (standard error; {rests})\n"
+            f"objective J  {objective:.8g}, the simulation is {off:+.1f} standard errors off"
+        )
+
+
+def simulate_file(path: str | PathLike[str], steps: int, chains: int, burn_in: int, seed: int) -> tuple[SimulatedCost, float]:
+    """Simulate the last policy stored in a result file; return the estimate and the J of that policy on the grid.
+
+    Raises StorageError for a file without a particle policy.
+    """
+    with ResultFile(path) as result:
+        policy, law = ParticlePolicy.from_result(result), result.frame("stationary").ravel()
+        case = Case.from_text(result.case_text, str(result.attributes["case_name"]))
+        columns = result.convergence
+        objective = float(columns["objective"][columns["step"] == result.steps("trajectory")[-1]][0])
+    rng = np.random.default_rng(seed)
+    if case.problem.criterion == "discounted":
+        return discounted_cost(case.problem, policy, chains * steps, rng), objective
+    return ergodic_cost(case.problem, policy, law, chains, steps, burn_in, rng), objective
+
+
+def ergodic_cost(
+    problem: ControlProblem,
+    policy: ParticlePolicy,
+    law: np.ndarray,
+    chains: int,
+    steps: int,
+    burn_in: int,
+    rng: np.random.Generator,
+) -> SimulatedCost:
+    """Simulate the average cost per step (per unit time where the stage cost is a rate) of a policy.
+
+    law (cells,): where the chains start, the stationary law of the grid. They are independent, so that the means over
+    each of them are the batches whose spread gives the standard error, whatever the correlation in time.
+    Source: the method of (replicated) batch means, Asmussen and Glynn, Stochastic Simulation (2007), chapter IV.
+    """
+    states = policy.grid.states[rng.choice(law.size, size=chains, p=law / law.sum())]
+    total = np.zeros(chains)
+    for step in range(burn_in + steps):
+        actions = policy.sample(states, rng)
+        if step >= burn_in:
+            total += _stage_cost(problem, states, actions)
+        states = problem.sample_next(states, actions, rng)
+    return _estimate(total / steps, steps, burn_in)
+
+
+def discounted_cost(problem: ControlProblem, policy: ParticlePolicy, chains: int, rng: np.random.Generator) -> SimulatedCost:
+    """Simulate (1 - g) E sum_t g^t c_t for the discounted criterion, started from the uniform law over the grid.
+
+    Each chain stops after a geometric time with mean 1/(1 - g), whose last cost has this expectation exactly: no sum
+    is cut off. Source: Fox and Glynn, Simulating discounted costs, Management Science 35 (1989).
+    """
+    assert problem.discount is not None
+    grid = policy.grid
+    states = grid.states[rng.integers(grid.size, size=chains)]
+    # P(T = t) = (1 - g) g^t for t = 0, 1, ...
+    lifetimes = rng.geometric(1.0 - problem.discount, size=chains) - 1
+    alive, cost = np.argsort(-lifetimes, kind="stable"), np.zeros(chains)
+    states = states[alive]
+    for step in range(int(lifetimes.max()) + 1):
+        count = int((lifetimes >= step).sum())
+        alive, states = alive[:count], states[:count]
+        actions = policy.sample(states, rng)
+        ending = lifetimes[alive] == step
+        cost[alive[ending]] = _stage_cost(problem, states[ending], actions[ending])
+        states = problem.sample_next(states, actions, rng)
+    return _estimate(cost, int(lifetimes.max()) + 1, 0)
+
+
+def _stage_cost(problem: ControlProblem, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    cost: np.ndarray = problem.action_tables(states, actions[:, None, :], 0).cost[:, 0]
+    return cost
+
+
+def _estimate(batches: np.ndarray, steps: int, burn_in: int) -> SimulatedCost:
+    error = float(batches.std(ddof=1) / np.sqrt(batches.size))
+    return SimulatedCost(float(batches.mean()), error, batches.size, steps, burn_in)
