@@ -44,7 +44,14 @@ MAXIMUM_CELLS = 2**31
 
 
 class CaseError(ValueError):
-    """A case that cannot be read or is not valid; the message is one line: the path of the key, what was expected, the remedy."""
+    """A case that cannot be read or is not valid; one line: the path of the key, what was expected, the remedy.
+
+    Characters of the case or of its name that would break the line are replaced.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = "".join(character if character.isprintable() else "?" for character in message)
+        super().__init__(line if len(line) <= 600 else line[:597] + "...")
 
 
 class Case(Table):
@@ -79,14 +86,14 @@ class Case(Table):
         """
         path = Path(path)
         try:
+            # neither a folder nor a pipe or device, which might never end
             if not path.is_file():
-                raise CaseError(f"{path}: {'a folder, not a case file' if path.is_dir() else 'no such case file'}")
+                kind = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
+                raise CaseError(f"{path}: {kind}, expected a case file (TOML)")
             with path.open("rb") as file:
                 content = file.read(MAXIMUM_BYTES + 1)
-        except (OSError, ValueError) as error:
-            if isinstance(error, CaseError):
-                raise
-            raise CaseError(f"{shown(str(path))}: {getattr(error, 'strerror', None) or error}") from None
+        except OSError as error:
+            raise CaseError(f"{path}: {error.strerror}") from None
         if len(content) > MAXIMUM_BYTES:
             raise CaseError(f"{path}: larger than {MAXIMUM_BYTES // 1_000_000} MB, not a case file")
         try:
@@ -348,8 +355,7 @@ def _one_line(error: ValidationError) -> str:
     else:
         message = f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown(detail['input'])}"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    line = f"{path[:200]}: {message}{more}"
-    return "".join(character if character.isprintable() else "?" for character in line)
+    return f"{path[:200]}: {message}{more}"
 
 
 _PART = re.compile(r'\s*(?:"([^"]*)"|([^."\s=\[]+(?:\[[^\]]*\])?))\s*(\.|$)')
@@ -372,19 +378,33 @@ def _override(data: dict[str, Any], text: str) -> None:
     for depth, part in enumerate(parts):
         here = ".".join(parts[: depth + 1])
         model = _table_at(parts[:depth])
-        known = list(model.model_fields) if model is not None else list(table)
-        open_table = parts[0] in ("grid", "policy") and model is None  # one entry per state or action, checked with the case
-        if part not in known and not open_table:
+        if model is not None:
+            known = list(model.model_fields)
+        else:
+            # a value per state or action is checked with the case; other names must stand in the file
+            known = [part] if depth >= 2 and _takes_names(parts[:depth]) else list(table)
+        if part not in known:
             raise CaseError(f"--set {here}: unknown key{remedy(part, known)}")
         if depth == len(parts) - 1:
             table[part] = _toml_value(value)
             return
-        inner = table.setdefault(part, {})
+        inner = table.get(part, {})
         if not isinstance(inner, dict):
-            if depth + 1 < len(parts) and _table_at(parts[: depth + 1]) is None and parts[0] not in ("grid", "policy"):
+            if not _takes_names(parts[: depth + 1]):
                 raise CaseError(f"--set {'.'.join(parts)}: {here} is a value, not a table")
-            inner = table[part] = {}
-        table = inner
+            inner = {}
+        table[part] = table = inner
+
+
+def _takes_names(location: Sequence[str]) -> bool:
+    """Tell whether a key takes a table with one value for each state or action."""
+    table = _table_at(location[:-1])
+    info = table.model_fields.get(location[-1]) if table is not None else None
+
+    def has_table(annotation: Any) -> bool:
+        return typing.get_origin(annotation) is dict or any(map(has_table, typing.get_args(annotation)))
+
+    return info is not None and has_table(info.annotation)
 
 
 def _toml_value(text: str) -> Any:
