@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bad_cases import BAD_CASES, FAMILY, GOOD, changed
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from wassgrid.case import Case, CaseError, key_table
@@ -174,6 +176,28 @@ def test_names_cannot_break_the_line():
         with pytest.raises(CaseError) as refusal:
             Case.from_text(text)
         assert str(refusal.value).isprintable() and len(str(refusal.value)) <= 600
+
+
+@settings(max_examples=300, deadline=2_000)
+@given(data=st.data())
+def test_fuzz_damaged_cases_are_refused_in_one_line_or_read(data):
+    text = data.draw(st.sampled_from([GOOD, FAMILY]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(text)))
+        cut = data.draw(st.integers(0, 6))
+        piece = data.draw(
+            st.one_of(
+                st.sampled_from(["=", '"', "[", "]", "{", "\n", "nan", "-1", "1e400", "'", "é", "\x00", "q[i]"]),
+                st.text(max_size=4),
+            )
+        )
+        text = text[:place] + piece + text[place + cut :]
+    try:
+        case = Case.from_text(text)
+    except CaseError as error:
+        assert str(error).isprintable()
+    else:
+        assert Case.from_text(case.to_text()) == case
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

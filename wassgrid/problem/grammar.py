@@ -23,6 +23,7 @@ Value: TypeAlias = "float | sp.Expr"
 
 
 def as_double(number: sp.Expr) -> float:
+    """Return the double of a SymPy number, infinite where it is too large."""
     try:
         return float(number)
     except OverflowError:
@@ -30,6 +31,7 @@ def as_double(number: sp.Expr) -> float:
 
 
 def as_expression(value: float | sp.Expr) -> sp.Expr:
+    """Return a double as a SymPy number (see `constant`), an expression as it is."""
     return constant(value) if isinstance(value, float) else value
 
 
@@ -47,10 +49,12 @@ class Reader:
         self.visits = 0
 
     def fail(self, node: ast.AST, message: str) -> NoReturn:
+        """Raise ExpressionError with the message and the place of `node`."""
         place = getattr(node, "col_offset", 0)
         raise ExpressionError(f"{message} (column {place + 1} of {shown_at(self.text, place)})")
 
     def enter(self, node: ast.AST, depth: int) -> None:
+        """Count a node and refuse deep nesting."""
         self.visits += 1
         if depth > MAXIMUM_DEPTH:
             self.fail(node, f"nested more than {MAXIMUM_DEPTH} levels deep")
@@ -138,6 +142,7 @@ class Reader:
         return result
 
     def refuse(self, node: ast.expr) -> NoReturn:
+        """Say why a node is not a number."""
         match node:
             case ast.BinOp(op=ast.BitXor()):
                 self.fail(node, "^ is not an operator here, write ** for a power")
@@ -176,6 +181,7 @@ class Reader:
         self.unknown(node, name)
 
     def unknown(self, node: ast.AST, name: str) -> NoReturn:
+        """Say why a name is not a number here."""
         scope = self.scope
         if name in scope.forbidden:
             self.fail(node, scope.forbidden[name])
@@ -242,6 +248,7 @@ class Reader:
     # -- operators -------------------------------------------------------------------------------------------------
 
     def total(self, node: ast.BinOp, depth: int) -> Value:
+        """Read a chain of + and -, one level deep however long."""
         terms: list[Value] = []
         item: ast.expr = node
         while isinstance(item, ast.BinOp) and isinstance(item.op, ast.Add | ast.Sub):
@@ -260,6 +267,7 @@ class Reader:
         return folded(sp.Add(as_expression(number), *rest))
 
     def product(self, node: ast.BinOp, depth: int) -> Value:
+        """Read a chain of * and /, one level deep however long; its numbers fold into one."""
         chain: list[ast.BinOp] = []
         item: ast.expr = node
         while isinstance(item, ast.BinOp) and isinstance(item.op, ast.Mult | ast.Div):
@@ -280,6 +288,7 @@ class Reader:
         return folded(sp.Mul(as_expression(number), *factors))
 
     def power(self, node: ast.BinOp, base: Value, exponent: Value) -> Value:
+        """Raise to a power: in doubles if both are numbers, so that nothing explodes; refuse what is not real."""
         if isinstance(base, float) and isinstance(exponent, float):
             try:
                 value = base**exponent
