@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import linalg as sparse_linalg
 
-from wassgrid import kernels
 from wassgrid.policy import ParticlePolicy
 from wassgrid.stationary import (
     Factorisation,
@@ -156,11 +155,11 @@ class Chain:
     def _iterate(self, residual: np.ndarray, left: bool, target: float) -> tuple[np.ndarray, int]:
         """Sum the Neumann series x = sum_k (g P - 1 mu)^k r: relative value iteration, the reference method."""
         x, term = np.zeros_like(residual), residual
-        for products in range(1, 200_000):
+        products = 0
+        while products < 200_000 and np.abs(term).max() > 1e-3 * target:
             x = x + term
             term = term - self._apply(term, left)
-            if np.abs(term).max() <= 1e-3 * target or not np.isfinite(term).all():
-                break
+            products += 1
         return x, products
 
 
@@ -246,10 +245,8 @@ class Evaluation:
         model = self.model
         for rows in model.blocks(rows_total, particles):
             tables = model.tables(cells[rows], actions[rows], 2)
-            values, gradients, hessians = kernels.expectation_derivatives(
-                model.axes, model.width, cells[rows], tables.mean, tables.mean_gradient, tables.mean_hessian,
-                model.noise, model.coupling, self.value,
-            )  # fmt: skip
+            assert tables.cost_gradient is not None and tables.cost_hessian is not None  # order 2 was asked for
+            values, gradients, hessians = model.expected_derivatives(cells[rows], tables, self.value)
             q[rows] = tables.cost - self._offset + self.discount * values
             gradient[rows] = tables.cost_gradient + self.discount * gradients
             hessian[rows] = tables.cost_hessian + self.discount * hessians
@@ -262,9 +259,7 @@ class Evaluation:
         model = self.model
         for rows in model.blocks(*self.policy.actions.shape[:2]):
             tables = model.tables(cells[rows], self.policy.actions[rows], 1)
-            result[rows] = self.discount * kernels.expectation_gradients(
-                model.axes, model.width, cells[rows], tables.mean, tables.mean_gradient, model.noise, model.coupling, function
-            )  # fmt: skip
+            result[rows] = self.discount * model.expected_gradient(cells[rows], tables, function)
         return result
 
     def pushed_law_derivative(self, field: np.ndarray) -> np.ndarray:
@@ -277,9 +272,7 @@ class Evaluation:
             assert tables.mean_gradient is not None
             velocity[rows] = np.einsum("kija,kia->kij", tables.mean_gradient, field[rows])
         mass = self.law[:, None] * self.policy.weights
-        return self.discount * kernels.push_derivative(
-            model.axes, model.width, self.mean, velocity, mass, model.noise, model.coupling
-        )
+        return self.discount * model.pushed_derivative(self.mean, velocity, mass)
 
 
 @dataclass(frozen=True)

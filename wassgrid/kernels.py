@@ -10,16 +10,19 @@ s noise, w0, w1, w2 a weight and its first and second derivative in the mean.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange, set_num_threads
 
 GAUSSIAN, LINEAR, CUBIC = 0, 1, 2
 CLAMP, REFLECT, PERIODIC = 0, 1, 2
 TAIL = 8.0  # standard deviations: the normal density beyond is 1e-14 of its peak
 SNAP = 1e-9  # in cells: a noise-free mean this close to a node is on it
 CHUNKS = 64  # of rows; a constant, so that no sum depends on the number of threads
+SERIAL = 200_000  # elementary operations below which waking a second thread costs more than it gains
 _SQRT2 = math.sqrt(2.0)
 _SQRT2PI = math.sqrt(2.0 * math.pi)
 
@@ -35,6 +38,20 @@ class Axes(NamedTuple):
     stride: np.ndarray
     order: np.ndarray  # axes in the order in which their next values are realised
     coupled: np.ndarray  # coupled[j, i]: the mean of axis j depends on the realised value of axis i
+
+
+@contextmanager
+def threads_for(operations: float) -> Iterator[None]:
+    """Run the compiled calls inside on one thread if they are small; results do not depend on it."""
+    limit = get_num_threads()
+    small = operations < SERIAL and limit > 1
+    if small:
+        set_num_threads(1)
+    try:
+        yield
+    finally:
+        if small:
+            set_num_threads(limit)
 
 
 @njit(cache=True, inline="always")

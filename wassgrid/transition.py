@@ -11,8 +11,8 @@ import numpy as np
 from scipy import sparse
 
 from wassgrid import kernels
-from wassgrid.kernels import Axes
 from wassgrid.grid import StateGrid
+from wassgrid.kernels import Axes
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -107,6 +107,11 @@ class TransitionModel:
         reach = 2 * kernels.TAIL * self.noise.max(axis=0) / self.grid.spacing
         return int(np.ceil(reach.max())) + 6
 
+    @cached_property
+    def reach(self) -> float:
+        """Number of nodes that one particle reaches, at most."""
+        return float(np.prod(2 * kernels.TAIL * self.noise.max(axis=0) / self.grid.spacing + 2))
+
     def blocks(self, cells: int, particles: int) -> Iterator[slice]:
         """Cut cells into slices whose action tables (to second order) stay within a fixed memory."""
         d, m = self.grid.dimension, self.problem.action_bounds.shape[0]
@@ -135,21 +140,54 @@ class TransitionModel:
         np.cumsum(counts, out=start[1:])
         columns = np.empty(start[-1], np.int32)
         values = np.empty(start[-1])
-        kernels.fill_rows(
-            self.axes, self.width, mean, weights, self.noise, self.coupling, start, columns, values
-        )
+        with kernels.threads_for(weights.size * self.reach):
+            kernels.fill_rows(
+                self.axes, self.width, mean, weights, self.noise, self.coupling, start, columns, values
+            )
         return TransitionOperator(start, columns, values)
 
     def entries(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Count the entries of chosen rows of P (K,) for means (K, N, d) and weights (K, N) of their particles."""
-        counts: np.ndarray = kernels.count_entries(
-            self.axes, self.width, cells, mean, weights, self.noise, self.coupling
-        )
+        with kernels.threads_for(weights.size * self.reach):
+            counts: np.ndarray = kernels.count_entries(
+                self.axes, self.width, cells, mean, weights, self.noise, self.coupling
+            )
         return counts
 
     def expected(self, cells: np.ndarray, mean: np.ndarray, function: np.ndarray) -> np.ndarray:
         """Return E f(s') (K, N) for means (K, N, d) of chosen cells (K,), f given on all cells."""
-        return kernels.expectation_values(self.axes, self.width, cells, mean, self.noise, self.coupling, function)
+        with kernels.threads_for(mean.shape[0] * mean.shape[1] * self.reach):
+            values: np.ndarray = kernels.expectation_values(
+                self.axes, self.width, cells, mean, self.noise, self.coupling, function
+            )
+        return values
+
+    def expected_gradient(self, cells: np.ndarray, tables: ActionTables, function: np.ndarray) -> np.ndarray:
+        """Return grad_a E f(s') (K, N, m) for tables (order 1) of chosen cells (K,)."""
+        with kernels.threads_for(tables.cost.size * self.reach):
+            gradients: np.ndarray = kernels.expectation_gradients(
+                self.axes, self.width, cells, tables.mean, tables.mean_gradient, self.noise, self.coupling, function
+            )
+        return gradients
+
+    def expected_derivatives(
+        self, cells: np.ndarray, tables: ActionTables, function: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return E f(s') with action gradient and Hessian, (K, N), (K, N, m), (K, N, m, m), for tables of order 2."""
+        with kernels.threads_for(tables.cost.size * self.reach):
+            result: tuple[np.ndarray, np.ndarray, np.ndarray] = kernels.expectation_derivatives(
+                self.axes, self.width, cells, tables.mean, tables.mean_gradient, tables.mean_hessian,
+                self.noise, self.coupling, function,
+            )  # fmt: skip
+        return result
+
+    def pushed_derivative(self, mean: np.ndarray, velocity: np.ndarray, mass: np.ndarray) -> np.ndarray:
+        """Return sum_ki mass_ki d/dt p(. | s_k, mean_ki + t velocity_ki), a signed measure (cells,)."""
+        with kernels.threads_for(mass.size * self.reach):
+            measure: np.ndarray = kernels.push_derivative(
+                self.axes, self.width, mean, velocity, mass, self.noise, self.coupling
+            )
+        return measure
 
     def resolution(self, policy_mean: np.ndarray, law: np.ndarray) -> list[dict[str, float | str]]:
         """Report per axis what noise the problem has and what noise the grid has, averaged over a law of cells.
@@ -199,16 +237,22 @@ class TransitionOperator:
 
     @cached_property
     def _transposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        result: tuple[np.ndarray, np.ndarray, np.ndarray] = kernels.transpose(self.start, self.columns, self.values)
+        with kernels.threads_for(4 * self.entries):
+            result: tuple[np.ndarray, np.ndarray, np.ndarray] = kernels.transpose(self.start, self.columns, self.values)
         return result
 
     def apply(self, function: np.ndarray) -> np.ndarray:
         """Return P f: the expectation of f at the next state, (cells,)."""
-        return kernels.multiply(self.start, self.columns, self.values, np.ascontiguousarray(function))
+        return self._product((self.start, self.columns, self.values), function)
 
     def push(self, law: np.ndarray) -> np.ndarray:
         """Return mu P: the law of the next state, (cells,)."""
-        return kernels.multiply(*self._transposed, np.ascontiguousarray(law))
+        return self._product(self._transposed, law)
+
+    def _product(self, rows: tuple[np.ndarray, np.ndarray, np.ndarray], x: np.ndarray) -> np.ndarray:
+        with kernels.threads_for(self.entries):
+            y: np.ndarray = kernels.multiply(*rows, np.ascontiguousarray(x))
+        return y
 
     def matrix(self) -> sparse.csr_array:
         """Return P as a SciPy matrix that shares the memory of this operator."""
