@@ -128,6 +128,7 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "points of an unknown state": (changed("s = 121", "s = 121, x = 5"), ("grid.points.x: unknown state",)),
     "points missing": (changed("{ s = 121 }", "{}"), ("grid.points.s: missing",)),
     "too many points": (changed("s = 121", "s = 100_000_000_000"), ("grid.points.s", "at most")),
+    "too many cells": (changed('"q[i]" = 11', '"q[i]" = 100_000', FAMILY), ("grid.points: 1e+10 cells", "use fewer points")),
     "unknown kernel": (changed("s = 121 }", 's = 121 }\nkernel = "gausian"'), ("grid.kernel", "'gaussian'")),
     "kernel of an unknown state": (
         changed("s = 121 }", 's = 121 }\nkernel = { t = "linear" }'),

@@ -27,7 +27,7 @@ def test_bad_cases_are_refused_in_one_line_that_names_key_and_remedy(name):
     start = time.perf_counter()
     with pytest.raises(CaseError) as refusal:
         Case.from_text(text)
-    assert time.perf_counter() - start < 1.0
+    assert time.perf_counter() - start < 2.0
     message = str(refusal.value)
     for fragment in fragments:
         assert fragment in message
@@ -178,7 +178,7 @@ def test_names_cannot_break_the_line():
         assert str(refusal.value).isprintable() and len(str(refusal.value)) <= 600
 
 
-@settings(max_examples=300, deadline=2_000)
+@settings(max_examples=300, deadline=5_000)
 @given(data=st.data())
 def test_fuzz_damaged_cases_are_refused_in_one_line_or_read(data):
     text = data.draw(st.sampled_from([GOOD, FAMILY]))
@@ -222,7 +222,7 @@ def test_files_that_are_no_cases(tmp_path):
         start = time.perf_counter()
         with pytest.raises(CaseError) as refusal:
             Case.load(path)
-        assert time.perf_counter() - start < 1.0
+        assert time.perf_counter() - start < 2.0
         message = str(refusal.value)
         assert fragment in message and message.isprintable()
 
