@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +12,10 @@ from typing import Annotated, Any
 import tomli_w
 from pydantic import BaseModel, Field, PlainValidator, PrivateAttr, ValidationError
 
+from wassgrid.keys import override, table_at
 from wassgrid.neural.settings import NeuralSettings
 from wassgrid.problem.names import member, remedy, split_family
-from wassgrid.quantity import Table, Word, read_parameters, shown
+from wassgrid.quantity import CaseError, Table, Word, read_parameters, shown
 from wassgrid.tables import (
     ActionTable,
     CostTable,
@@ -38,20 +37,11 @@ if typing.TYPE_CHECKING:
 
     from wassgrid.problem.control_problem import ControlProblem
 
+__all__ = ["Case", "CaseError"]
+
 MAXIMUM_BYTES = 1_000_000  # of a case file
 MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
-
-
-class CaseError(ValueError):
-    """A case that cannot be read or is not valid; one line: the path of the key, what was expected, the remedy.
-
-    Characters of the case or of its name that would break the line are replaced.
-    """
-
-    def __init__(self, message: str) -> None:
-        line = "".join(character if character.isprintable() else "?" for character in message)
-        super().__init__(line if len(line) <= 600 else line[:597] + "...")
 
 
 class Case(Table):
@@ -113,8 +103,8 @@ class Case(Table):
             if not isinstance(error, tomllib.TOMLDecodeError) and isinstance(error, ValueError):
                 problem = f"a number with too many digits ({problem.partition(';')[0]})"
             raise CaseError(f"{name}: not valid TOML: {problem}") from None
-        for override in overrides:
-            _override(data, override)
+        for setting in overrides:
+            override(cls, data, setting)
         try:
             case = cls.model_validate(data, context={})
         except ValidationError as error:
@@ -279,57 +269,6 @@ class Case(Table):
             raise CaseError(f"grid.points: {cells:.3g} cells, more than {MAXIMUM_CELLS}: use fewer points")
 
 
-def key_table() -> str:
-    """Return the Markdown table of all keys with default and meaning."""
-    rows = ["| key | default | meaning |", "|---|---|---|"]
-    for path, default, meaning in _keys(Case, ""):
-        rows.append(f"| `{path}` | {default} | {meaning} |")
-    return "\n".join(rows)
-
-
-def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (path, default, meaning) of every key below a table; NAME stands for a name of the user's choice."""
-    for name, info in model.model_fields.items():
-        inner, named = _nested(info.annotation)
-        path = f"{prefix}{name}"
-        if inner is not None:
-            yield from _keys(inner, f"{path}.NAME." if named else f"{path}.")
-            continue
-        default = info.get_default(call_default_factory=True) if not info.is_required() else ...
-        if default is ...:
-            text = "needed"
-        elif default is None or default == {} or default == "":
-            text = ""
-        else:
-            text = f"`{tomli_w.dumps({'x': default}).removeprefix('x = ').strip()}`"
-        yield path, " ".join(text.split()), info.description or ""
-
-
-def _nested(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """Return the table that a key holds, and whether it holds one for each of many names."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is dict and arguments and isinstance(arguments[1], type) and issubclass(arguments[1], BaseModel):
-        return arguments[1], True
-    for item in arguments if origin in (typing.Union, types.UnionType) else (annotation,):
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            return item, False
-    return None, False
-
-
-def _table_at(location: Sequence[str | int]) -> type[BaseModel] | None:
-    """Return the table at a path, None where the user chooses the keys."""
-    model: type[BaseModel] | None = Case
-    parts = list(location)
-    while parts and model is not None:
-        info = model.model_fields.get(str(parts.pop(0)))
-        model, named = _nested(info.annotation) if info is not None else (None, False)
-        if named:
-            if not parts:
-                return None
-            parts.pop(0)
-    return model
-
-
 def _one_line(error: ValidationError) -> str:
     """Return the first error as one line with the path of its key; misspelt keys go first."""
     details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
@@ -339,11 +278,11 @@ def _one_line(error: ValidationError) -> str:
         location = (*location, context["key"])
     path = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
-        table = _table_at(location[:-1])
+        table = table_at(Case, location[:-1])
         known = list(table.model_fields) if table is not None else []
         message = f"unknown key{remedy(str(location[-1]), known)}"
     elif kind == "missing":
-        table = _table_at(location[:-1])
+        table = table_at(Case, location[:-1])
         meaning = table.model_fields[str(location[-1])].description if table is not None else ""
         message = f"missing: {meaning}"
     elif kind in ("model_type", "dict_type", "model_attributes_type"):
@@ -356,61 +295,3 @@ def _one_line(error: ValidationError) -> str:
         message = f"{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown(detail['input'])}"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{path[:200]}: {message}{more}"
-
-
-_PART = re.compile(r'\s*(?:"([^"]*)"|([^."\s=\[]+(?:\[[^\]]*\])?))\s*(\.|$)')
-
-
-def _override(data: dict[str, Any], text: str) -> None:
-    """Apply "section.key=value" to the raw tables of a case; new keys must be keys of the language."""
-    path, equals, value = text.partition("=")
-    parts: list[str] = []
-    place = 0
-    while equals and place < len(path):
-        match = _PART.match(path, place)
-        if match is None:
-            break
-        parts.append(match[1] if match[1] is not None else match[2])
-        place = match.end()
-    if not equals or not parts or place < len(path):
-        raise CaseError(f"--set {shown(text)}: expected section.key=value")
-    table = data
-    for depth, part in enumerate(parts):
-        here = ".".join(parts[: depth + 1])
-        model = _table_at(parts[:depth])
-        if model is not None:
-            known = list(model.model_fields)
-        else:
-            # a value per state or action is checked with the case; other names must stand in the file
-            known = [part] if depth >= 2 and _takes_names(parts[:depth]) else list(table)
-        if part not in known:
-            raise CaseError(f"--set {here}: unknown key{remedy(part, known)}")
-        if depth == len(parts) - 1:
-            table[part] = _toml_value(value)
-            return
-        inner = table.get(part, {})
-        if not isinstance(inner, dict):
-            if not _takes_names(parts[: depth + 1]):
-                raise CaseError(f"--set {'.'.join(parts)}: {here} is a value, not a table")
-            inner = {}
-        table[part] = table = inner
-
-
-def _takes_names(location: Sequence[str]) -> bool:
-    """Tell whether a key takes a table with one value for each state or action."""
-    table = _table_at(location[:-1])
-    info = table.model_fields.get(location[-1]) if table is not None else None
-
-    def has_table(annotation: Any) -> bool:
-        return typing.get_origin(annotation) is dict or any(map(has_table, typing.get_args(annotation)))
-
-    return info is not None and has_table(info.annotation)
-
-
-def _toml_value(text: str) -> Any:
-    """Return a TOML value, or the text itself where it is none."""
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return text.strip()
-    return parsed["value"] if list(parsed) == ["value"] else text.strip()

@@ -19,6 +19,17 @@ from wassgrid.problem.names import nearest
 Reader = Callable[[Any, ValidationInfo], Any]
 
 
+class CaseError(ValueError):
+    """A case that cannot be read or is not valid; one line: the path of the key, what was expected, the remedy.
+
+    Characters of the case or of its name that would break the line are replaced.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = "".join(character if character.isprintable() else "?" for character in message)
+        super().__init__(line if len(line) <= 600 else line[:597] + "...")
+
+
 class Table(BaseModel):
     """A table of a case file: unknown keys are errors, values do not change."""
 
