@@ -148,7 +148,7 @@ class ScalarLQ:
         return 4 * (self.r + self.b**2 * self.riccati)
 
     def case_text(
-        self, points: Points = 41, kernel: Kernel = "gaussian", *, deviations: float = 6.0, **tables: Any
+        self, points: Points = 41, kernel: Kernel = "gaussian", *, deviations: float = 7.0, **tables: Any
     ) -> str:
         """Return the case on +-``deviations`` standard deviations of the optimal stationary law."""
         half_width = deviations * math.sqrt(self.stationary_variance(self.gain))
@@ -245,7 +245,7 @@ class VectorLQ:
         points: Points,
         kernel: Kernel = "gaussian",
         *,
-        deviations: float = 6.0,
+        deviations: float = 7.0,
         gain: ArrayLike | None = None,
         **tables: Any,
     ) -> str:

@@ -86,7 +86,7 @@ class Manufactured:
             title="Manufactured problem on the pendulum",
             states=(
                 NextState("theta", "theta", ("-pi", "pi"), repr(angle_noise), "periodic", (("omega", "step"),)),
-                NextState("omega", "0.9*omega + step*(5*sin(theta) + 3*a)", (-8, 8), "0.5"),
+                NextState("omega", "0.9*omega + step*(5*sin(theta) + 3*a)", (-7, 7), "0.5"),
             ),
             actions=("a",),
             value="0.1*omega**2*(1 + cos(theta)**2) + sin(theta + omega/2) - cos(theta)",
@@ -180,7 +180,7 @@ class Manufactured:
 
     def case_text(self, points: Points, kernel: Kernel = "gaussian", **tables: Any) -> str:
         """Return the case. Without a ``policy`` table it starts from one particle on the optimal policy."""
-        optimum = {"distribution": "point", "mean": list(self.policy)}
+        optimum = {"distribution": "point", "mean": dict(zip(self.actions, self.policy, strict=True))}
         problem = {
             "title": self.title,
             "parameters": dict(self.parameters),

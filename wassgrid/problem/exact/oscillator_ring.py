@@ -53,7 +53,7 @@ class OscillatorRing:
         """Optimal average cost per step."""
         return self.linear_quadratic.objective
 
-    def case_text(self, points: Points = 33, kernel: Kernel = "auto", *, deviations: float = 6.0, **tables: Any) -> str:
+    def case_text(self, points: Points = 33, kernel: Kernel = "auto", *, deviations: float = 7.0, **tables: Any) -> str:
         """Return the case, stated by an index family over the sites."""
         problem = self.linear_quadratic
         widths = deviations * np.sqrt(np.diag(problem.covariance(problem.gain)))[[0, self.sites]]

@@ -1,0 +1,205 @@
+"""Average costs that stand in `cases/` as expectations and have no closed form, by methods that wassgrid does not use.
+
+One state: policy iteration with the value function as a polynomial (Chebyshev or Fourier collocation) and expectations
+by Gauss-Hermite quadrature; neither grid weights nor particles. Pendulums: policy iteration on the discretised problem
+itself, written out literally in NumPy, with the best action of each cell from a fine scan and a golden-section search;
+Odoni's bounds, taken over the scanned actions, bracket the result.
+
+    python benchmarks/reference_values.py [name ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import chebyshev, hermite_e
+from rich.console import Console
+from rich.table import Table
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
+
+
+def golden_section(function: Callable, low: np.ndarray, high: np.ndarray, sections: int = 60) -> np.ndarray:
+    """Return the minimisers of a vector of functions, each unimodal on its bracket."""
+    ratio = (math.sqrt(5) - 1) / 2
+    for _ in range(sections):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        lower = function(left) < function(right)
+        high, low = np.where(lower, right, high), np.where(lower, low, left)
+    return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class ScalarProblem:
+    """x' = clamp(drift(x) + push a + noise xi), cost running(x) + r a^2, expanded in a basis on collocation nodes."""
+
+    drift: Callable
+    push: float
+    noise: float
+    running: Callable
+    r: float
+    half_width: float | None = None  # of the interval that x' is clamped to; None: the circle, even functions
+    degree: int = 120
+
+    def nodes(self) -> np.ndarray:
+        angles = np.pi * (np.arange(self.degree + 1) + 0.5) / (self.degree + 1)
+        return angles if self.half_width is None else self.half_width * np.cos(angles)
+
+    def basis(self, states: np.ndarray) -> np.ndarray:
+        """Return the basis functions (..., degree + 1), the first one constant."""
+        if self.half_width is None:
+            return np.cos(states[..., None] * np.arange(self.degree + 1))
+        clamped = np.clip(states, -self.half_width, self.half_width)
+        return chebyshev.chebvander(clamped / self.half_width, self.degree)
+
+    def average_cost(self) -> float:
+        states = self.nodes()
+        xi, weights = hermite_e.hermegauss(60)
+        weights = weights / weights.sum()
+        action, objective = np.zeros_like(states), math.inf
+        for _ in range(60):
+            # V - E V' + J = c; the constant of V is free, and its column carries J
+            following = self.drift(states) + self.push * action
+            expected = np.einsum("j,ijk->ik", weights, self.basis(following[:, None] + self.noise * xi))
+            matrix = self.basis(states) - expected
+            matrix[:, 0] = 1.0
+            solution = np.linalg.solve(matrix, self.running(states) + self.r * action**2)
+            previous, objective = objective, float(solution[0])
+            if abs(objective - previous) < 1e-13 * abs(objective):
+                return objective
+            value = np.concatenate([[0.0], solution[1:]])
+
+            def q(a: np.ndarray, value: np.ndarray = value) -> np.ndarray:
+                following = (self.drift(states) + self.push * a)[:, None] + self.noise * xi
+                return self.r * a**2 + (self.basis(following) @ value) @ weights
+
+            action = golden_section(q, np.full_like(states, -5.0), np.full_like(states, 5.0))
+        raise RuntimeError(f"policy iteration did not settle: {previous!r}, then {objective!r}")
+
+
+@dataclass(frozen=True)
+class GridPendulum:
+    """omega' = clip(omega + 0.05 (15 sin theta + 3 a), -8, 8) + noise xi on a grid, |a| <= 2, theta periodic.
+
+    ``angle_noise`` > 0: theta' = theta + 0.05 omega + angle_noise xi. None: theta' = theta + 0.05 omega', the realised
+    one, with the spacing of omega such that theta' falls on grid points. Normal weights at the grid points, rows
+    renormalised.
+    """
+
+    angles: int
+    speeds: int | None = None
+    noise: float = 0.4
+    angle_noise: float | None = None
+    step: float = 0.05
+
+    def average_cost(self) -> tuple[float, float]:
+        """Return J of the best policy found and the lower bound on the optimum over the scanned actions."""
+        angle_step = 2 * np.pi / self.angles
+        if self.speeds is None:
+            speed_step = angle_step / self.step
+            half = math.ceil(8 / speed_step - 1e-9)
+            omega = speed_step * np.arange(-half, half + 1)
+        else:
+            omega = np.linspace(-8, 8, self.speeds)
+        theta = -np.pi + angle_step * np.arange(self.angles)
+        cells = np.arange(theta.size * omega.size)
+        t, w = (axis.ravel() for axis in np.meshgrid(theta, omega, indexing="ij"))
+        if self.angle_noise is None:
+            shift = np.rint(self.step * omega / angle_step).astype(int)
+            landing = (cells[:, None] // omega.size + shift) % theta.size
+        else:
+            distance = np.remainder(theta - (t + self.step * w)[:, None] + np.pi, 2 * np.pi) - np.pi
+            images = sum(np.exp(-0.5 * ((distance + 2 * np.pi * k) / self.angle_noise) ** 2) for k in (-1, 0, 1))
+            turning = images / images.sum(axis=1, keepdims=True)
+
+        def speed_weights(a: np.ndarray) -> np.ndarray:
+            mean = np.clip(w + self.step * (15 * np.sin(t) + 3 * a), -8, 8)
+            weights = np.exp(-0.5 * ((omega - mean[:, None]) / self.noise) ** 2)
+            return weights / weights.sum(axis=1, keepdims=True)
+
+        def transition(a: np.ndarray) -> sparse.csr_array:
+            if self.angle_noise is None:
+                rows = np.repeat(cells, omega.size)
+                columns = (landing * omega.size + np.arange(omega.size)).ravel()
+                return sparse.csr_array((speed_weights(a).ravel(), (rows, columns)), shape=(cells.size, cells.size))
+            return sparse.csr_array(np.einsum("ki,kj->kij", turning, speed_weights(a)).reshape(cells.size, -1))
+
+        def expected_by_speed(value: np.ndarray) -> np.ndarray:
+            table = value.reshape(theta.size, omega.size)
+            return table[landing, np.arange(omega.size)] if self.angle_noise is None else turning @ table
+
+        def cost(a: np.ndarray) -> np.ndarray:
+            return (np.remainder(t + np.pi, 2 * np.pi) - np.pi) ** 2 + 0.1 * w**2 + 0.001 * a**2
+
+        scan = np.linspace(-2, 2, 81)
+        action, objective = np.zeros(cells.size), math.inf
+        for _ in range(30):
+            value, average = poisson(transition(action), cost(action))
+            following = expected_by_speed(value)
+
+            def q(a: np.ndarray, following: np.ndarray = following) -> np.ndarray:
+                return cost(a) + np.einsum("kj,kj->k", speed_weights(a), following)
+
+            table = np.stack([q(np.full(cells.size, a)) for a in scan])
+            best = scan[table.argmin(axis=0)]
+            width = scan[1] - scan[0]
+            polished = golden_section(q, np.maximum(best - width, -2), np.minimum(best + width, 2), 40)
+            lowest = np.minimum(q(polished), table.min(axis=0))
+            bound = average + float(np.min(lowest - average - value))
+            improved = np.where(q(polished) <= table.min(axis=0), polished, best)
+            # keep the old action where nothing is gained, so that the iteration ends
+            action = np.where(lowest < q(action) - 1e-13, improved, action)
+            if average >= objective - 1e-13:
+                return average, bound
+            objective = average
+        raise RuntimeError(f"policy iteration did not settle at {objective!r}")
+
+
+def poisson(transition: sparse.csr_array, cost: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return V with V[0] = 0 and J, from V - P V + J = c."""
+    matrix = sparse.csc_array(sparse.eye_array(cost.size) - transition)
+    dense = transition.nnz > 0.2 * cost.size**2
+    # the first column carries J in place of V[0]
+    ones = np.ones((cost.size, 1))
+    bordered = sparse.csc_array(sparse.hstack([ones, matrix[:, 1:]]))
+    solution = np.linalg.solve(bordered.toarray(), cost) if dense else spsolve(bordered, cost)
+    average = float(solution[0])
+    solution[0] = 0.0
+    return solution, average
+
+
+REFERENCES = {
+    "scalar_regulator": ScalarProblem(
+        lambda x: x + 0.1 * (x - x**3), 0.1, 0.5 * math.sqrt(0.1), lambda x: x**2, 0.1, half_width=3.0
+    ),
+    "double_well": ScalarProblem(
+        lambda x: x + 0.01 * (x - x**3), 0.01, 0.3 * 0.1, lambda x: (x**2 - 1) ** 2, 1.0, half_width=2.0, degree=200
+    ),
+    "torus_regulator": ScalarProblem(
+        lambda x: x, 0.05, math.sqrt(0.05), lambda x: 1 + 0.5 * (np.sin(x) ** 2 - np.cos(x)), 0.5, degree=40
+    ),
+    "inverted_pendulum": GridPendulum(64, 65, angle_noise=0.1),
+    "pendulum": GridPendulum(256),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the reference value of the named cases."""
+    parser = argparse.ArgumentParser(description="average costs of the cases that have no closed form")
+    parser.add_argument("names", nargs="*", choices=[*REFERENCES, []], help="cases (default: all)")
+    table = Table("case", "average cost", "lower bound", "seconds")
+    for name in parser.parse_args(arguments).names or REFERENCES:
+        start = time.perf_counter()
+        answer = REFERENCES[name].average_cost()
+        average, bound = answer if isinstance(answer, tuple) else (answer, math.nan)
+        table.add_row(name, f"{average:.12f}", f"{bound:.12f}", f"{time.perf_counter() - start:.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
