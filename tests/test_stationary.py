@@ -18,7 +18,7 @@ def random_chain(seed: int, n: int, spread: float) -> np.ndarray:
     rng = np.random.default_rng(seed)
     place = np.arange(n)
     distance = np.abs(place[None, :] - (place[:, None] * rng.uniform(0.2, 1.0) + rng.uniform(0, n, (n, 1)) * 0.3))
-    matrix = np.exp(-0.5 * (distance / (spread * n)) ** 2) + 1e-6
+    matrix = np.exp(-0.5 * (distance / (spread * n)) ** 2) + 0.02
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 
