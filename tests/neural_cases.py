@@ -29,7 +29,8 @@ def ring(count=3, **neural):
     """The ring of linear oscillators of `cases/coupled_oscillators_linear.toml`, smaller."""
     settings = {"hidden": [8], "chains": 8, "horizon": 8, "tail": 4, "burn_in": 20, "steps": 4} | neural
     evaluation = {"chains": 8, "burn_in": 10, "steps": 64}
-    overrides = [f"parameters.count={count}", *(f"neural.{key}={tomli_w.dumps({'x': value})[4:]}" for key, value in settings.items())]
+    overrides = [f"parameters.count={count}"]
+    overrides += [f"neural.{key}={tomli_w.dumps({'x': value})[4:]}" for key, value in settings.items()]
     overrides += [f"neural.evaluation.{key}={value}" for key, value in evaluation.items()]
     return Case.load("cases/coupled_oscillators_linear.toml", overrides)
 

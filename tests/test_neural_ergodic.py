@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from neural_cases import drawn_parameters, ring, scalar_lq, slope
 
+from wassgrid.neural.computed_policy import precision
 from wassgrid.neural.ergodic import draw, first_bad, measure, simulate, summarise, window
-from wassgrid.neural.solver import NeuralSolver, precision
+from wassgrid.neural.solver import NeuralSolver
 from wassgrid.problem.exact import ScalarLQ
 
 

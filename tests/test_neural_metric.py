@@ -1,5 +1,7 @@
 """The natural gradient: its three solvers, and the exact answer on the scalar linear-quadratic problem."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from neural_cases import drawn_parameters, push_forward, scalar_lq, slope
 
+from wassgrid.neural.computed_policy import precision
 from wassgrid.neural.ergodic import draw, simulate, window
 from wassgrid.neural.metric import conjugate_gradients, kernel_form, metric_product, nystrom, tangent
-from wassgrid.neural.solver import NeuralSolver, precision
+from wassgrid.neural.solver import NeuralSolver
 from wassgrid.problem.exact import ScalarLQ
 
 
@@ -72,7 +75,7 @@ def test_truncated_conjugate_gradients_report_their_true_residual_and_still_desc
         assert float(found.value @ right) > 0
         error = found.value - exact.value
         energies.append(float(error @ (metric_product(at, error) + 1e-4 * error)))
-    assert all(later < earlier for earlier, later in zip(energies, energies[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(energies))
 
 
 def test_nystrom_is_exact_from_the_rank_of_the_metric_and_worse_below_it(double):

@@ -19,12 +19,15 @@ INFINITE = math.inf
 @pytest.mark.parametrize("latents", [0, 2])
 @pytest.mark.parametrize("hidden", [(), (8,), (8, 4)])
 def test_a_run_starts_from_the_base_policy_exactly(hidden, latents):
-    policy = push_forward(3, 2, hidden=hidden, latent_dimension=latents, base=lambda s: jnp.stack([s[..., 0] ** 2, -s[..., 1]], -1))
+    def base(states):
+        return jnp.stack([states[..., 0] ** 2, -states[..., 1]], -1)
+
+    policy = push_forward(3, 2, hidden=hidden, latent_dimension=latents, base=base)
     theta = policy.initial_parameters(jax.random.key(3))
     states = jax.random.normal(jax.random.key(0), (5, 3))
     noise = jax.random.normal(jax.random.key(1), (5, latents))
     assert theta.shape == (policy.parameter_count,)
-    np.testing.assert_array_equal(policy(theta, states, noise), np.stack([states[:, 0] ** 2, -states[:, 1]], -1))
+    np.testing.assert_array_equal(policy(theta, states, noise), base(states))
 
 
 def test_the_linear_path_alone_is_a_linear_feedback():

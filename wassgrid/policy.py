@@ -12,6 +12,7 @@ from wassgrid.grid import StateGrid
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
+    from wassgrid.neural.computed_policy import NeuralPolicy
 
 
 class PolicyError(ValueError):
@@ -100,11 +101,15 @@ class ParticlePolicy:
         return cls(grid, centre[:, None, :] + cloud, np.tile(shares, (grid.size, 1)))
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> ParticlePolicy:
-        """Read the last stored policy from a result file."""
+    def load(cls, path: str | PathLike[str]) -> ParticlePolicy | NeuralPolicy:
+        """Read the last stored policy from a result file; of a neural run it is a `wassgrid.neural` policy."""
         from wassgrid.storage import ResultFile
 
         with ResultFile(path) as file:
+            if "neural" in file.series:
+                from wassgrid.neural import load_policy
+
+                return load_policy(file)
             return cls.from_result(file)
 
     @classmethod

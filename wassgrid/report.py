@@ -95,6 +95,8 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
     columns = result.convergence
     last = {name: float(values[-1]) for name, values in columns.items()}
     summary = json.loads(result.attributes.get("summary", "{}"))
+    # a neural run measures its finished policy in a long simulation of its own
+    last["objective"] = summary.pop("objective", last["objective"])
     units = result.description("convergence/objective")["units"]
     rows = [
         ("status", f"{result.status}: {result.reason}" if result.reason else result.status),

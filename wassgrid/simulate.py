@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ def simulate_file(path: str | PathLike[str], steps: int, chains: int, burn_in: i
     Raises StorageError for a file without a particle policy.
     """
     with ResultFile(path) as result:
+        if "neural" in result.series:
+            return _simulate_neural(result, steps, chains, burn_in, seed)
         policy, law = ParticlePolicy.from_result(result), result.frame("stationary").ravel()
         case = Case.from_text(result.case_text, str(result.attributes["case_name"]))
         columns = result.convergence
@@ -50,6 +53,19 @@ def simulate_file(path: str | PathLike[str], steps: int, chains: int, burn_in: i
     if case.problem.criterion == "discounted":
         return discounted_cost(case.problem, policy, chains * steps, rng), objective
     return ergodic_cost(case.problem, policy, law, chains, steps, burn_in, rng), objective
+
+
+def _simulate_neural(
+    result: ResultFile, steps: int, chains: int, burn_in: int, seed: int
+) -> tuple[SimulatedCost, float]:
+    """Simulate a neural policy where it was trained, in JAX; J is that of the run's own long simulation."""
+    from wassgrid.neural import make_solver
+
+    case = Case.from_text(result.case_text, str(result.attributes["case_name"]))
+    cost = make_solver(case).simulate(result, chains, burn_in, steps, seed)
+    summary = json.loads(result.attributes.get("summary", "{}"))
+    objective = summary.get("objective", float(result.convergence["objective"][-1]))
+    return SimulatedCost(cost.mean, cost.standard_error, chains, cost.samples // chains, burn_in), float(objective)
 
 
 def ergodic_cost(

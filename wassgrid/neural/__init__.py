@@ -7,6 +7,14 @@ Importing this package does not import JAX.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+    from wassgrid.neural.computed_policy import NeuralPolicy
+    from wassgrid.neural.solver import NeuralSolver
+    from wassgrid.storage import ResultFile
+
 
 class NeuralExtraMissingError(ImportError):
     """JAX or one of its companions is not installed; the message is one line that names the extra."""
@@ -22,3 +30,19 @@ def require_extra() -> None:
             f"[solver] kind = \"neural\" needs {', '.join(missing)}, not installed here: "
             'pip install "wassgrid[neural]"'
         )
+
+
+def make_solver(case: Case) -> NeuralSolver:
+    """Return the neural solver of a case.  Raises NeuralExtraMissingError, and ProblemError for what it finds wanting."""
+    require_extra()
+    from wassgrid.neural.solver import NeuralSolver
+
+    return NeuralSolver.of(case)
+
+
+def load_policy(result: ResultFile) -> NeuralPolicy:
+    """Return the last policy stored by a neural run.  Raises NeuralExtraMissingError; StorageError where there is none."""
+    require_extra()
+    from wassgrid.neural.computed_policy import NeuralPolicy
+
+    return NeuralPolicy.from_result(result)

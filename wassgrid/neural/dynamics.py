@@ -16,9 +16,9 @@ from wassgrid.problem.random_step import RandomStep
 
 @dataclass(frozen=True, eq=False)
 class Dynamics:
-    """A controlled chain, its stage cost and its initial law; compares by identity, so that jit takes it as static.
+    """A controlled chain, its stage cost and its initial law.
 
-    discount: None for the average cost.
+    discount: None for the average cost.  Equal for the same problem object: what was compiled for one serves the other.
     """
 
     problem: ControlProblem
@@ -38,6 +38,12 @@ class Dynamics:
                 f"states.{name}.domain: missing, the discounted criterion starts from the uniform law over the domain"
             )
         return cls(problem, RandomStep(problem, "jax"), problem.discount)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dynamics) and self.problem is other.problem
+
+    def __hash__(self) -> int:
+        return hash(self.problem)
 
     @property
     def state_dimension(self) -> int:

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-
 # count, w, residual, search direction, |residual|^2, whether the last curvature was positive
 Iteration = tuple[Array, Array, Array, Array, Array, Array]
 

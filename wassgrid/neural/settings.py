@@ -119,7 +119,8 @@ class NeuralSettings(Table):
         'mean of all steps; "none": the last parameters',
     )
     evaluation: EvaluationTable = Field(
-        default_factory=lambda: EvaluationTable.model_validate({}), description="the long simulation that measures the finished policy"
+        default_factory=lambda: EvaluationTable.model_validate({}),
+        description="the long simulation that measures the finished policy",
     )
 
     @model_validator(mode="after")

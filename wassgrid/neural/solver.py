@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,47 +15,65 @@ import numpy as np
 from jax import Array
 
 from wassgrid.neural import training
+from wassgrid.neural.computed_policy import NeuralPolicy, blueprint_of, precision, with_units
 from wassgrid.neural.dynamics import Dynamics
 from wassgrid.neural.ergodic import ErgodicCost, draw, first_bad, measure, simulate
 from wassgrid.neural.policies import PushForwardPolicy
 from wassgrid.neural.settings import NeuralSettings
 from wassgrid.neural.training import TrainingState
-from wassgrid.problem.compilation import compile_functions
-from wassgrid.problem.control_problem import ProblemError
+from wassgrid.solve import CONVERGED, STOPPED, StepRecord, Verdict
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
+    from wassgrid.storage import ResultFile
 
 EVALUATION_STREAM = 2**31 - 1  # the stream of random numbers of the final measurement, apart from every step's
 SIGNIFICANCE = 2.0  # standard errors
 
 
 class ChainsDivergedError(ArithmeticError):
-    """States or costs left the finite numbers; the message names the step and the remedy."""
+    """States or costs left the finite numbers; the message names the chain step and the remedy."""
 
 
 @dataclass(frozen=True)
 class NeuralState:
-    """A run between two steps: everything that the next step depends on, and the record that the verdict rests on."""
+    """A run between two steps: everything that the next step depends on, and what is known of the last one.
+
+    facts: scalars of the last step; agreements (steps,): StepOutcome.agreement of every step so far; measured: the
+    long simulation of the finished policy, None before the last step; elapsed: wall time in seconds, carried over a resume.
+    """
 
     policy: PushForwardPolicy  # with the input units measured during burn-in
     training: TrainingState
-    agreements: np.ndarray  # (steps,), StepOutcome.agreement of every step so far
+    facts: Mapping[str, float]
+    agreements: np.ndarray
+    elapsed: float
+    measured: ErgodicCost | None = None
 
     @property
     def step(self) -> int:
         return int(self.training.step)
 
-    @property
-    def parameters(self) -> np.ndarray:
-        """The reported parameters: averaged, if the case asks for it."""
-        return np.asarray(self.training.averaged)
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return the state as named arrays, exact to the bit."""
-        arrays = {name: np.asarray(value) for name, value in self.training._asdict().items()}
-        units = {"input_offset": np.asarray(self.policy.offset), "input_scale": np.asarray(self.policy.scale)}
-        return {**arrays, **units, "agreements": self.agreements}
+@dataclass(frozen=True)
+class NeuralSolution:
+    """The outcome of a neural run.
+
+    objective J with its standard_error, from the long simulation of the finished policy (a run that was interrupted: from
+    its last step); lower_bound is nan, a simulation proves none; policy; converged; status, reason and complete as in
+    `wassgrid.solve.Verdict`; record: the numbers of the last step; summary: what the result file keeps beside them.
+    """
+
+    objective: float
+    standard_error: float
+    lower_bound: float
+    policy: NeuralPolicy
+    converged: bool
+    status: str
+    reason: str
+    complete: bool
+    record: Mapping[str, float]
+    summary: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,51 +90,131 @@ class NeuralSolver:
         """Build the solver of a case.  Raises ProblemError for what only the neural solver finds wanting."""
         settings = case.neural or NeuralSettings.model_validate({})
         dynamics = Dynamics.of(case.problem)
-        with precision(settings):
-            blueprint = _blueprint(case, settings)
-        return cls(settings, dynamics, blueprint, case.policy.seed)
+        return cls(settings, dynamics, blueprint_of(case, settings), case.policy.seed)
 
     def start(self) -> NeuralState:
-        """Run the chains under the initial policy until they have forgotten their start, and measure the input
-        units."""
+        """Run the chains under the initial policy until they have forgotten their start, and measure the input units.
+
+        Raises ChainsDivergedError where they leave the finite numbers.
+        """
+        began = time.perf_counter()
         with precision(self.settings):
-            policy, state, bad = _begin(self.settings, self.dynamics, self.blueprint, self.seed)
+            policy, training_state, cost, bad = _begin(self.settings, self.dynamics, self.blueprint, self.seed)
             if (step := int(bad)) >= 0:
                 raise ChainsDivergedError(
                     f"the chains left the finite numbers at step {step} of the burn-in, under the initial policy: give "
                     "policy.initial a stabilising mean, or the states domains"
                 )
-        return NeuralState(policy, state, np.zeros(0))
+            facts = {"objective": float(cost), "step_length": 0.0}
+        state = NeuralState(policy, training_state, facts, np.zeros(0), time.perf_counter() - began)
+        return self._measured(state)
 
-    def step(self, state: NeuralState) -> tuple[NeuralState, dict[str, float]]:
-        """Take one optimisation step; returns the new state and the scalars of the step.
+    def advance(self, state: NeuralState) -> NeuralState:
+        """Return the state one optimisation step later; after the last step the policy is measured.
 
         Raises ChainsDivergedError as soon as a state or cost is not finite; the state given is left as it was.
         """
+        began = time.perf_counter()
         with precision(self.settings):
             following, outcome = training.advance(self.settings, self.dynamics, state.policy, state.training)
-            scalars = {name: float(value) for name, value in jax.device_get(outcome)._asdict().items()}
-        if (bad := int(scalars.pop("bad_step"))) >= 0:
-            count = int(scalars.pop("bad_chains"))
+            facts = {name: float(value) for name, value in jax.device_get(outcome)._asdict().items()}
+        bad, count = int(facts.pop("bad_step")), int(facts.pop("bad_chains"))
+        if bad >= 0:
             raise ChainsDivergedError(
-                f"step {state.step + 1}: {count} of {self.settings.chains} chains left the finite numbers at chain step "
-                f"{bad} of {self.settings.horizon + self.settings.tail}: the policy does not stabilise the system; "
+                f"{count} of {self.settings.chains} chains left the finite numbers at chain step {bad} of "
+                f"{self.settings.horizon + self.settings.tail}: the policy does not stabilise the system; "
                 "give the states domains, policy.initial a stabilising mean, or neural.step a smaller number"
             )
-        scalars.pop("bad_chains")
-        agreements = np.append(state.agreements, scalars["agreement"])
-        if not all(math.isfinite(scalars[name]) for name in ("slope", "step_length")):
+        if not all(math.isfinite(facts[name]) for name in ("slope", "step_length")):
             raise ChainsDivergedError(
-                f"step {state.step + 1}: the gradient is not finite although states and costs are: shorten "
-                'neural.horizon or neural.tail, or take neural.precision = "float64"'
+                "the gradient is not finite although states and costs are: shorten neural.horizon or neural.tail, or take "
+                'neural.precision = "float64"'
             )
-        return NeuralState(state.policy, following, agreements), scalars
+        agreements = np.append(state.agreements, facts["agreement"])
+        elapsed = state.elapsed + time.perf_counter() - began
+        return self._measured(NeuralState(state.policy, following, facts, agreements, elapsed))
 
-    def measure(self, state: NeuralState) -> ErgodicCost:
-        """Measure the ergodic cost of the reported policy with random numbers that no step has seen.
+    def record(self, state: NeuralState) -> StepRecord:
+        """Describe a state: the objective is that of the policy the last step started from, over the step's own window."""
+        scalars = {
+            "step": float(state.step),
+            "flow_time": float(state.training.flow_time),
+            "wall_time": state.elapsed,
+            **state.facts,
+        }
+        return StepRecord(
+            scalars, lambda: {"parameters": np.asarray(state.training.averaged)}, lambda: self.checkpoint(state)
+        )
 
-        Raises ChainsDivergedError where the estimate is not finite.
+    def checkpoint(self, state: NeuralState) -> dict[str, Any]:
+        """Return all that `restore` needs, exact to the bit: parameters, optimiser, chains, random key, input units."""
+        arrays = {name: np.asarray(value) for name, value in state.training._asdict().items()}
+        return {
+            **arrays,
+            "step": state.step,
+            "input_offset": np.asarray(state.policy.offset),
+            "input_scale": np.asarray(state.policy.scale),
+            "agreements": state.agreements,
+            "facts": dict(state.facts),
+            "elapsed": state.elapsed,
+        }
+
+    def restore(self, checkpoint: Mapping[str, Any]) -> NeuralState:
+        """Return the state of a checkpoint; going on from it gives the same numbers, bit for bit."""
+        with precision(self.settings):
+            fields = {name: jnp.asarray(np.asarray(checkpoint[name])) for name in TrainingState._fields}
+            fields["step"] = fields["step"].astype(jnp.int32)
+            policy = with_units(self.blueprint, checkpoint["input_offset"], checkpoint["input_scale"])
+        agreements = np.asarray(checkpoint["agreements"], dtype=float)
+        state = NeuralState(
+            policy, TrainingState(**fields), checkpoint["facts"], agreements, float(checkpoint["elapsed"])
+        )
+        return self._measured(state)
+
+    def verdict(self, state: NeuralState) -> Verdict | None:
+        """End the run after its steps; it has converged if successive gradients no longer agree.
+
+        Source: Pflug (1990), Non-asymptotic confidence bounds for stochastic approximation algorithms with constant step
+        size, Monatshefte fuer Mathematik 110.
         """
+        if state.step < self.settings.steps:
+            return None
+        late = state.agreements[len(state.agreements) // 2 :]
+        if len(late) < 2:
+            return Verdict(STOPPED, f"{state.step} steps were done, too few to tell whether the cost still falls", False)
+        mean, error = float(np.mean(late)), float(np.std(late, ddof=1)) / math.sqrt(len(late))
+        found = f"mean cosine of successive gradients {mean:.3f} +- {error:.3f} over the last {len(late)} steps"
+        if mean > SIGNIFICANCE * error:
+            return Verdict(STOPPED, f"{state.step} steps were done and the cost still falls ({found})", False)
+        return Verdict(CONVERGED, f"after {state.step} steps stationary up to sampling error ({found})", True)
+
+    def solution(self, state: NeuralState, verdict: Verdict) -> NeuralSolution:
+        """Return what the caller of `solve` gets."""
+        policy = NeuralPolicy(state.policy, np.asarray(state.training.averaged), self.settings.precision)
+        objective, error = state.facts["objective"], state.facts.get("standard_error", math.nan)
+        summary: dict[str, Any] = {"parameters": policy.parameters.size}
+        if state.measured is not None:
+            objective, error = state.measured.mean, state.measured.standard_error
+            summary |= {"objective": objective, "standard_error": error}
+            summary |= {"effective_sample_size": state.measured.effective_sample_size, "samples": state.measured.samples}
+        return NeuralSolution(
+            objective, error, math.nan, policy, verdict.status == CONVERGED, verdict.status, verdict.reason,
+            verdict.complete, self.record(state).scalars, summary,
+        )  # fmt: skip
+
+    def simulate(self, result: ResultFile, chains: int, burn_in: int, steps: int, seed: int) -> ErgodicCost:
+        """Measure the last policy of a result file of this case, its chains started from the initial law."""
+        policy = NeuralPolicy.from_result(result)
+        with precision(self.settings):
+            for_states, for_chains = jax.random.split(jax.random.key(seed))
+            states = self.dynamics.initial_states(for_states, chains, policy.transport.scale.dtype)
+            parameters = jnp.asarray(policy.parameters)
+            return measure(self.dynamics, policy.transport, parameters, states, for_chains, burn_in, steps)[0]
+
+    def _measured(self, state: NeuralState) -> NeuralState:
+        """Measure the ergodic cost of the reported policy once all steps are done, with random numbers of its own."""
+        if state.step < self.settings.steps:
+            return state
         evaluation = self.settings.evaluation
         with precision(self.settings):
             key = jax.random.fold_in(jax.random.key(self.seed), EVALUATION_STREAM)
@@ -130,48 +228,14 @@ class NeuralSolver:
                 "the chains left the finite numbers in the final measurement: the policy is stable over "
                 "neural.horizon, not in the long run; lengthen neural.horizon and neural.tail"
             )
-        return cost
-
-    def verdict(self, state: NeuralState) -> tuple[bool, str]:
-        """Tell whether the run has become stationary, and why: successive gradients of a stationary run do not agree.
-
-        Source: Pflug (1990), Non-asymptotic confidence bounds for stochastic approximation algorithms with constant
-        step size.
-        """
-        late = state.agreements[len(state.agreements) // 2 :]
-        if len(late) < 2:
-            return False, f"{state.step} steps taken, too few to tell whether the cost still falls"
-        mean, error = float(np.mean(late)), float(np.std(late, ddof=1)) / math.sqrt(len(late))
-        found = f"mean cosine of successive gradients {mean:.3f} +- {error:.3f} over the last {len(late)} steps"
-        if mean > SIGNIFICANCE * error:
-            return False, f"all {state.step} steps taken, the cost still falls ({found}): raise neural.steps"
-        return True, f"all {state.step} steps taken, stationary up to sampling error ({found})"
-
-    def restore(self, arrays: Mapping[str, Any]) -> NeuralState:
-        """Return the state that `to_arrays` wrote, exactly.
-
-        Raises ValueError where it belongs to another network.
-        """
-        with precision(self.settings):
-            fields = {name: jnp.asarray(np.asarray(arrays[name])) for name in TrainingState._fields}
-            policy = self._with_units(np.asarray(arrays["input_offset"]), np.asarray(arrays["input_scale"]))
-            state = TrainingState(**fields)
-        if state.parameters.shape != (policy.parameter_count,):
-            raise ValueError(
-                f"the checkpoint has {state.parameters.size} policy parameters, the case's {policy.parameter_count}"
-            )
-        return NeuralState(policy, state, np.asarray(arrays["agreements"], dtype=float))
-
-    def _with_units(self, offset: np.ndarray, scale: np.ndarray) -> PushForwardPolicy:
-        dtype = _dtype(self.settings)
-        return replace(self.blueprint, offset=jnp.asarray(offset, dtype), scale=jnp.asarray(scale, dtype))
+        return replace(state, measured=cost)
 
 
 @eqx.filter_jit
 def _begin(
     settings: NeuralSettings, dynamics: Dynamics, blueprint: PushForwardPolicy, seed: int
-) -> tuple[PushForwardPolicy, TrainingState, Array]:
-    """Return the policy with its input units, the first state, and the first burn-in step that is not finite or -1.
+) -> tuple[PushForwardPolicy, TrainingState, Array, Array]:
+    """Return the policy with its input units, the first state, the mean cost, and the first bad step (-1: none).
 
     Units are mean and standard deviation of the states over chains and the second half of the burn-in.
     """
@@ -187,54 +251,5 @@ def _begin(
         spread = jnp.std(late, axis=0)
         policy = replace(blueprint, offset=jnp.mean(late, axis=0), scale=jnp.where(spread > 0, spread, 1))
     state = training.start(settings, policy, end, for_training)
-    return policy, state, first_bad(costs, visited)[0]
-
-
-@contextlib.contextmanager
-def precision(settings: NeuralSettings) -> Iterator[None]:
-    """Run a block in the case's precision, whatever the caller's."""
-    with jax.enable_x64(settings.precision == "float64"):
-        yield
-
-
-def _dtype(settings: NeuralSettings) -> type:
-    return np.float64 if settings.precision == "float64" else np.float32
-
-
-def _blueprint(case: Case, settings: NeuralSettings) -> PushForwardPolicy:
-    problem = case.problem
-    periodic = tuple(
-        (k, float(low), float(high - low))
-        for k, ((low, high), boundary) in enumerate(zip(problem.domain, problem.boundary, strict=True))
-        if boundary == "periodic"
-    )
-    offset, scale = np.zeros(problem.state_dimension), np.ones(problem.state_dimension)
-    if settings.input_scale == "domain":
-        for k, (low, high) in enumerate(problem.domain):
-            if not (math.isfinite(low) and math.isfinite(high)):
-                raise ProblemError(
-                    f'states.{problem.state_names[k]}.domain: missing, neural.input_scale = "domain" needs two numbers'
-                )
-            offset[k], scale[k] = (low + high) / 2, (high - low) / 2
-    base = None
-    if case.policy.initial.mean is not None:
-        expressions = problem.feedback_expressions("policy.initial.mean", case.policy.initial.mean)
-        if any(expression != 0 for expression in expressions):
-            function = compile_functions(problem.model.scalars.states, expressions, "jax")
-
-            def base(states: Array) -> Array:
-                return jnp.stack(function(*jnp.moveaxis(states, -1, 0)), axis=-1)
-
-    dtype = _dtype(settings)
-    return PushForwardPolicy(
-        offset=jnp.asarray(offset, dtype),
-        scale=jnp.asarray(scale, dtype),
-        low=tuple(float(low) for low in problem.action_bounds[:, 0]),
-        high=tuple(float(high) for high in problem.action_bounds[:, 1]),
-        periodic=periodic,
-        hidden=settings.hidden,
-        activation=settings.activation,
-        linear_path=settings.linear_path,
-        latent_dimension=settings.latent_dimension,
-        base=base,
-    )
+    cost = jnp.mean(costs[settings.burn_in // 2 :])
+    return policy, state, cost, first_bad(costs, visited)[0]

@@ -198,9 +198,9 @@ class Units:
 def layout_of(case: Case) -> dict[str, Any]:
     """Return axes and series of a case's result file, as `ResultWriter.begin` takes them."""
     if case.solver.kind == "neural":
-        from wassgrid.neural.solver import NeuralSolver
+        from wassgrid.neural import make_solver
 
-        count = NeuralSolver.of(case).blueprint.parameter_count
+        count = make_solver(case).blueprint.parameter_count
         axes = [Axis("parameter", np.arange(count), "parameter number")]
         parameters = Variable(("parameter",), "parameters of the policy network", "1")
         return {"axes": axes, "series": {"convergence": _columns(case, COLUMNS), "neural": {"parameters": parameters}}}
