@@ -41,13 +41,18 @@ CaseFile = Annotated[Path, typer.Argument(metavar="CASE", help="Case file (TOML)
 ResultPath = Annotated[Path, typer.Argument(metavar="FILE", help="Result file (HDF5).", show_default=False)]
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"wassgrid {__version__}")
         raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)]
+
+
+@app.callback()
+def _options(version: Version = False) -> None:
+    pass
 
 
 @app.command()

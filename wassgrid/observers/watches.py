@@ -38,7 +38,8 @@ class SignalWatch:
     """Observer that ends the run after the current step when Ctrl-C, SIGTERM or SIGHUP arrives.
 
     A context manager, in the main thread. A second signal ends the run at once, unless `busy()` says that the result
-    file is being written. Signals that the process was started to ignore (nohup) stay ignored.
+    file is being written. Signals that the process was started to ignore (nohup) stay ignored; after the run, so are
+    those that would end a process which is on its way out because of one already.
     """
 
     def __init__(self, busy: Callable[[], bool]) -> None:
@@ -75,4 +76,4 @@ class SignalWatch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if self.received is None else signal.SIG_IGN)

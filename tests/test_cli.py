@@ -1,0 +1,514 @@
+"""The command line: exit statuses, messages, what is written, and what interruptions and kills leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import wassgrid
+from wassgrid.case import Case
+from wassgrid.cli import main
+from wassgrid.grid import StateGrid
+from wassgrid.observers.progress import Pace, ProgressLines, clock
+from wassgrid.observers.watches import FinitenessWatch
+from wassgrid.policy import ParticlePolicy
+from wassgrid.simulate import discounted_cost, ergodic_cost
+from wassgrid.solve import StepRecord
+from wassgrid.storage import ResultFile, StorageError
+
+TINY = """
+title = "Tiny regulator"
+[states.s]
+next = "0.9*s + 0.3*a"
+noise = "0.5"
+domain = [-3.0, 3.0]
+[actions.a]
+bounds = [-2.0, 2.0]
+[cost]
+stage = "s**2 + 0.3*a**2"
+[grid]
+points = { s = 13 }
+[policy]
+particles = 3
+[flow]
+method = "euler"
+step = 0.02
+stop = { flow_time = 0.24 }
+"""
+STEPS = 12  # of the tiny case
+TIMES = ("wall_time", "time_assembly", "time_stationary", "time_evaluation", "time_derivatives", "time_flow")
+
+
+@pytest.fixture
+def case(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    return tmp_path / "tiny.toml"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def numbers(path: Path) -> dict[str, np.ndarray]:
+    """Everything in a result file that must not depend on how often the run was interrupted."""
+    with ResultFile(path) as result:
+        columns = {name: values for name, values in result.convergence.items() if name not in TIMES}
+        frames = {name: result.array("trajectory", name) for name in ("step", *result.variables("trajectory"))}
+        checkpoint = {name: np.asarray(value) for name, value in result.checkpoint.items() if name != "elapsed"}
+    return columns | {f"frame {n}": v for n, v in frames.items()} | {f"checkpoint {n}": v for n, v in checkpoint.items()}
+
+
+def assert_same_numbers(one: Path, other: Path) -> None:
+    first, second = numbers(one), numbers(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name].tobytes() == second[name].tobytes(), name
+
+
+def start(*arguments: str, slow: float = 0.0, always_commit: bool = False, limit: int = 0) -> subprocess.Popen:
+    """Start the command line in a process of its own; `slow` seconds pass in every step, each step is committed."""
+    script = f"""
+import resource, sys, time
+from wassgrid.cli import main
+from wassgrid.observers.watches import FinitenessWatch
+from wassgrid.storage import writer
+step = FinitenessWatch.step
+FinitenessWatch.step = lambda self, record: (step(self, record), time.sleep({slow}))[0]
+if {always_commit}:
+    writer.COMMIT_INTERVAL = writer.COMMIT_OVERHEAD = 0.0
+if {limit}:
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.exit(main({list(arguments)!r}))
+"""
+    environment = os.environ | {"NUMBA_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def rows(path: Path) -> int:
+    with contextlib.suppress(StorageError), ResultFile(path) as result:
+        return len(result.convergence["step"])
+    return -1
+
+
+# ---- the command itself ----
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "wassgrid", "--help"], check=True, capture_output=True)
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < 1.5  # below 0.5 s on an idle machine
+    heavy = "{'numpy', 'scipy', 'numba', 'sympy', 'h5py', 'matplotlib', 'pydantic', 'rich', 'jax'}"
+    script = f"import sys, wassgrid, wassgrid.cli; print(sorted({heavy} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert output == "[]\n"
+
+
+def test_help_and_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"wassgrid {wassgrid.__version__}\n"
+    assert main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for verb in ("run", "resume", "check", "info", "plot", "simulate"):
+        assert f"\n  {verb} " in listed
+        assert main([verb, "--help"]) == 0
+        assert f"Usage: wassgrid {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["walk"], "walk"),
+        (["run"], "CASE"),
+        (["run", "tiny.toml", "--sett", "a=b"], "--sett"),
+        (["run", "absent.toml"], "absent.toml: no such file"),
+        (["run", "tiny.toml", "--set", "flow.stepp=1"], "did you mean 'step'?"),
+        (["run", "tiny.toml", "--set", "states.s.noise=0.01"], None),
+        (["run", "tiny.toml", "--set", "grid.kernel=gaussian", "--set", "states.s.noise=0.01"], "grid.kernel.s"),
+        (["run", "tiny.toml", "--set", "cost.stage=log(s)"], "cost is"),
+        (["run", "tiny.toml", "-o", "absent/r.h5"], "absent/r.h5': No such file or directory"),
+        (["run", "tiny.toml", "-o", "tiny.toml/r.h5"], "Not a directory"),
+        (["run", "tiny.toml", "-o", "folder"], "not a regular file"),
+        (["run", "tiny.toml", "-o", "tiny.toml"], "not a wassgrid result"),
+        (["resume", "absent.h5"], "No such file"),
+        (["resume", "tiny.toml"], "not an HDF5 file"),
+        (["info", "absent.h5"], "No such file"),
+        (["plot", "tiny.toml"], "not an HDF5 file"),
+        (["simulate", "tiny.toml"], "not an HDF5 file"),
+        (["simulate", "tiny.toml", "--steps", "0"], "--steps"),
+    ],
+)
+def test_bad_input_gives_one_line_and_writes_nothing(case, capsys, arguments, message):
+    (case.parent / "folder").mkdir()
+    if message is None:  # sharp noise is fine for the kernel that `auto` takes
+        assert main([*arguments, "--quiet"]) == 0
+        return
+    assert main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("wassgrid: ")
+    assert message in errors
+    assert files(case.parent) == ["folder", "tiny.toml"]
+    assert case.read_text() == TINY
+
+
+def test_package_names_do_not_depend_on_what_was_imported():
+    script = "import wassgrid.solve, wassgrid.case, wassgrid as wg; print(callable(wg.solve), wg.Case.load.__name__)"
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert output == "True load\n"
+    assert set(wassgrid.__all__) == set(dir(wassgrid))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        wassgrid.nothing  # noqa: B018
+
+
+# ---- run ----
+
+
+def test_run_reports_and_stores(case, capsys):
+    assert main(["run", "tiny.toml"]) == 0
+    output, errors = capsys.readouterr()
+    for part in ("Tiny regulator", "objective J", "gradient norm", "residual of mu", "residual of V", "recurrent classes"):
+        assert part in output
+    for part in ("physical std", "gaussian", "assembly", "evaluation", "flow time 0.24", "written to", "tiny.h5"):
+        assert part in output
+    assert [line.split()[1] for line in errors.splitlines() if line.startswith("step")][:3] == ["0", "1", "2"]
+    assert files(case.parent) == ["tiny.h5", "tiny.toml"]
+    with ResultFile("tiny.h5") as result:
+        assert (result.status, result.attributes["case_name"]) == ("stopped", "tiny")
+        assert result.attributes["wassgrid_version"] == wassgrid.__version__
+        assert len(result.convergence["step"]) == len(result.steps("trajectory")) == STEPS + 1
+        assert np.all(np.diff(result.convergence["objective"]) < 0)
+        assert Case.from_text(result.case_text, "tiny") == Case.load(case)
+        assert f"{result.convergence['objective'][-1]:.12g}" in output
+        assert json.loads(result.attributes["summary"])["recurrent_classes"] == 1
+    policy = ParticlePolicy.load("tiny.h5")
+    assert policy.actions.shape == (13, 3, 1)
+
+
+def test_quiet_run_prints_nothing(case, capsys):
+    assert main(["run", "tiny.toml", "-q", "-o", "other.h5"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert files(case.parent) == ["other.h5", "tiny.toml"]
+
+
+def test_exit_status_tells_convergence_and_expectation(case, capsys):
+    assert main(["run", "tiny.toml", "-q"]) == 0
+    with ResultFile("tiny.h5") as result:
+        objective = float(result.convergence["objective"][-1])
+    near, far = ([f"expect.average_cost={{value={objective + shift}, absolute=0.01}}"] for shift in (0.001, 0.1))
+    assert main(["run", "tiny.toml", "-q", "--set", *near]) == 0
+    assert main(["run", "tiny.toml", "-q", "--set", *far]) == 1
+    assert "MISSED, absolute difference 0.1 of 0.01" in capsys.readouterr().err
+    assert main(["run", "tiny.toml", "-q", "--set", "flow.stop={steps=3}"]) == 1
+    assert "not converged: 3 steps were done" in capsys.readouterr().err
+    assert main(["run", "tiny.toml", "-q", "--set", "flow.stop={gradient_norm=1.0}"]) == 0
+    relative = f"expect.average_cost={{value={objective * 1.01}, relative=0.02}}"
+    assert main(["run", "tiny.toml", "--set", relative]) == 0
+    assert "reached, relative difference 0.0099 of 0.02" in capsys.readouterr().out
+
+
+def test_earlier_results_are_kept(case, capsys):
+    for _ in range(3):
+        assert main(["run", "tiny.toml"]) == 0
+    assert "the earlier tiny.h5 is kept as tiny.2.h5" in capsys.readouterr().err
+    assert files(case.parent) == ["tiny.1.h5", "tiny.2.h5", "tiny.h5", "tiny.toml"]
+    assert_same_numbers("tiny.h5", "tiny.1.h5")
+    before = Path("tiny.h5").read_bytes()
+    assert main(["run", "tiny.toml", "--set", "cost.stage=log(s)"]) == 2  # found only when the run begins
+    assert files(case.parent) == ["tiny.1.h5", "tiny.2.h5", "tiny.h5", "tiny.toml"]
+    assert Path("tiny.h5").read_bytes() == before
+
+
+def test_python_m_wassgrid_on_a_terminal_shows_a_bar(case):
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "wassgrid", "run", "tiny.toml"]
+    environment = os.environ | {"TERM": "xterm", "NUMBA_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, env=environment)
+    os.close(follower)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(leader, 4096):
+            shown += part
+    output = process.communicate()[0].decode()
+    os.close(leader)
+    assert process.returncode == 0
+    text = shown.decode()
+    assert f"step {STEPS}" in text
+    assert "━" in text
+    assert "gradient" in text
+    assert "\x1b[" not in output  # the report went to a pipe
+
+
+# ---- resume ----
+
+
+@pytest.mark.parametrize("every", [1, 5, 0])
+def test_resumed_run_is_the_uninterrupted_run(case, every, capsys):
+    every_option = ["--set", f"output.trajectory_every={every}"]
+    assert main(["run", "tiny.toml", "-q", "-o", "whole.h5", *every_option]) == 0
+    with ResultFile("whole.h5") as result:
+        stored = {1: list(range(STEPS + 1)), 5: [0, 5, 10, STEPS], 0: [0, STEPS]}[every]
+        assert result.steps("trajectory").tolist() == stored
+    assert main(["run", "tiny.toml", "-q", "-o", "parts.h5", *every_option, "--set", "flow.stop.steps=3"]) == 1
+    assert main(["resume", "parts.h5", "-q", "--set", "flow.stop.steps=7"]) == 1
+    assert main(["resume", "parts.h5", "-q", "--set", "flow.stop.steps=200"]) == 0
+    assert_same_numbers("whole.h5", "parts.h5")
+    assert main(["resume", "parts.h5", "-q"]) == 0  # nothing left to do
+    assert_same_numbers("whole.h5", "parts.h5")
+    with ResultFile("parts.h5") as result:
+        assert np.all(np.diff(result.convergence["wall_time"]) > 0)
+    assert main(["resume", "parts.h5", "--set", "cost.stage=0"]) == 2
+    assert "a resumed run keeps its case" in capsys.readouterr().err
+
+
+def test_kills_cost_nothing_but_time(case):
+    options = ("--set", "flow.stop.flow_time=0.8", "--quiet")
+    assert main(["run", "tiny.toml", "-o", "whole.h5", *options]) == 0
+    generator = random.Random(3)
+    path, lengths = Path("killed.h5"), []
+    arguments = ("run", "tiny.toml", "-o", "killed.h5", *options)
+    for _ in range(4):
+        process = start(*arguments, slow=0.02, always_commit=True)
+        reached = max(lengths, default=0)
+        wait_for(lambda: rows(path) > reached or process.poll() is not None)  # noqa: B023
+        time.sleep(generator.uniform(0.0, 0.2))
+        process.kill()
+        process.communicate()
+        lengths.append(rows(path))
+        arguments = ("resume", "killed.h5", "--quiet")
+    assert lengths == sorted(lengths)
+    assert main(["info", "killed.h5"]) == 0
+    assert main(["resume", "killed.h5", "--quiet"]) == 0
+    assert_same_numbers("whole.h5", "killed.h5")
+    assert files(case.parent) == ["killed.h5", "tiny.toml", "whole.h5"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signals", [1, 3])
+def test_interrupted_runs_can_be_resumed(case, number, signals, capsys):
+    process = start("run", "tiny.toml", slow=0.3, always_commit=True)
+    wait_for(lambda: rows(Path("tiny.h5")) >= 2)
+    for _ in range(signals):
+        process.send_signal(number)
+        time.sleep(0.05)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == f"wassgrid: interrupted; to go on: wassgrid resume {case.parent / 'tiny.h5'}"
+    assert "Traceback" not in errors
+    assert ("status" in output) == ("objective J" in output)
+    with ResultFile("tiny.h5") as result:
+        assert result.status == "interrupted"
+        done = len(result.convergence["step"])
+        assert result.checkpoint["step"] == done - 1
+    assert 2 <= done <= STEPS
+    assert files(case.parent) == ["tiny.h5", "tiny.toml"]
+    assert main(["info", "tiny.h5"]) == 0
+    assert "interrupted; to go on: wassgrid resume tiny.h5" in capsys.readouterr().out
+    assert main(["resume", "tiny.h5", "-q"]) == 0
+    assert main(["run", "tiny.toml", "-q", "-o", "whole.h5"]) == 0
+    assert_same_numbers("whole.h5", "tiny.h5")
+
+
+def test_a_running_file_can_be_read_but_not_written(case, capsys):
+    process = start("run", "tiny.toml", "-q", "--set", "flow.stop.flow_time=20", slow=0.2, always_commit=True)
+    wait_for(lambda: rows(Path("tiny.h5")) >= 2)
+    for verb in (["run", "tiny.toml"], ["resume", "tiny.h5"]):
+        assert main(verb) == 2
+        assert f"is being written by process {process.pid}" in capsys.readouterr().err
+    assert main(["info", "tiny.h5"]) == 0
+    assert f"running: process {process.pid}" in capsys.readouterr().out
+    assert main(["plot", "tiny.h5"]) == 0
+    process.kill()
+    process.communicate()
+    capsys.readouterr()
+    assert main(["info", "tiny.h5"]) == 0
+    assert "its run was killed; to go on: wassgrid resume tiny.h5" in capsys.readouterr().out
+
+
+def test_disk_that_fills_up_during_the_run(case):
+    process = start("run", "tiny.toml", "-q", "--set", "policy.particles=2000", always_commit=True, limit=2**22)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    path = case.parent / "tiny.h5"
+    assert errors == (
+        f"wassgrid: cannot write '{path}': File too large; the run so far stays in the file: make room, then: "
+        f"wassgrid resume {path}\n"
+    )
+    assert rows(path) >= 1
+    assert files(case.parent) == ["tiny.h5", "tiny.toml"]
+
+
+def test_numbers_that_stop_being_finite_fail_the_run(case, capsys):
+    # the particles drift to where the cost is no number: sqrt of a negative one
+    cost = "cost.stage=s**2 - 2*a + sqrt(0.5 - a)"
+    options = ["--set", cost, "--set", "policy.initial={distribution='point'}", "--set", "flow.stop.flow_time=2.0"]
+    assert main(["run", "tiny.toml", "-q", *options]) == 1
+    errors = capsys.readouterr().err
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("wassgrid: the run failed in step ")
+    assert "keeps what came before" in errors
+    with ResultFile("tiny.h5") as result:
+        assert result.status == "failed"
+        assert result.reason in errors
+        assert np.isfinite(result.convergence["objective"]).all()
+        assert result.checkpoint["step"] == result.convergence["step"][-1]
+
+
+# ---- info, plot, simulate ----
+
+
+def test_info_of_a_finished_run(case, capsys):
+    assert main(["run", "tiny.toml", "-q"]) == 0
+    assert main(["info", "tiny.h5"]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "stopped: the flow time 0.24 was reached", f"{STEPS + 1} records, steps 0 to {STEPS}", "/checkpoint",
+        f"step {STEPS}", "wassgrid " + wassgrid.__version__, "physical std",
+    ):  # fmt: skip
+        assert part in shown
+
+
+def test_plot_names_the_figures(case, capsys):
+    assert main(["run", "tiny.toml", "-q"]) == 0
+    assert main(["run", "tiny.toml", "-q", "-o", "other.h5"]) == 0
+    assert main(["plot", "tiny.h5", "other.h5", "-o", "figures"]) == 0
+    listed = capsys.readouterr().out.split()
+    kinds = ("policy", "stationary", "value", "trajectories")
+    names = ["convergence.png", *(f"{name}_{kind}.png" for name in ("tiny", "other") for kind in kinds)]
+    assert listed == [f"figures/{name}" for name in names]
+    assert files(case.parent / "figures") == sorted(names)
+    assert main(["plot", "tiny.h5", "-o", "tiny.toml"]) == 2
+    assert "cannot write 'tiny.toml/" in capsys.readouterr().err
+
+
+# A chain that no action moves: everything about its cost is known.
+AUTOREGRESSIVE = """
+[states.s]
+next = "0.8*s"
+noise = "0.5"
+domain = [-8.0, 8.0]
+[actions.a]
+bounds = [-1.0, 1.0]
+[cost]
+stage = "s**2 + 0*a"
+[grid]
+points = { s = 65 }
+[policy]
+particles = 2
+[flow]
+stop = { steps = 0 }
+method = "euler"
+"""
+VARIANCE = 0.25 / (1 - 0.64)
+
+
+def test_simulated_cost_is_the_exact_one_within_its_standard_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ar.toml").write_text(AUTOREGRESSIVE)
+    assert main(["run", "ar.toml", "-q"]) == 1  # no tolerance was given
+    assert main(["simulate", "ar.h5", "--steps", "500", "--chains", "64", "--seed", "4"]) == 0
+    output = capsys.readouterr().out
+    assert "64 chains, 500 steps after 100" in output
+    assert f"objective J  {VARIANCE:.6f}" in output
+    case, policy = Case.load("ar.toml"), ParticlePolicy.load("ar.h5")
+    with ResultFile("ar.h5") as result:
+        law = result.frame("stationary")
+    scores = []
+    for seed in range(40):
+        estimate = ergodic_cost(case.problem, policy, law, 32, 50, 10, np.random.default_rng(seed))
+        scores.append((estimate.mean - VARIANCE) / estimate.standard_error)
+    assert abs(np.mean(scores)) < 4 / np.sqrt(40)
+    assert 0.7 < np.std(scores) < 1.5  # the standard error is what it says
+
+
+def test_simulated_discounted_cost(tmp_path):
+    text = AUTOREGRESSIVE + "[criterion]\nkind = 'discounted'\ndiscount = 0.9\n"
+    case = Case.from_text(text, "discounted")
+    grid = StateGrid.from_case(case)
+    policy = ParticlePolicy.around(grid, np.zeros((grid.size, 1)))
+    # E s_t^2 = 0.64^t E s_0^2 + variance (1 - 0.64^t), summed with (1 - g) g^t
+    start_moment = float((grid.states**2).mean())
+    transient = 0.1 / (1 - 0.9 * 0.64)
+    exact = transient * start_moment + VARIANCE * (1 - transient)
+    scores = []
+    for seed in range(20):
+        estimate = discounted_cost(case.problem, policy, 2000, np.random.default_rng(seed))
+        scores.append((estimate.mean - exact) / estimate.standard_error)
+    assert abs(np.mean(scores)) < 4 / np.sqrt(20)
+    assert 0.6 < np.std(scores) < 1.6
+
+
+# ---- progress ----
+
+
+def step_record(step: int, **scalars: float) -> StepRecord:
+    return StepRecord({"step": step, "objective": 1.0} | scalars, dict, dict)
+
+
+def test_time_left_follows_the_first_rule_to_be_met(monkeypatch):
+    clock_time = [0.0]
+    monkeypatch.setattr("wassgrid.observers.progress.time.monotonic", lambda: clock_time[0])
+    stop = "stop = { steps = 1000, gradient_norm = 1e-6, gap = 1e-9 }"
+    case = Case.from_text(TINY.replace("stop = { flow_time = 0.24 }", stop), "tiny")
+    pace = Pace(case, step_record(0, gradient_norm=1.0, lower_bound=0.0))
+    assert pace.seconds_left() == math.inf
+    for step in range(1, 31):
+        clock_time[0] += 2.0
+        pace.update(step_record(step, gradient_norm=10 ** (-step / 10), lower_bound=0.0))
+    # the gradient norm falls a decade in 10 steps: 30 more to go, of 2 s; the gap stands still, 970 steps are allowed
+    assert pace.share == pytest.approx(0.5)
+    assert pace.seconds_left() == pytest.approx(60.0)
+    assert [clock(value) for value in (0.4, 59.4, 65, 7800, math.inf)] == ["0 s", "59 s", "1 min 05 s", "2 h 10 min", "?"]
+
+
+def test_lines_come_at_growing_intervals(monkeypatch):
+    from rich.console import Console
+
+    clock_time, case = [0.0], Case.from_text(TINY, "tiny")
+    monkeypatch.setattr("wassgrid.observers.progress.time.monotonic", lambda: clock_time[0])
+    with open(os.devnull, "w") as sink:
+        console = Console(file=sink, record=True, width=160)
+        lines = ProgressLines(console)
+        lines.start(case, None, step_record(0), False)
+        for step in range(1, 400):
+            clock_time[0] += 1.0
+            lines.step(step_record(step))
+    shown = [int(line.split()[1]) for line in console.export_text().splitlines()]
+    assert {0, 1, 2, 5, 10, 20, 50, 100, 200} <= set(shown)
+    others = [step for step in shown if step not in (0, 1, 2, 5, 10, 20, 50, 100, 200)]
+    gaps = np.diff([step for step in shown if step >= 20])
+    assert len(others) >= 5
+    assert len(shown) < 25
+    assert gaps.max() > 40
+
+
+def test_watch_names_the_number_that_is_not_finite():
+    watch = FinitenessWatch()
+    assert watch.step(step_record(1, gradient_norm=0.1, lower_bound=math.nan)) is None
+    with pytest.raises(FloatingPointError, match="gradient norm is nan"):
+        watch.step(step_record(2, gradient_norm=math.nan))
