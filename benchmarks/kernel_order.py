@@ -107,13 +107,13 @@ STUDIES = [
         "pendulum, noise in omega alone: linear in theta",
         Manufactured.pendulum(),
         {"theta": "linear", "omega": "gaussian"},
-        [{"theta": n, "omega": 37} for n in (48, 96, 192, 384)],
+        [{"theta": n, "omega": 61} for n in (32, 64, 96, 128)],
     ),
     (
         "pendulum, noise in omega alone: cubic in theta",
         Manufactured.pendulum(),
         {"theta": "cubic", "omega": "gaussian"},
-        [{"theta": n, "omega": 37} for n in (32, 48, 96, 192)],
+        [{"theta": n, "omega": 61} for n in (32, 48, 64, 96)],
     ),
     (
         "pendulum, noise in omega alone: aligned",

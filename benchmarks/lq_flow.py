@@ -46,9 +46,7 @@ def accuracy(points: int, kernel: str, method: str = "rk4") -> Accuracy:
     states = solution.policy.grid.states
     near = np.abs(states[:, 0]) <= 2 * math.sqrt(PROBLEM.stationary_variance(PROBLEM.gain))
     offsets = solution.policy.actions[near] + PROBLEM.gain * states[near, None, :]
-    return Accuracy(
-        abs(solution.objective / PROBLEM.objective - 1), float(np.abs(offsets).max()), bool(solution.converged)
-    )
+    return Accuracy(abs(solution.objective / PROBLEM.objective - 1), float(np.abs(offsets).max()), bool(solution.converged))
 
 
 def start(points: int = 61) -> tuple[Evaluator, Evaluation]:
@@ -109,7 +107,7 @@ def decay_rate(flow_time: float = 1.6, count: int = 160, skip: float = 0.8) -> f
     return -float(np.polyfit(times, np.log(gaps), 1)[0])
 
 
-STEPS = {"euler": (40, 80, 160, 320), "heun": (20, 40, 80, 160), "rk4": (5, 10, 20, 40)}
+STEPS = {"euler": (80, 160, 320), "heun": (40, 80, 160), "rk4": (20, 40, 80)}
 
 
 def main() -> None:

@@ -58,6 +58,11 @@ def rounding(evaluation: Evaluation) -> float:
     return 64 * np.finfo(float).eps * scale
 
 
+def objective_rounding(evaluation: Evaluation) -> float:
+    """Return the size of a change of J that is rounding."""
+    return 1e-11 * max(abs(evaluation.objective), float(evaluation.law @ np.abs(evaluation.cost).mean(axis=1)))
+
+
 def monotone_search(
     evaluation: Evaluation, candidates: np.ndarray, slope: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +101,9 @@ def monotone_search(
 def flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step: float) -> StepOutcome:
     """Advance every particle by one step of the flow and evaluate the new policy.
 
-    Every stage is projected onto the action bounds, and no particle's Q rises (`monotone_search`).
+    Every stage is projected onto the action bounds. A step that would raise J is taken back to one in which no particle's
+    Q rises (`monotone_search`). The guard waits until then because the particles of a true step may raise their own Q,
+    with V frozen, while J falls: the minimum that they follow moves during the step.
     """
     bounds = evaluation.model.problem.action_bounds
     low, high = bounds.T
@@ -109,7 +116,11 @@ def flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step
             stage = evaluator.evaluate(evaluation.policy.moved(np.clip(start + move, low, high)), stage)
         slopes.append(-free_gradient(stage.q_gradient, stage.policy.actions, bounds))
     move = sum((step * b * k for b, k in zip(scheme.weights, slopes, strict=True)), np.zeros_like(start))
-    actions, halvings = monotone_search(evaluation, np.clip(start + move, low, high))
+    candidates = np.clip(start + move, low, high)
+    new = evaluator.evaluate(evaluation.policy.moved(candidates), evaluation)
+    if new.objective <= evaluation.objective + objective_rounding(evaluation):
+        return StepOutcome(new, step, step)
+    actions, halvings = monotone_search(evaluation, candidates)
     new = evaluator.evaluate(evaluation.policy.moved(actions), evaluation)
     return StepOutcome(new, step, step, guarded=int((halvings > 0).sum()))
 
@@ -121,7 +132,7 @@ def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Sch
     well a step follows the flow; steps with a large defect, or that J does not survive, are thrown away and shortened.
     """
     before = gradient_norm(evaluation) ** 2
-    floor = 1e-11 * max(abs(evaluation.objective), float(np.abs(evaluation.cost).mean()))
+    floor = objective_rounding(evaluation)
     rejected = 0
     while True:
         trial = flow_step(evaluator, evaluation, scheme, step)
