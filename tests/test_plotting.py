@@ -231,12 +231,15 @@ def test_trajectories_follow_the_particles_of_the_cell(tmp_path):
 def test_chosen_cells_lie_apart_in_the_bulk():
     law = np.exp(-(np.linspace(-4, 4, 41) ** 2))
     law /= law.sum()
-    cells = [cell for (cell,) in _spread_cells(law, [np.arange(41)], 4)]
+    cells = [cell for (cell,) in _spread_cells(law, ["clamp"], 4)]
     assert 20 in cells  # the mode
     assert len(set(cells)) == 4
     assert min(np.diff(cells)) >= 3
     assert law[cells].min() > 0.01
-    assert _spread_cells(np.array([0.0, 1.0]), [np.arange(2)], 4) == [(1,)]
+    assert _spread_cells(np.array([0.0, 1.0]), ["clamp"], 4) == [(1,)]
+    # on a circle the two ends are neighbours
+    (first,), (second,) = _spread_cells(np.full(40, 1 / 40), ["periodic"], 2)
+    assert second - first == 20
 
 
 def test_settings_of_the_caller_are_left_alone(tmp_path):

@@ -173,7 +173,7 @@ def _solve(recorder: "Recorder", quiet: bool) -> NoReturn:
         _leave(UNCONVERGED, f"{error}; the run so far stays in the file: make room, then: wassgrid resume {path}")
     if not quiet:
         with ResultFile(path) as result:
-            print_summary(result, _console(), recorder.case)
+            print_summary(result, _console(), None if solution.status == "interrupted" else recorder.case)
         print(f"written to {path}")
     if solution.status == "interrupted":
         _leave(INTERRUPTED, f"interrupted; to go on: wassgrid resume {path}")

@@ -13,19 +13,21 @@ from wassgrid.plotting.fields import action_labels
 from wassgrid.plotting.style import COLOURS, canvas, label, styled
 from wassgrid.storage import ResultFile
 
+_BULK = 0.75  # share of the stationary law that the cells are chosen from
+
 
 @styled
 def trajectories(path: str | os.PathLike[str], states: Sequence[Sequence[float]] | None = None, cells: int = 4) -> Figure:
     """Draw how the particles of some cells move: action against flow time (against step where no flow time passes).
 
     states: the states (d numbers each) whose nearest cells are shown; by default `cells` of them, far apart among those
-    that hold 90 % of the stationary law. Line widths grow with the particle's weight. Raises StorageError for a file
+    that hold 75 % of the stationary law. Line widths grow with the particle's weight. Raises StorageError for a file
     without frames, ValueError for a state of another dimension.
     """
     with ResultFile(path) as result:
         law = result.frame("stationary")
         axes = result.axes
-        chosen = _spread_cells(law, axes, cells) if states is None else [_nearest(axes, state) for state in states]
+        chosen = _spread_cells(law, result.boundaries, cells) if states is None else [_nearest(axes, state) for state in states]
         names = action_labels(result)
         state_labels = result.state_names
         steps = result.steps("trajectory")
@@ -71,15 +73,20 @@ def _nearest(axes: Sequence[np.ndarray], state: Sequence[float]) -> tuple[int, .
     return tuple(int(np.abs(axis - x).argmin()) for axis, x in zip(axes, state, strict=True))
 
 
-def _spread_cells(law: np.ndarray, axes: Sequence[np.ndarray], count: int) -> list[tuple[int, ...]]:
-    """Choose the most frequent cell, then each time the one farthest from those chosen, within 90 % of the law."""
+def _spread_cells(law: np.ndarray, boundaries: Sequence[str], count: int) -> list[tuple[int, ...]]:
+    """Choose the most frequent cell, then each time the one farthest from those chosen, within 75 % of the law."""
     heaviest = np.argsort(law, axis=None)[::-1]
-    inside = heaviest[: int(np.searchsorted(np.cumsum(law.ravel()[heaviest]), 0.9)) + 1]
+    inside = heaviest[: int(np.searchsorted(np.cumsum(law.ravel()[heaviest]), _BULK)) + 1]
     index = np.stack(np.unravel_index(inside, law.shape), axis=1)
-    scaled = index / np.array([max(axis.size - 1, 1) for axis in axes])
+    periodic = np.array([boundary == "periodic" for boundary in boundaries])
+
+    def distances(cell: int) -> np.ndarray:
+        apart = np.abs(index - index[cell]) / law.shape
+        return np.linalg.norm(np.where(periodic, np.minimum(apart, 1 - apart), apart), axis=1)
+
     chosen = [0]
-    distance = np.linalg.norm(scaled - scaled[0], axis=1)
+    distance = distances(0)
     while len(chosen) < min(count, len(inside)):
         chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[chosen[-1]], axis=1))
+        distance = np.minimum(distance, distances(chosen[-1]))
     return sorted(tuple(int(i) for i in index[k]) for k in chosen)
