@@ -234,8 +234,8 @@ def test_chosen_cells_lie_apart_in_the_bulk():
     cells = [cell for (cell,) in _spread_cells(law, ["clamp"], 4)]
     assert 20 in cells  # the mode
     assert len(set(cells)) == 4
-    assert min(np.diff(cells)) >= 3
-    assert law[cells].min() > 0.01
+    assert min(np.diff(cells)) >= 2
+    assert law[law >= law[cells].min()].sum() < 0.85  # within the bulk
     assert _spread_cells(np.array([0.0, 1.0]), ["clamp"], 4) == [(1,)]
     # on a circle the two ends are neighbours
     (first,), (second,) = _spread_cells(np.full(40, 1 / 40), ["periodic"], 2)
