@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,13 @@ class Chain:
     @cached_property
     def direct(self) -> bool:
         return self.method == "lu" or (self.method == "auto" and direct_is_cheap(self.operator))
+
+    @cached_property
+    def repeated(self) -> Chain:
+        """The same chain for many solves: by factors wherever they fit, though one solve alone would not be worth them."""
+        if self.method != "auto" or self.direct or not direct_is_possible(self.operator):
+            return self
+        return replace(self, method="lu")
 
     def right(self, function: np.ndarray, guess: np.ndarray | None = None, tolerance: float | None = None) -> ChainSolution:
         """Return D f. The residual is sup |f - (I - g P + 1 mu) x|."""

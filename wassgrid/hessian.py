@@ -27,13 +27,13 @@ def second_derivative(evaluation: Evaluation, v: np.ndarray, tolerance: float | 
     int mu int pi v . (D^2_a Q) v   and   2 mu Pdot_v D g_v. One solve with the chain, to `tolerance`.
     """
     local = np.einsum("k,ki,kia,kiab,kib->", evaluation.law, evaluation.policy.weights, v, evaluation.q_hessian, v)
-    return float(local), 2.0 * float(evaluation.pushed_law_derivative(v) @ _fundamental(evaluation, v, tolerance))
+    lifted = evaluation.chain.right(_first_order(evaluation, v), tolerance=tolerance).values
+    return float(local), 2.0 * float(evaluation.pushed_law_derivative(v) @ lifted)
 
 
-def _fundamental(evaluation: Evaluation, w: np.ndarray, tolerance: float | None) -> np.ndarray:
-    """Return D g_w (cells,) with g_w(s) = int pi_s(da) grad_a Q . w."""
-    g = np.einsum("ki,kia,kia->k", evaluation.policy.weights, evaluation.q_gradient, w)
-    return evaluation.chain.right(g, tolerance=tolerance).values
+def _first_order(evaluation: Evaluation, w: np.ndarray) -> np.ndarray:
+    """Return g_w(s) = int pi_s(da) grad_a Q . w, (cells,)."""
+    return np.einsum("ki,kia,kia->k", evaluation.policy.weights, evaluation.q_gradient, w)
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,13 @@ class Hessian:
     def transport(self, w: np.ndarray) -> np.ndarray:
         """Return grad_a p (D g_w) + (y_w / mu) grad_a Q on the domain."""
         evaluation, w = self.evaluation, self.restrict(w)
-        law = evaluation.law
+        law, chain = evaluation.law, evaluation.chain.repeated
         # y_w = mu Pdot_w D
-        pushed = evaluation.chain.left(evaluation.pushed_law_derivative(w), tolerance=self.tolerance).values
+        pushed = chain.left(evaluation.pushed_law_derivative(w), tolerance=self.tolerance).values
         density = np.divide(pushed, law, out=np.zeros_like(pushed), where=law > self.floor)
         # grad_a p (D g_w)
-        lifted = evaluation.pushed_gradient(_fundamental(evaluation, w, self.tolerance))
-        return self.restrict(lifted + density[:, None, None] * evaluation.q_gradient)
+        lifted = chain.right(_first_order(evaluation, w), tolerance=self.tolerance).values
+        return self.restrict(evaluation.pushed_gradient(lifted) + density[:, None, None] * evaluation.q_gradient)
 
     def apply(self, w: np.ndarray) -> np.ndarray:
         """Return H w."""
