@@ -347,7 +347,7 @@ def test_a_running_file_can_be_read_but_not_written(case, capsys):
     process.communicate()
     capsys.readouterr()
     assert main(["info", "tiny.h5"]) == 0
-    assert "its run was killed; to go on: wassgrid resume tiny.h5" in capsys.readouterr().out
+    assert "ended without notice (a kill, a full disk); to go on: wassgrid resume tiny.h5" in capsys.readouterr().out
 
 
 def test_disk_that_fills_up_during_the_run(case):

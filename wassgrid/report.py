@@ -13,10 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from wassgrid.case import Case
+from wassgrid.hessian import is_convex
 from wassgrid.observers.progress import clock
 from wassgrid.storage import ResultFile
 
-PHASES = ("assembly", "stationary", "evaluation", "derivatives", "flow")
+PHASES = ("assembly", "stationary", "evaluation", "derivatives", "flow", "curvature")
 
 
 def print_summary(result: ResultFile, console: Console, case: Case | None = None) -> None:
@@ -33,8 +34,8 @@ def print_info(result: ResultFile, console: Console) -> None:
     """Print what a file holds and how its run ended."""
     writer, attributes = result.being_written_by, result.attributes
     if result.status == "running":
-        state = f"{writer} is writing it" if writer else f"its run was killed; to go on: wassgrid resume {result.path}"
-        console.print(f"running: {state}", highlight=False, markup=False)
+        ended = f"no, it ended without notice (a kill, a full disk); to go on: wassgrid resume {result.path}"
+        console.print(f"running: {f'{writer} is writing it' if writer else ended}", highlight=False, markup=False)
     elif result.status == "interrupted":
         console.print(f"interrupted; to go on: wassgrid resume {result.path}", highlight=False, markup=False)
     versions = [f"{name} {attributes[f'{name}_version']}" for name in ("wassgrid", "python", "numpy", "scipy", "numba")]
@@ -113,11 +114,30 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
         rows.append(("residual of mu", f"{last['stationary_residual']:.1e}{error}"))
         rows.append(("residual of V", f"{last['value_residual']:.1e}"))
         rows.append(("mixing", f"second eigenvalue of modulus {last['mixing_rate']:.6g}"))
+    if "curvature_min" in columns:
+        rows += _curvature_rows(columns)
     rows += _summary_rows(result, summary)
     rows.append(("wall time", _times(columns, last["wall_time"])))
     if case is not None:
         rows += [("expected", text) for text in expectations(case, last["objective"])[1]]
     return rows
+
+
+def _curvature_rows(columns: dict[str, np.ndarray]) -> list[tuple[str, str]]:
+    """Return the extreme eigenvalues of the Hessian at the last recorded step, and whether all were nonnegative."""
+    known = np.flatnonzero(np.isfinite(columns["curvature_min"]))
+    if known.size == 0:
+        return [("curvature", "no eigenvalue of the Hessian was found")]
+    ends = [{name: columns[f"curvature_{end}{name}"][known] for name in ("", "_residual")} for end in ("min", "max")]
+    low, high, steps = ends[0][""], ends[1][""], columns["step"][known]
+    convex = np.array([is_convex(*values) for values in zip(low, ends[0]["_residual"], high, strict=True)])
+    rows = [("curvature", f"{low[-1]:.6g} to {high[-1]:.6g} at step {steps[-1]:.0f}")]
+    if convex.all():
+        return [*rows, ("geodesically convex", f"yes, at all {known.size} steps looked at")]
+    worst, last = int(low.argmin()), int(np.flatnonzero(~convex)[-1])
+    text = f"no: smallest eigenvalue {low[worst]:.4g} at step {steps[worst]:.0f}"
+    text += f", positive from step {steps[last + 1]:.0f} on" if last + 1 < known.size else ", negative at the end"
+    return [*rows, ("geodesically convex", text)]
 
 
 def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str, str]]:
