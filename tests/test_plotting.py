@@ -28,6 +28,7 @@ def write(
     flow: bool = True,
     bound: bool = True,
     case: str = "",
+    curvature: bool = False,
 ) -> Path:
     """Write a run whose objective is 2 + 3 exp(-2 t) and whose gradient norm is exp(-t)."""
     points = dict(zip("xyz", (9, 7, 5), strict=True))
@@ -64,6 +65,8 @@ def write(
         row = {"step": step, "objective": 2 + 3 * np.exp(-2 * t), "gradient_norm": np.exp(-t), "wall_time": 0.1 + step}
         row |= {"flow_time": t} if flow else {}
         row |= {"lower_bound": 2 - np.exp(-3 * t) if step < steps - 1 else 2.0} if bound else {}
+        if curvature:
+            row |= {f"curvature_{end}{part}": 1.0 for end in ("min", "max") for part in ("", "_local", "_transport")}
         writer.append_row(row)
         particles = generator.normal(size=(*shape, 4, len(actions)))
         arrays = {"weights": weights, "stationary": law / law.sum(), "value": generator.normal(size=shape)}
@@ -242,6 +245,28 @@ def test_chosen_cells_lie_apart_in_the_bulk():
     assert second - first == 20
 
 
+def test_curvature_tells_where_the_objective_is_not_convex(tmp_path):
+    names = [f"curvature_{end}{part}" for end in ("min", "max") for part in ("", "_local", "_transport")]
+    series = {"convergence": {name: Variable((), name) for name in (*names, "objective", "gradient_norm")}}
+    smallest = [-1.0, np.nan, 0.5, 2.0]
+    writer = ResultWriter.create(tmp_path / "run.h5", {"case": ""}, (), series | {"trajectory": {}})
+    for step, value in enumerate(smallest):
+        row = dict(zip(names, (value, 1.0, value - 1.0, 9.0, 8.0, 1.0), strict=True))
+        writer.append_row({"step": step, "objective": 1.0 / (1 + step), "gradient_norm": 1.0, **row})
+    writer.finish("stopped", "")
+    figure = plotting.figures([tmp_path / "run.h5"])["run_curvature"]
+    assert_complete(figure)
+    left, right = panels(figure)
+    assert left.lines[0].get_xdata().tolist() == [0, 2, 3]
+    assert left.lines[0].get_ydata().tolist() == [-1.0, 0.5, 2.0]
+    assert left.lines[2].get_ydata().tolist() == [-2.0, -0.5, 1.0]
+    assert right.lines[0].get_ydata().tolist() == [9.0, 9.0, 9.0]
+    assert left.lines[-1].get_xdata().tolist() == [0]
+    assert figure.get_suptitle() == "run: not geodesically convex at 1 of 3 steps"
+    with pytest.raises(StorageError, match=r"holds no curvature: run the case with --set output.curvature_every=1"):
+        plotting.curvature(write(tmp_path / "flat.h5", steps=2))
+
+
 def test_settings_of_the_caller_are_left_alone(tmp_path):
     before = dict(matplotlib.rcParams)
     plotting.figures([write(tmp_path / "run.h5", steps=2)])
@@ -268,7 +293,7 @@ def script(name: str):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in POSTPROCESS.glob("*.py")))
 def test_scripts(tmp_path, name, capsys):
-    path = write(tmp_path / "run.h5", "xy", steps=3)
+    path = write(tmp_path / "run.h5", "xy", steps=3, curvature=name == "curvature")
     script(name).main([str(path), "-o", str(tmp_path / "new" / "figure.png")])
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == f"{tmp_path / 'new' / 'figure.png'}\n"

@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from wassgrid.case import Case
-from wassgrid.hessian import is_convex
 from wassgrid.observers.progress import clock
 from wassgrid.storage import ResultFile
 
@@ -117,6 +116,11 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
     if "curvature_min" in columns:
         rows += _curvature_rows(columns)
     rows += _summary_rows(result, summary)
+    if np.isfinite(smallest := columns.get("curvature_min", np.array([np.nan]))).any():
+        least = int(np.nanargmin(smallest))
+        convex = "yes" if smallest[least] >= 0 else "no"
+        where = f"smallest eigenvalue of the Hessian {smallest[least]:.4g} at step {columns['step'][least]}"
+        rows.append(("geodesically convex along the run", f"{convex}, {where}"))
     rows.append(("wall time", _times(columns, last["wall_time"])))
     if case is not None:
         rows += [("expected", text) for text in expectations(case, last["objective"])[1]]
@@ -125,6 +129,8 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
 
 def _curvature_rows(columns: dict[str, np.ndarray]) -> list[tuple[str, str]]:
     """Return the extreme eigenvalues of the Hessian at the last recorded step, and whether all were nonnegative."""
+    from wassgrid.hessian import is_convex
+
     known = np.flatnonzero(np.isfinite(columns["curvature_min"]))
     if known.size == 0:
         return [("curvature", "no eigenvalue of the Hessian was found")]

@@ -6,14 +6,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from wassgrid.plotting.convergence import convergence
+from wassgrid.plotting.curvature import curvature
 from wassgrid.plotting.fields import policy, stationary, value
 from wassgrid.plotting.trajectories import trajectories
 from wassgrid.storage import ResultFile, StorageError
 
-__all__ = ["convergence", "figures", "policy", "save", "stationary", "trajectories", "value"]
+__all__ = ["convergence", "curvature", "figures", "policy", "save", "stationary", "trajectories", "value"]
 
 DOTS_PER_INCH = 150
 
@@ -24,6 +26,9 @@ def figures(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Figure]:
     for path in paths:
         with ResultFile(path) as result:
             stored = len(result.steps("trajectory")) > 0 and "actions" in result.variables("trajectory")
+            curved = bool(np.isfinite(result.convergence.get("curvature_min", np.nan)).any())
+        if curved:
+            made[f"{Path(path).stem}_curvature"] = curvature(path)
         if stored:
             for draw in (policy, stationary, value, trajectories):
                 made[f"{Path(path).stem}_{draw.__name__}"] = draw(path)
