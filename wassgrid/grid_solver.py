@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.flow import SCHEMES, StepOutcome, adaptive_flow_step, flow_step, initial_step
 from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
+from wassgrid.hessian import CURVATURE_COLUMNS, CurvatureError, Hessian, curvature_range
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.solve import CONVERGED, INTERRUPTED, STOPPED, Solution, StepRecord, Verdict
@@ -74,7 +76,8 @@ class GridSolver:
         evaluation = self.evaluator.evaluate(policy, (law, value))
         step = self.case.flow.step
         size = initial_step(evaluation) if isinstance(step, str) else float(step)
-        return GridState(0, 0.0, size, evaluation, law, value, time.perf_counter() - began)
+        facts = self._curvature(0, evaluation)
+        return GridState(0, 0.0, size, evaluation, law, value, time.perf_counter() - began, facts)
 
     def restore(self, checkpoint: Mapping[str, Any]) -> GridState:
         """Evaluate the policy of a checkpoint again, from the same warm start as then."""
@@ -100,10 +103,26 @@ class GridSolver:
         }
         elapsed = time.perf_counter() - began
         facts["time_flow"] = max(elapsed - sum(new.times.values()), 0.0)
+        facts |= self._curvature(state.step + 1, new)
         return GridState(
             state.step + 1, state.flow_time + outcome.flow_time, outcome.next_step, new, old.law, old.value,
-            state.elapsed + elapsed, facts,
+            state.elapsed + time.perf_counter() - began, facts,
         )  # fmt: skip
+
+    def _curvature(self, step: int, evaluation: Evaluation) -> dict[str, float]:
+        """Return the extreme eigenvalues of the Hessian where the case asks for them; nan on steps in between.
+
+        nan also where they were not found, or where no particle is free to move: that must not end a run.
+        """
+        every = self.case.output.curvature_every
+        if every == 0:
+            return {}
+        columns = dict.fromkeys(CURVATURE_COLUMNS, float("nan"))
+        began = time.perf_counter()
+        if step % every == 0:
+            with suppress(CurvatureError):
+                columns = curvature_range(Hessian(evaluation)).columns()
+        return {**columns, "time_curvature": time.perf_counter() - began}
 
     def _step(self, state: GridState) -> StepOutcome:
         flow = self.case.flow

@@ -15,6 +15,8 @@ from wassgrid.geometry import free_components
 MASS_FLOOR = 1e-10  # of the stationary probability: a cell with less is not part of the Hessian
 _DENSE = 64  # unknowns up to which the spectrum is computed from the full matrix
 _KRYLOV_VECTORS = 24
+_PARTS = ("", "_local", "_transport", "_residual")
+CURVATURE_COLUMNS = tuple(f"curvature_{name}{part}" for name in ("min", "max") for part in _PARTS)
 
 
 class CurvatureError(ValueError):
@@ -154,6 +156,11 @@ class Curvature:
     cell: int
 
 
+def is_convex(smallest: float, residual: float, largest: float) -> bool:
+    """Tell whether the smallest eigenvalue is not negative beyond its residual and the rounding of the largest."""
+    return smallest >= -max(residual, 1e-10 * abs(largest))
+
+
 @dataclass(frozen=True)
 class CurvatureRange:
     """The smallest and the largest eigenvalue of the Hessian; `products` counts products with it."""
@@ -165,14 +172,14 @@ class CurvatureRange:
     @property
     def convex(self) -> bool:
         """Whether J is geodesically convex to second order at this policy: no eigenvalue negative beyond its residual."""
-        return self.smallest.value >= -max(self.smallest.residual, 1e-10 * abs(self.largest.value))
+        return is_convex(self.smallest.value, self.smallest.residual, self.largest.value)
 
     def columns(self) -> dict[str, float]:
         """Return the scalars that a run records."""
         return {
             f"curvature_{name}{part}": getattr(end, part.removeprefix("_") or "value")
             for name, end in (("min", self.smallest), ("max", self.largest))
-            for part in ("", "_local", "_transport", "_residual")
+            for part in _PARTS
         }
 
 

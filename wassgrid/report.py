@@ -116,11 +116,6 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
     if "curvature_min" in columns:
         rows += _curvature_rows(columns)
     rows += _summary_rows(result, summary)
-    if np.isfinite(smallest := columns.get("curvature_min", np.array([np.nan]))).any():
-        least = int(np.nanargmin(smallest))
-        convex = "yes" if smallest[least] >= 0 else "no"
-        where = f"smallest eigenvalue of the Hessian {smallest[least]:.4g} at step {columns['step'][least]}"
-        rows.append(("geodesically convex along the run", f"{convex}, {where}"))
     rows.append(("wall time", _times(columns, last["wall_time"])))
     if case is not None:
         rows += [("expected", text) for text in expectations(case, last["objective"])[1]]
@@ -139,11 +134,11 @@ def _curvature_rows(columns: dict[str, np.ndarray]) -> list[tuple[str, str]]:
     convex = np.array([is_convex(*values) for values in zip(low, ends[0]["_residual"], high, strict=True)])
     rows = [("curvature", f"{low[-1]:.6g} to {high[-1]:.6g} at step {steps[-1]:.0f}")]
     if convex.all():
-        return [*rows, ("geodesically convex", f"yes, at all {known.size} steps looked at")]
+        return [*rows, ("geodesically convex along the run", f"yes, at all {known.size} steps looked at")]
     worst, last = int(low.argmin()), int(np.flatnonzero(~convex)[-1])
     text = f"no: smallest eigenvalue {low[worst]:.4g} at step {steps[worst]:.0f}"
     text += f", positive from step {steps[last + 1]:.0f} on" if last + 1 < known.size else ", negative at the end"
-    return [*rows, ("geodesically convex", text)]
+    return [*rows, ("geodesically convex along the run", text)]
 
 
 def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str, str]]:

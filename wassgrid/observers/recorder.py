@@ -51,6 +51,17 @@ GRID_COLUMNS = {
     "escaped": ("particles that jumped to a better action", "1"),
     "rejected": ("trial steps thrown away", "1"),
 }
+CURVATURE_COLUMNS = {
+    "curvature_min": ("smallest eigenvalue of the Hessian of J in the metric", "1"),
+    "curvature_min_local": ("its local part, from the curvature of Q in the action", "1"),
+    "curvature_min_transport": ("its transport part, from the dynamics", "1"),
+    "curvature_min_residual": ("norm of its residual", "1"),
+    "curvature_max": ("largest eigenvalue of the Hessian of J in the metric", "1"),
+    "curvature_max_local": ("its local part, from the curvature of Q in the action", "1"),
+    "curvature_max_transport": ("its transport part, from the dynamics", "1"),
+    "curvature_max_residual": ("norm of its residual", "1"),
+    "time_curvature": ("wall time spent on the eigenvalues of the Hessian", "s"),
+}
 
 
 class Recorder:
@@ -228,7 +239,8 @@ def grid_layout(case: Case, grid: StateGrid) -> dict[str, Any]:
         "stationary": Variable(grid.names, "stationary probability of the cell", "1"),
         "value": Variable(grid.names, "relative value V", value_units),
     }
-    series = {"convergence": _columns(case, COLUMNS | GRID_COLUMNS), "trajectory": trajectory}
+    columns = COLUMNS | GRID_COLUMNS | (CURVATURE_COLUMNS if case.output.curvature_every else {})
+    series = {"convergence": _columns(case, columns), "trajectory": trajectory}
     return {"grid": states, "axes": axes, "series": series}
 
 
