@@ -127,7 +127,7 @@ def test_linear_weights_are_a_law_with_the_right_mean(mean, sigma, boundary):
         assert abs(np.angle((w @ np.exp(1j * angle)) / np.exp(1j * exact))) < 0.01
 
 
-def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6)):
+def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6), moved=None):
     """A two-dimensional model with given noise and coupling, on axes of different spacing."""
     cells = int(np.prod(shape))
     grid = StateGrid(
@@ -138,14 +138,15 @@ def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6)):
     if coupled:
         mask[order[1], order[0]] = True
         coupling[:, order[1], order[0]] = beta
-    problem = SimpleNamespace(order=order, coupled=mask)
+
+    def action_tables(states, actions, derivatives):
+        # two action components that are the means themselves, or one that moves the axis `moved`
+        mean = actions if moved is None else np.zeros((*actions.shape[:2], 2)) + actions * np.eye(2)[moved]
+        return SimpleNamespace(mean=mean)
+
+    bounds = np.array([[-1.0, 1.0]] * (2 if moved is None else 1))
+    problem = SimpleNamespace(order=order, coupled=mask, action_bounds=bounds, action_tables=action_tables)
     return TransitionModel(problem, grid, kernel_names, np.tile(np.array(noise, float), (cells, 1)), coupling)
-
-
-MODELS = {
-    "product": ("gaussian", "linear"),
-    "linear": ("linear", "linear"),
-}
 
 
 def literal_rows(model, mean, weights):
@@ -199,19 +200,18 @@ def test_rows_expectations_and_derivatives_of_two_axes(order, coupled, boundary)
     identity = np.tile(np.eye(2), (cells, particles, 1, 1))
     zero = np.zeros((cells, particles, 2, 2, 2))
     call = (model.axes, model.width, index)
-    value, gradient, hessian = kernels.expectation_derivatives(
+    value, gradient, hessian = kernels.expectations(
         *call, mean, identity, zero, model.noise, model.coupling, f
     )
-    np.testing.assert_allclose(value, kernels.expectation_values(*call, mean, model.noise, model.coupling, f), atol=1e-13)
-    np.testing.assert_allclose(
-        gradient, kernels.expectation_gradients(*call, mean, identity, model.noise, model.coupling, f), atol=1e-12
-    )
+    np.testing.assert_allclose(value, model.expected(index, mean, f), atol=1e-13)
+    first_order = kernels.expectations(*call, mean, identity, zero[:0], model.noise, model.coupling, f)
+    np.testing.assert_allclose(gradient, first_order[1], atol=1e-12)
     np.testing.assert_allclose((weights * value).sum(axis=1), operator.apply(f), atol=1e-12)
     step = 1e-5
     for j in range(2):
         shift = step * np.eye(2)[j]
-        high = kernels.expectation_derivatives(*call, mean + shift, identity, zero, model.noise, model.coupling, f)
-        low = kernels.expectation_derivatives(*call, mean - shift, identity, zero, model.noise, model.coupling, f)
+        high = kernels.expectations(*call, mean + shift, identity, zero, model.noise, model.coupling, f)
+        low = kernels.expectations(*call, mean - shift, identity, zero, model.noise, model.coupling, f)
         np.testing.assert_allclose(gradient[..., j], (high[0] - low[0]) / (2 * step), atol=1e-7)
         np.testing.assert_allclose(hessian[..., j], (high[1] - low[1]) / (2 * step), atol=1e-6)
 
@@ -224,6 +224,44 @@ def test_rows_expectations_and_derivatives_of_two_axes(order, coupled, boundary)
     low = model.operator(mean - step * velocity, share).push(mass.sum(axis=1))
     np.testing.assert_allclose(pushed, (high - low) / (2 * step), atol=1e-6)
     assert abs(pushed.sum()) < 1e-11
+
+
+@pytest.mark.parametrize(("order", "coupled"), [((0, 1), True), ((0, 1), False), ((1, 0), False)])
+@pytest.mark.parametrize("boundary", ["clamp", "reflect", "periodic"])
+def test_sums_shared_by_the_particles_of_a_cell_change_nothing(order, coupled, boundary):
+    """Actions that move axis 0 alone: the kernels factor it out, and every number is the general one."""
+    model = model_of(("gaussian", "linear"), boundary, order, coupled, 0.37, [0.3, 0.2], moved=0)
+    assert model.axes.led == (boundary != "periodic" or not coupled)
+    if not model.axes.led:
+        return
+    rng = np.random.default_rng(8)
+    cells, particles = model.grid.size, 4
+    mean = np.stack(
+        [rng.uniform(-0.9, 0.9, (cells, particles)), np.tile(rng.uniform(0.6, 2.2, (cells, 1)), (1, particles))], axis=2
+    )
+    mean[5, 2, 1] += 0.1  # one cell that is not shared
+    weights = rng.dirichlet([1.0] * particles, cells)
+    gradient = np.zeros((cells, particles, 2, 1))
+    gradient[:, :, 0, 0] = rng.standard_normal((cells, particles))
+    gradient[7, 1, 1, 0] = 0.3  # one cell where the other mean moves
+    second = np.zeros((cells, particles, 2, 1, 1))
+    second[:, :, 0, 0, 0] = rng.standard_normal((cells, particles))
+    f, index = rng.standard_normal(cells), np.arange(cells)
+    plain = model.axes._replace(led=False)
+
+    def everything(axes):
+        arguments = (axes, model.width, index, mean)
+        rest = (model.noise, model.coupling, f)
+        return (
+            kernels.count_entries(*arguments, weights, model.noise, model.coupling),
+            kernels.expectations(*arguments, gradient[:0], second[:0], *rest)[0],
+            kernels.expectations(*arguments, gradient, second[:0], *rest)[1],
+            *kernels.expectations(*arguments, gradient, second, *rest),
+        )
+
+    for a, b in zip(everything(model.axes), everything(plain), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+    np.testing.assert_allclose(model.operator(mean, weights).matrix().toarray(), literal_rows(model, mean, weights), atol=1e-10)
 
 
 def test_every_number_of_threads_gives_the_same_bits():

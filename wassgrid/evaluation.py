@@ -266,7 +266,7 @@ class Evaluation:
         model = self.model
         for rows in model.blocks(*self.policy.actions.shape[:2]):
             tables = model.tables(cells[rows], self.policy.actions[rows], 1)
-            result[rows] = self.discount * model.expected_gradient(cells[rows], tables, function)
+            result[rows] = self.discount * model.expected_derivatives(cells[rows], tables, function)[1]
         return result
 
     def pushed_law_derivative(self, field: np.ndarray) -> np.ndarray:

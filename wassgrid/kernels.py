@@ -38,6 +38,7 @@ class Axes(NamedTuple):
     stride: np.ndarray
     order: np.ndarray  # axes in the order in which their next values are realised
     coupled: np.ndarray  # coupled[j, i]: the mean of axis j depends on the realised value of axis i
+    led: bool  # the first axis in the order is the only one that actions move, as a rule: see `_shared`
 
 
 @contextmanager
@@ -335,6 +336,107 @@ def _chunk(c, n):
     return c * n // CHUNKS, (c + 1) * n // CHUNKS
 
 
+# Where actions move one axis only (a force on a velocity), all particles of a cell share the law of the other axes given
+# that one, the lead. Sums over particles are then taken on the lead axis first, and sums over the other axes once per lead
+# node instead of once per particle:  sum_i w_i omega_lead,i(x) prod_other omega(y | x) = (sum_i w_i omega_lead,i(x)) prod(...).
+
+
+@njit(cache=True)
+def _shared(axes, mean):
+    """Tell whether the particles of one cell, mean (N, d), differ on the lead axis only."""
+    if not axes.led:
+        return False
+    lead = axes.order[0]
+    for i in range(1, mean.shape[0]):
+        for j in range(mean.shape[1]):
+            if j != lead and mean[i, j] != mean[0, j]:
+                return False
+    return True
+
+
+@njit(cache=True)
+def _lead_weights(axes, mean, noise, w, nodes):
+    """Fill weights (3, width) and nodes (width,) of one particle on the lead axis; return their number."""
+    j = axes.order[0]
+    n, boundary = axes.size[j], axes.boundary[j]
+    first, count = axis_weights(
+        axes.kernel[j], boundary, axes.lower[j], axes.spacing[j], n, mean[j], noise[j], w[0], w[1], w[2]
+    )
+    for q in range(count):
+        nodes[q] = fold(first + q, n, boundary)
+    return count
+
+
+@njit(cache=True)
+def _pin(walk, axes, node):
+    """Let the walk hold one node of the lead axis; `_advance` then runs over the axes that follow it."""
+    j = axes.order[0]
+    walk.counts[0] = 1
+    walk.position[0] = -1
+    walk.w[0, 0, 0] = 1.0
+    walk.offset[0, 0] = node * axes.stride[j]
+    walk.coordinate[0, 0] = axes.lower[j] + node * axes.spacing[j]
+
+
+@njit(cache=True)
+def _open_cell(walk):
+    """Forget the laws of the last cell on the levels below the lead."""
+    walk.counts[:] = -1
+    walk.product[0] = 1.0
+    walk.base[0] = 0
+
+
+@njit(cache=True)
+def _touch(walk, axes, mean, noise, coupling, seen, row):
+    """Mark the columns that a walk reaches; return how many were new to this row."""
+    inner = axes.order.size - 1
+    found = 0
+    while _advance(walk, axes, mean, noise, coupling, 0):
+        if walk.product[inner] == 0.0:
+            continue
+        for q in range(walk.counts[inner]):
+            if walk.w[inner, 0, q] != 0.0:
+                column = walk.base[inner] + walk.offset[inner, q]
+                if seen[column] != row:
+                    seen[column] = row
+                    found += 1
+    return found
+
+
+@njit(cache=True)
+def _scatter(walk, axes, mean, noise, coupling, weight, slot, columns, values, begin, end):
+    """Add weight times the law that a walk runs over to the row from `begin`; return its new end."""
+    inner = axes.order.size - 1
+    while _advance(walk, axes, mean, noise, coupling, 0):
+        p = weight * walk.product[inner]
+        if p == 0.0:
+            continue
+        base = walk.base[inner]
+        for q in range(walk.counts[inner]):
+            w = walk.w[inner, 0, q]
+            if w != 0.0:
+                column = base + walk.offset[inner, q]
+                at = slot[column]
+                if at < begin:
+                    at = end
+                    slot[column] = end
+                    columns[end] = column
+                    values[end] = 0.0
+                    end += 1
+                values[at] += p * w
+    return end
+
+
+@njit(cache=True)
+def _lead_law(axes, mean, weights, noise, w, nodes, law):
+    """Sum the laws of all particles of one cell on the lead axis, sum_i w_i omega_i, into law (n_lead,)."""
+    law[:] = 0.0
+    for i in range(mean.shape[0]):
+        if weights[i] != 0.0:
+            for q in range(_lead_weights(axes, mean[i], noise, w, nodes)):
+                law[nodes[q]] += weights[i] * w[0, q]
+
+
 @njit(cache=True, parallel=True)
 def count_entries(axes, width, cells, mean, weights, noise, coupling):
     """Count the distinct columns of chosen rows of P: cells (K,), mean (K, N, d), weights (K, N) -> (K,) int64."""
@@ -347,23 +449,22 @@ def count_entries(axes, width, cells, mean, weights, noise, coupling):
         low, high = _chunk(c, rows)
         seen = np.full(total if high > low else 0, -1, np.int64)
         walk = new_walk(d, width)
-        inner = d - 1
+        w, nodes, law = np.zeros((3, width)), np.zeros(width, np.int64), np.zeros(axes.size[axes.order[0]])
         for r in range(low, high):
             k = cells[r]
             found = 0
-            for i in range(particles):
-                if weights[r, i] == 0.0:
-                    continue
-                _start(walk, axes, mean[r, i], noise[k], coupling[k])
-                while _advance(walk, axes, mean[r, i], noise[k], coupling[k], 0):
-                    if walk.product[inner] == 0.0:
-                        continue
-                    for q in range(walk.counts[inner]):
-                        if walk.w[inner, 0, q] != 0.0:
-                            column = walk.base[inner] + walk.offset[inner, q]
-                            if seen[column] != r:
-                                seen[column] = r
-                                found += 1
+            if _shared(axes, mean[r]):
+                _lead_law(axes, mean[r], weights[r], noise[k], w, nodes, law)
+                _open_cell(walk)
+                for node in range(law.size):
+                    if law[node] != 0.0:
+                        _pin(walk, axes, node)
+                        found += _touch(walk, axes, mean[r, 0], noise[k], coupling[k], seen, r)
+            else:
+                for i in range(particles):
+                    if weights[r, i] != 0.0:
+                        _start(walk, axes, mean[r, i], noise[k], coupling[k])
+                        found += _touch(walk, axes, mean[r, i], noise[k], coupling[k], seen, r)
             counts[r] = found
     return counts
 
@@ -380,35 +481,29 @@ def fill_rows(axes, width, mean, weights, noise, coupling, start, columns, value
         low, high = _chunk(c, cells)
         slot = np.full(cells if high > low else 0, -1, np.int64)
         walk = new_walk(d, width)
-        inner = d - 1
+        w, nodes, law = np.zeros((3, width)), np.zeros(width, np.int64), np.zeros(axes.size[axes.order[0]])
         for k in range(low, high):
-            end = start[k]
-            for i in range(particles):
-                weight = weights[k, i]
-                if weight == 0.0:
-                    continue
-                _start(walk, axes, mean[k, i], noise[k], coupling[k])
-                while _advance(walk, axes, mean[k, i], noise[k], coupling[k], 0):
-                    p = weight * walk.product[inner]
-                    if p == 0.0:
-                        continue
-                    base = walk.base[inner]
-                    for q in range(walk.counts[inner]):
-                        w = walk.w[inner, 0, q]
-                        if w != 0.0:
-                            column = base + walk.offset[inner, q]
-                            at = slot[column]
-                            if at < start[k]:
-                                at = end
-                                slot[column] = end
-                                columns[end] = column
-                                values[end] = 0.0
-                                end += 1
-                            values[at] += p * w
+            begin = end = start[k]
+            if _shared(axes, mean[k]):
+                _lead_law(axes, mean[k], weights[k], noise[k], w, nodes, law)
+                _open_cell(walk)
+                for node in range(law.size):
+                    if law[node] != 0.0:
+                        _pin(walk, axes, node)
+                        end = _scatter(
+                            walk, axes, mean[k, 0], noise[k], coupling[k], law[node], slot, columns, values, begin, end
+                        )
+            else:
+                for i in range(particles):
+                    if weights[k, i] != 0.0:
+                        _start(walk, axes, mean[k, i], noise[k], coupling[k])
+                        end = _scatter(
+                            walk, axes, mean[k, i], noise[k], coupling[k], weights[k, i], slot, columns, values, begin, end
+                        )
             total = 0.0
-            for at in range(start[k], end):
+            for at in range(begin, end):
                 total += values[at]
-            for at in range(start[k], end):
+            for at in range(begin, end):
                 values[at] /= total
 
 
@@ -501,71 +596,101 @@ def _expectation(walk, axes, mean, noise, coupling, f, derivatives, gradient, he
     return value
 
 
-@njit(cache=True, parallel=True)
-def expectation_values(axes, width, cells, mean, noise, coupling, f):
-    """Return E f(s') for particles of chosen cells: cells (K,), mean (K, N, d), f (all cells,) -> (K, N)."""
-    rows, particles, d = mean.shape
-    result = np.empty((rows, particles))
-    for c in prange(CHUNKS):
-        low, high = _chunk(c, rows)
-        walk = new_walk(d, width)
-        gradient, hessian = np.empty(0), np.empty((0, 0))
-        for r in range(low, high):
-            k = cells[r]
-            for i in range(particles):
-                result[r, i] = _expectation(walk, axes, mean[r, i], noise[k], coupling[k], f, 0, gradient, hessian)
-    return result
+@njit(cache=True)
+def _given_lead(walk, axes, mean, noise, coupling, f, node):
+    """Return E[f(s') | lead axis at node]."""
+    inner = axes.order.size - 1
+    _pin(walk, axes, node)
+    total = 0.0
+    while _advance(walk, axes, mean, noise, coupling, 0):
+        base = walk.base[inner]
+        part = 0.0
+        for q in range(walk.counts[inner]):
+            part += walk.w[inner, 0, q] * f[base + walk.offset[inner, q]]
+        total += walk.product[inner] * part
+    return total
+
+
+@njit(cache=True)
+def _flat(axes, mean_gradient):
+    """Tell whether no mean but the lead's moves with the actions of one cell, derivative (N, d, ...)."""
+    lead = axes.order[0]
+    for i in range(mean_gradient.shape[0]):
+        for j in range(mean_gradient.shape[1]):
+            if j != lead:
+                for value in mean_gradient[i, j].flat:
+                    if value != 0.0:
+                        return False
+    return True
 
 
 @njit(cache=True, parallel=True)
-def expectation_gradients(axes, width, cells, mean, mean_gradient, noise, coupling, f):
-    """Return grad_a E f(s') for particles of chosen cells, (K, N, m):  sum_j dE/dm_j dm_j/da."""
-    rows, particles, d = mean.shape
-    actions = mean_gradient.shape[3]
-    result = np.zeros((rows, particles, actions))
-    for c in prange(CHUNKS):
-        low, high = _chunk(c, rows)
-        walk = new_walk(d, width)
-        gradient, hessian = np.empty(d), np.empty((0, 0))
-        for r in range(low, high):
-            k = cells[r]
-            for i in range(particles):
-                _expectation(walk, axes, mean[r, i], noise[k], coupling[k], f, 1, gradient, hessian)
-                for j in range(d):
-                    for a in range(actions):
-                        result[r, i, a] += gradient[j] * mean_gradient[r, i, j, a]
-    return result
-
-
-@njit(cache=True, parallel=True)
-def expectation_derivatives(axes, width, cells, mean, mean_gradient, mean_hessian, noise, coupling, f):
+def expectations(axes, width, cells, mean, mean_gradient, mean_hessian, noise, coupling, f):
     """Return E f(s') with gradient and Hessian in the action: (K, N), (K, N, m), (K, N, m, m).
+
+    cells (K,), mean (K, N, d), mean_gradient (K, N, d, m), mean_hessian (K, N, d, m, m), f (all cells,). A
+    mean_gradient or mean_hessian with no rows leaves that derivative out.
 
     With E_j, E_jl the derivatives in the means:  d/da = sum_j E_j dm_j/da,
     d2/dadb = sum_jl E_jl dm_j/da dm_l/db + sum_j E_j d2m_j/dadb.
     """
     rows, particles, d = mean.shape
     actions = mean_gradient.shape[3]
+    first = mean_gradient.shape[0] == rows
+    second = mean_hessian.shape[0] == rows
+    derivatives = 2 if second else (1 if first else 0)
     values = np.empty((rows, particles))
-    gradients = np.zeros((rows, particles, actions))
-    hessians = np.zeros((rows, particles, actions, actions))
+    gradients = np.zeros((rows if first else 0, particles, actions))
+    hessians = np.zeros((rows if second else 0, particles, actions, actions))
+    lead = axes.order[0]
     for c in prange(CHUNKS):
         low, high = _chunk(c, rows)
         walk = new_walk(d, width)
-        gradient, hessian = np.empty(d), np.empty((d, d))
+        gradient, hessian = np.zeros(d), np.zeros((d, d))
+        w, nodes = np.zeros((3, width)), np.zeros(width, np.int64)
+        cache, known = np.zeros(axes.size[lead]), np.full(axes.size[lead], -1, np.int64)
         for r in range(low, high):
             k = cells[r]
+            shared = _shared(axes, mean[r])
+            if shared and first:
+                shared = _flat(axes, mean_gradient[r])
+            if shared and second:
+                shared = _flat(axes, mean_hessian[r])
+            if shared:
+                _open_cell(walk)
+                gradient[:] = 0.0
+                hessian[:, :] = 0.0
             for i in range(particles):
-                values[r, i] = _expectation(walk, axes, mean[r, i], noise[k], coupling[k], f, 2, gradient, hessian)
+                if shared:
+                    t0 = t1 = t2 = 0.0
+                    for q in range(_lead_weights(axes, mean[r, i], noise[k], w, nodes)):
+                        node = nodes[q]
+                        if known[node] != r:
+                            known[node] = r
+                            cache[node] = _given_lead(walk, axes, mean[r, 0], noise[k], coupling[k], f, node)
+                        v = cache[node]
+                        t0 += w[0, q] * v
+                        t1 += w[1, q] * v
+                        t2 += w[2, q] * v
+                    values[r, i] = t0
+                    gradient[lead] = t1
+                    hessian[lead, lead] = t2
+                else:
+                    values[r, i] = _expectation(
+                        walk, axes, mean[r, i], noise[k], coupling[k], f, derivatives, gradient, hessian
+                    )
+                if not first:
+                    continue
                 for j in range(d):
                     for a in range(actions):
                         slope = mean_gradient[r, i, j, a]
                         gradients[r, i, a] += gradient[j] * slope
-                        for b in range(actions):
-                            total = gradient[j] * mean_hessian[r, i, j, a, b]
-                            for l in range(d):
-                                total += slope * hessian[j, l] * mean_gradient[r, i, l, b]
-                            hessians[r, i, a, b] += total
+                        if second:
+                            for b in range(actions):
+                                total = gradient[j] * mean_hessian[r, i, j, a, b]
+                                for l in range(d):
+                                    total += slope * hessian[j, l] * mean_gradient[r, i, l, b]
+                                hessians[r, i, a, b] += total
     return values, gradients, hessians
 
 
@@ -603,7 +728,7 @@ def push_derivative(axes, width, mean, velocity, mass, noise, coupling):
     return result
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True)
 def conditional_moments(axes, width, mean, noise, coupling):
     """Return mean and variance of the grid's law on every axis, before folding, (cells, d, 2).
 
@@ -612,29 +737,27 @@ def conditional_moments(axes, width, mean, noise, coupling):
     """
     cells, d = mean.shape
     result = np.zeros((cells, d, 2))
-    for c in prange(CHUNKS):
-        low, high = _chunk(c, cells)
-        w = np.zeros((3, width))
-        for k in range(low, high):
-            for level in range(d):
-                j = axes.order[level]
-                m = mean[k, j]
-                for before in range(level):
-                    i = axes.order[before]
-                    if axes.coupled[j, i]:
-                        # the node nearest to the leader's mean
-                        node = round((result[k, i, 0] - axes.lower[i]) / axes.spacing[i])
-                        m += coupling[k, j, i] * (axes.lower[i] + node * axes.spacing[i])
-                h, lower = axes.spacing[j], axes.lower[j]
-                first, count = axis_weights(
-                    axes.kernel[j], axes.boundary[j], lower, h, axes.size[j], m, noise[k, j], w[0], w[1], w[2]
-                )
-                centre = 0.0
-                for q in range(count):
-                    centre += w[0, q] * (first + q) * h
-                spread = 0.0
-                for q in range(count):
-                    spread += w[0, q] * ((first + q) * h - centre) ** 2
-                result[k, j, 0] = lower + centre
-                result[k, j, 1] = spread
+    w = np.zeros((3, width))
+    for k in range(cells):
+        for level in range(d):
+            j = axes.order[level]
+            m = mean[k, j]
+            for before in range(level):
+                i = axes.order[before]
+                if axes.coupled[j, i]:
+                    # the node nearest to the leader's mean
+                    node = round((result[k, i, 0] - axes.lower[i]) / axes.spacing[i])
+                    m += coupling[k, j, i] * (axes.lower[i] + node * axes.spacing[i])
+            h, lower = axes.spacing[j], axes.lower[j]
+            first, count = axis_weights(
+                axes.kernel[j], axes.boundary[j], lower, h, axes.size[j], m, noise[k, j], w[0], w[1], w[2]
+            )
+            centre = 0.0
+            for q in range(count):
+                centre += w[0, q] * (first + q) * h
+            spread = 0.0
+            for q in range(count):
+                spread += w[0, q] * ((first + q) * h - centre) ** 2
+            result[k, j, 0] = lower + centre
+            result[k, j, 1] = spread
     return result

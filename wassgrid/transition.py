@@ -89,6 +89,10 @@ class TransitionModel:
     def axes(self) -> Axes:
         """The description of the grid that the compiled kernels read."""
         shape = np.array(self.grid.shape, dtype=np.int64)
+        lead = self._lead
+        order = list(self.problem.order)
+        if lead is not None:
+            order = [lead, *(j for j in order if j != lead)]
         stride = np.append(np.cumprod(shape[:0:-1])[::-1], 1).astype(np.int64)
         return Axes(
             np.ascontiguousarray(self.grid.lower, dtype=float),
@@ -97,9 +101,31 @@ class TransitionModel:
             np.array([BOUNDARIES[b] for b in self.grid.boundary], dtype=np.int64),
             np.array([KERNELS[name] for name in self.kernels], dtype=np.int64),
             stride,
-            np.array(self.problem.order, dtype=np.int64),
+            np.array(order, dtype=np.int64),
             np.array(self.problem.coupled, dtype=np.bool_),
+            lead is not None,
         )
+
+    @cached_property
+    def _lead(self) -> int | None:
+        """The axis that alone moves with the actions and follows no other, if there is one in two or more dimensions.
+
+        A guess from a few cells and actions that only saves time: the kernels check every cell.
+        """
+        if self.grid.dimension == 1:
+            return None
+        rng = np.random.default_rng(0)
+        low, high = np.where(np.isfinite(self.problem.action_bounds), self.problem.action_bounds, [-1.0, 1.0]).T
+        cells = np.unique(rng.integers(0, self.grid.size, 64))
+        mean = self.tables(cells, rng.uniform(low, high, (cells.size, 3, low.size)), 0).mean
+        moved = np.flatnonzero(np.ptp(mean, axis=1).max(axis=0) > 0)
+        if moved.size != 1:
+            return None
+        lead = int(moved[0])
+        followed = bool(np.any(self.problem.coupled[:, lead]))
+        if np.any(self.problem.coupled[lead]) or (followed and self.grid.boundary[lead] == "periodic"):
+            return None
+        return lead
 
     @cached_property
     def width(self) -> int:
@@ -156,29 +182,33 @@ class TransitionModel:
 
     def expected(self, cells: np.ndarray, mean: np.ndarray, function: np.ndarray) -> np.ndarray:
         """Return E f(s') (K, N) for means (K, N, d) of chosen cells (K,), f given on all cells."""
-        with kernels.threads_for(mean.shape[0] * mean.shape[1] * self.reach):
-            values: np.ndarray = kernels.expectation_values(
-                self.axes, self.width, cells, mean, self.noise, self.coupling, function
-            )
-        return values
-
-    def expected_gradient(self, cells: np.ndarray, tables: ActionTables, function: np.ndarray) -> np.ndarray:
-        """Return grad_a E f(s') (K, N, m) for tables (order 1) of chosen cells (K,)."""
-        with kernels.threads_for(tables.cost.size * self.reach):
-            gradients: np.ndarray = kernels.expectation_gradients(
-                self.axes, self.width, cells, tables.mean, tables.mean_gradient, self.noise, self.coupling, function
-            )
-        return gradients
+        return self._expectations(cells, mean, None, None, function)[0]
 
     def expected_derivatives(
         self, cells: np.ndarray, tables: ActionTables, function: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return E f(s') with action gradient and Hessian, (K, N), (K, N, m), (K, N, m, m), for tables of order 2."""
-        with kernels.threads_for(tables.cost.size * self.reach):
-            result: tuple[np.ndarray, np.ndarray, np.ndarray] = kernels.expectation_derivatives(
-                self.axes, self.width, cells, tables.mean, tables.mean_gradient, tables.mean_hessian,
-                self.noise, self.coupling, function,
-            )  # fmt: skip
+        """Return E f(s') with action gradient and Hessian, (K, N), (K, N, m), (K, N, m, m).
+
+        tables of order 2 of chosen cells (K,); for tables of order 1 the Hessian is left out (no rows).
+        """
+        return self._expectations(cells, tables.mean, tables.mean_gradient, tables.mean_hessian, function)
+
+    def _expectations(
+        self,
+        cells: np.ndarray,
+        mean: np.ndarray,
+        gradient: np.ndarray | None,
+        hessian: np.ndarray | None,
+        function: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        m = self.problem.action_bounds.shape[0]
+        shape = (0, *mean.shape[1:], m)
+        first = np.empty(shape) if gradient is None else gradient
+        second = np.empty((*shape, m)) if hessian is None else hessian
+        with kernels.threads_for(mean.shape[0] * mean.shape[1] * self.reach):
+            result: tuple[np.ndarray, np.ndarray, np.ndarray] = kernels.expectations(
+                self.axes, self.width, cells, mean, first, second, self.noise, self.coupling, function
+            )
         return result
 
     def pushed_derivative(self, mean: np.ndarray, velocity: np.ndarray, mass: np.ndarray) -> np.ndarray:
