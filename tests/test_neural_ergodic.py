@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from neural_cases import drawn_parameters, ring, scalar_lq, slope
 
 from wassgrid.neural.computed_policy import precision
-from wassgrid.neural.ergodic import draw, first_bad, measure, simulate, summarise, window
+from wassgrid.neural.ergodic import difference, draw, first_bad, measure, simulate, summarise, window
 from wassgrid.neural.solver import NeuralSolver
 from wassgrid.problem.exact import ScalarLQ
 
@@ -44,19 +44,29 @@ def test_action_gradients_are_the_derivatives_of_the_windows_cost():
         theta = drawn_parameters(solver.blueprint, size=0.2)
         random = draw(solver.dynamics, 0, jax.random.key(2), 7, 2, float)
         run = window(solver.dynamics, solver.blueprint, theta, jnp.ones((2, 6)), random, 5)
-        head, tail = random.split(5)
         push = jax.random.normal(jax.random.key(3), run.action_gradients.shape)
+        pushes = jnp.zeros((7, 2, 3)).at[:5].set(push)
 
+        @jax.jit
         def total(size):
-            middle, costs, _ = simulate(solver.dynamics, solver.blueprint, theta, jnp.ones((2, 6)), head, size * push)
-            _, more, _ = simulate(solver.dynamics, solver.blueprint, theta, middle, tail)
-            return float(jnp.sum(costs) + jnp.sum(more))
+            return jnp.sum(simulate(solver.dynamics, solver.blueprint, theta, jnp.ones((2, 6)), random, size * pushes)[1])
 
-        assert total(0.0) == pytest.approx(float(jnp.sum(run.costs)), rel=1e-12)
+        assert float(total(0.0)) == pytest.approx(float(jnp.sum(run.costs)), rel=1e-12)
         # Taylor: what is left after the linear term falls as the square of the size
         sizes = [1e-1, 1e-2, 1e-3]
-        left = [abs(total(h) - total(0.0) - h * float(jnp.sum(run.action_gradients * push))) for h in sizes]
+        left = [abs(float(total(h) - total(0.0) - h * jnp.sum(run.action_gradients * push))) for h in sizes]
     assert slope(sizes, left) == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_change_of_parameters_acts_from_its_step_on():
+    solver = NeuralSolver.of(scalar_lq(mean="0", noise=0.0, precision="float64"))
+    with precision(solver.settings):
+        random = draw(solver.dynamics, 0, jax.random.key(0), 4, 1, float)
+        before, after = jnp.array([-0.5, 0.0]), jnp.array([0.5, 0.0])
+        _, _, visited = simulate(
+            solver.dynamics, solver.blueprint, before, jnp.ones((1, 1)), random, change=(2, after)
+        )
+    np.testing.assert_allclose(np.ravel(visited), [1.0, 0.5, 0.25, 0.375])
 
 
 def test_ergodic_cost_of_a_linear_feedback_within_its_error_bar():
@@ -67,6 +77,18 @@ def test_ergodic_cost_of_a_linear_feedback_within_its_error_bar():
     )
     assert abs(cost.mean - exact.policy_objective(gain)) < 4 * cost.standard_error
     assert cost.standard_error < 0.01 * cost.mean
+
+
+def test_common_random_numbers_resolve_a_difference_far_below_the_error_of_either_cost():
+    solver = NeuralSolver.of(scalar_lq(mean="0"))
+    exact, gains = ScalarLQ(), (0.62, 0.7)
+    policies = [(solver.blueprint, jnp.array([-gain, 0.0])) for gain in gains]
+    start, key = jnp.zeros((64, 1)), jax.random.key(0)
+    found = difference(solver.dynamics, *policies, start, key, 50, 4000)
+    alone, _ = measure(solver.dynamics, *policies[0], start, key, 50, 4000)
+    expected = exact.policy_objective(gains[0]) - exact.policy_objective(gains[1])
+    assert abs(found.mean - expected) < 4 * found.standard_error
+    assert found.standard_error < 0.2 * abs(expected) and found.standard_error < 0.3 * alone.standard_error
 
 
 def test_standard_error_and_effective_sample_size_of_a_correlated_series():
@@ -145,7 +167,7 @@ def test_memory_of_the_reverse_mode_is_that_of_its_arrays_whatever_the_network()
 
 
 def test_first_bad_names_the_step_and_counts_the_chains():
-    costs, states = jnp.ones((6, 3)), jnp.ones((4, 3, 2))
+    costs, states = jnp.ones((6, 3)), jnp.ones((6, 3, 2))
     assert [int(x) for x in first_bad(costs, states)] == [-1, 0]
     assert [int(x) for x in first_bad(costs.at[5, 1].set(jnp.inf), states)] == [5, 1]
     assert [int(x) for x in first_bad(costs.at[5, 1].set(jnp.inf), states.at[2, 0, 1].set(jnp.nan))] == [2, 2]

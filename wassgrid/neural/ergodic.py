@@ -30,18 +30,13 @@ class Randomness(NamedTuple):
     restarts: Array  # (T, K) bool: the chain starts again from the initial law (discounted criterion); (T, 0) without
     fresh: Array  # (T, K, d) the states it starts from; (T, 0, d) without
 
-    def split(self, steps: int) -> tuple[Randomness, Randomness]:
-        """Return the first `steps` steps and the rest."""
-        return Randomness(*(x[:steps] for x in self)), Randomness(*(x[steps:] for x in self))
-
 
 class Window(NamedTuple):
     """T + tail steps of K chains; action gradients are of the sum of all the window's costs of that chain."""
 
     costs: Array  # (T + tail, K)
-    states: Array  # (T, K, d)
+    states: Array  # (T + tail, K, d)
     action_gradients: Array  # (T, K, m), samples of grad_a Q
-    middle: Array  # (K, d), states after T steps
     end: Array  # (K, d), states after T + tail steps
 
 
@@ -71,19 +66,20 @@ def simulate(
     states: Array,
     randomness: Randomness,
     perturbations: Array | None = None,
+    change: tuple[int, Array] | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Run the closed loop from states (K, d): returns end states (K, d), costs (T, K) and the states acted in (T, K,
-    d).
+    """Run the closed loop from states (K, d): return end states (K, d), costs (T, K) and the states acted in (T, K, d).
 
-    `perturbations` (T, K, m) are added to the actions. Under reverse mode a step stores its state alone and
-    recomputes the rest (jax.checkpoint): memory is that of the arrays here, T K (2 d + m + noise + latents) numbers,
-    plus one step's network activations, whatever the network and the horizon.
+    `perturbations` (T, K, m) are added to the actions; from the step of `change` on, its parameters act. Under reverse
+    mode a step stores its state alone and recomputes the rest (jax.checkpoint): memory is that of the arrays here,
+    T K (2 d + m + noise + latents) numbers, plus one step's network activations, whatever the network and the horizon.
     """
 
     @jax.checkpoint
-    def advance(state: Array, step: tuple[Randomness, Array | None]) -> tuple[Array, tuple[Array, Array]]:
-        random, perturbation = step
-        action = policy(parameters, state, random.latents)
+    def advance(state: Array, inputs: tuple[Array, Randomness, Array | None]) -> tuple[Array, tuple[Array, Array]]:
+        step, random, perturbation = inputs
+        theta = parameters if change is None else jnp.where(step < change[0], parameters, change[1])
+        action = policy(theta, state, random.latents)
         if perturbation is not None:
             action = action + perturbation
         cost = dynamics.stage_cost(state, action)
@@ -92,7 +88,8 @@ def simulate(
             following = jnp.where(random.restarts[:, None], random.fresh, following)
         return following, (cost, state)
 
-    end, (costs, visited) = jax.lax.scan(advance, states, (randomness, perturbations))
+    steps = jnp.arange(randomness.noise.shape[0])
+    end, (costs, visited) = jax.lax.scan(advance, states, (steps, randomness, perturbations))
     return end, costs, visited
 
 
@@ -104,25 +101,20 @@ def window(
     randomness: Randomness,
     horizon: int,
 ) -> Window:
-    """Run one window from states (K, d) and differentiate its costs with respect to the actions of its first T
-    steps."""
-    head, tail = randomness.split(horizon)
+    """Run one window from states (K, d) and differentiate its costs with respect to the actions of its first T steps."""
 
-    def total_cost(perturbations: Array) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-        middle, costs, visited = simulate(dynamics, policy, parameters, states, head, perturbations)
-        end, tail_costs, _ = simulate(dynamics, policy, parameters, middle, tail)
-        costs = jnp.concatenate([costs, tail_costs])
-        return jnp.sum(costs), (costs, visited, middle, end)
+    def total_cost(perturbations: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+        end, costs, visited = simulate(dynamics, policy, parameters, states, randomness, perturbations)
+        return jnp.sum(costs), (costs, visited, end)
 
-    zero = jnp.zeros((horizon, states.shape[0], policy.action_dimension), states.dtype)
-    gradients, (costs, visited, middle, end) = jax.grad(total_cost, has_aux=True)(zero)
-    return Window(costs, visited, gradients, middle, end)
+    zero = jnp.zeros((*randomness.noise.shape[:2], policy.action_dimension), states.dtype)
+    gradients, (costs, visited, end) = jax.grad(total_cost, has_aux=True)(zero)
+    return Window(costs, visited, gradients[:horizon], end)
 
 
 def first_bad(costs: Array, states: Array) -> tuple[Array, Array]:
-    """Return the first step at which a cost (T, K) or a state (<= T, K, d) is not finite, -1 if none, and how many chains."""
-    bad = ~jnp.isfinite(costs)
-    bad = bad.at[: states.shape[0]].set(bad[: states.shape[0]] | ~jnp.all(jnp.isfinite(states), axis=-1))
+    """Return the first step at which a cost (T, K) or state (T, K, d) is not finite, -1 if none, and how many chains."""
+    bad = ~(jnp.isfinite(costs) & jnp.all(jnp.isfinite(states), axis=-1))
     steps = jnp.any(bad, axis=1)
     return jnp.where(jnp.any(steps), jnp.argmax(steps), -1), jnp.sum(jnp.any(bad, axis=0))
 
@@ -157,6 +149,29 @@ def measure(
     burns = -(-burn_in // length)
     end, means, squares = _batch_means(dynamics, policy, parameters, states, key, length, burns, batches)
     return summarise(np.asarray(means, float), np.asarray(squares, float), length), end
+
+
+def difference(
+    dynamics: Dynamics,
+    first: tuple[PushForwardPolicy, Array],
+    second: tuple[PushForwardPolicy, Array],
+    states: Array,
+    key: Array,
+    burn_in: int,
+    steps: int,
+) -> ErgodicCost:
+    """Estimate the ergodic cost of the first policy minus that of the second, each given with its parameters.
+
+    Both are run from the same states with the same noise (common random numbers): what the two trajectories share cancels, and
+    the standard error is that of the difference.  Arguments otherwise as in `measure`.
+    """
+    length = max(1, math.isqrt(steps))
+    runs = [
+        _batch_means(dynamics, policy, parameters, states, key, length, -(-burn_in // length), steps // length)
+        for policy, parameters in (first, second)
+    ]
+    means = np.asarray(runs[0][1], float) - np.asarray(runs[1][1], float)
+    return summarise(means, means**2, length)
 
 
 def summarise(means: np.ndarray, squares: np.ndarray, length: int) -> ErgodicCost:

@@ -110,7 +110,7 @@ def advance(
     run = window(dynamics, policy, state.parameters, state.chains, random, settings.horizon)
 
     samples = settings.horizon * count
-    visited = run.states.reshape(samples, -1)
+    visited = run.states[: settings.horizon].reshape(samples, -1)
     latents = random.latents[: settings.horizon].reshape(samples, -1)
     gradients = run.action_gradients.reshape(samples, -1)
     everywhere = tangent(lambda theta: policy(theta, visited, latents), state.parameters)
@@ -234,10 +234,8 @@ def _decrease(
 ) -> Array:
     """Return the fall of the window's cost per step, on its own states and random numbers, when trial replaces
     theta."""
-    head, tail = random.split(horizon)
-    middle, costs, _ = simulate(dynamics, policy, trial, state.chains, head)
-    _, tail_costs, _ = simulate(dynamics, policy, state.parameters, middle, tail)
-    return jnp.sum(run.costs - jnp.concatenate([costs, tail_costs])) / (horizon * run.costs.shape[1])
+    _, costs, _ = simulate(dynamics, policy, trial, state.chains, random, change=(horizon, state.parameters))
+    return jnp.sum(run.costs - costs) / (horizon * run.costs.shape[1])
 
 
 def _corrected(curvature: Array, measured: Array, accepted: Array) -> Array:
