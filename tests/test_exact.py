@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
+from wassgrid.case import Case
 from wassgrid.problem.exact import (
     AutoRegression,
     DoubleWell,
@@ -98,9 +99,7 @@ class TestScalarLQ:
     def test_derivatives_of_the_objective(self, problem, variance):
         gain = stable_gain(problem)
         slope = problem.gain_derivative(gain, variance)
-        assert slope == pytest.approx(
-            central_difference(lambda k: problem.policy_objective(k, variance), gain), rel=1e-8
-        )
+        assert slope == pytest.approx(central_difference(lambda k: problem.policy_objective(k, variance), gain), rel=1e-8)
         curvature = central_difference(lambda k: problem.gain_derivative(k, variance), gain)
         assert sum(problem.hessian_parts(gain, variance)) == pytest.approx(curvature, rel=1e-8)
 
@@ -445,3 +444,70 @@ class TestManufacturedErrors:
     def test_waves_of_nonlinear_phase(self, value):
         with pytest.raises(ValueError, match="not linear"):
             _ = Manufactured((NextState("x", "x", (-1, 1), "1"),), ("a",), value, ("0",), "e1**2").expected_value
+
+
+class TestCaseTexts:
+    """The case text states the same problem as the numbers: law and cost read back from the tables of the case."""
+
+    @staticmethod
+    def linear_law(problem):
+        """Read A, B, the noise covariance and the Hessian of the cost off a linear-quadratic control problem."""
+        d, m = problem.state_dimension, problem.action_dimension
+        points = np.vstack([np.zeros(d + m), np.eye(d + m)])
+        tables = problem.action_tables(points[:, :d], points[:, None, d:], 0)
+        cell = problem.cell_tables(points[:, :d])
+        # x' = mean + coupling x' + noise
+        through = np.linalg.inv(np.eye(d) - cell.coupling[0])
+        columns = (tables.mean[1:, 0] - tables.mean[0, 0]) @ through.T
+        noise = through * cell.noise[0]
+        return columns[:d].T, columns[d:].T, noise @ noise.T
+
+    @pytest.mark.parametrize("rank", [1, 2, 3])
+    def test_vector_problem(self, rank):
+        exact = random_vector_problem(4, rank=rank)
+        case = Case.from_text(exact.case_text(9, "auto"))
+        a, b, covariance = self.linear_law(case.problem)
+        assert np.allclose(a, exact.state_matrix, rtol=0, atol=1e-12)
+        assert np.allclose(b, exact.action_matrix, rtol=0, atol=1e-12)
+        assert np.allclose(covariance, exact.noise_covariance, rtol=0, atol=1e-6)
+        rng = np.random.default_rng(0)
+        x, u = rng.standard_normal((5, 3)), rng.standard_normal((5, 2))
+        cost = case.problem.action_tables(x, u[:, None, :], 0).cost[:, 0]
+        expected = np.einsum("ki,ij,kj->k", x, exact.state_cost, x) + np.einsum("ki,ij,kj->k", u, exact.action_cost, u)
+        assert np.allclose(cost, expected, rtol=1e-12)
+
+    @pytest.mark.parametrize("sites", [1, 2, 5])
+    def test_oscillator_ring(self, sites):
+        ring = OscillatorRing(sites)
+        case = Case.from_text(ring.case_text(solver={"kind": "neural"}))
+        a, b, covariance = self.linear_law(case.problem)
+        exact = ring.linear_quadratic
+        assert np.allclose(a, exact.state_matrix, rtol=0, atol=1e-12)
+        assert np.allclose(b, exact.action_matrix, rtol=0, atol=1e-12)
+        assert np.allclose(covariance, exact.noise_covariance, rtol=0, atol=1e-15)
+
+    @pytest.mark.parametrize("name", MANUFACTURED)
+    def test_manufactured_cost(self, name):
+        problem, _ = MANUFACTURED[name]
+        case = Case.from_text(problem.case_text(8, "linear"))
+        rng = np.random.default_rng(1)
+        states = rng.uniform(-2, 2, (5, len(problem.states)))
+        actions = rng.uniform(-1, 1, (5, len(problem.actions)))
+        cost = case.problem.action_tables(states, actions[:, None, :], 0).cost[:, 0]
+        sides = [TestManufactured().sides(name, state, action)[1] for state, action in zip(states, actions, strict=True)]
+        assert np.allclose(cost, sides, rtol=1e-11, atol=1e-11)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            ScalarLQ().case_text(),
+            TorusRegulator(2).case_text(16),
+            AutoRegression().case_text(),
+            HeatBathPendulum().case_text({"theta": 200, "omega": "aligned"}),
+            DoubleWell().case_text(policy={"particles": 2}, flow={"method": "rk4"}),
+        ],
+        ids=["lq", "torus", "autoregression", "heat bath", "double well"],
+    )
+    def test_texts_are_cases(self, text):
+        case = Case.from_text(text)
+        assert Case.from_text(case.to_text()) == case
