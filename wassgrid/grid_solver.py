@@ -18,7 +18,7 @@ from wassgrid.hessian import CURVATURE_COLUMNS, CurvatureError, Hessian, curvatu
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.solve import CONVERGED, INTERRUPTED, STOPPED, Solution, StepRecord, Verdict
-from wassgrid.stationary import ReducibleChainError, period, recurrent_classes
+from wassgrid.stationary import ReducibleChainError, period, recurrent_classes, starting_law
 from wassgrid.transition import TransitionModel
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class GridSolver:
         policy = initial_policy(self.case, self.grid)
         require_memory(self.case, estimate_memory(self.case, self.grid, self.model, policy))
         cells = self.grid.size
-        law, value = np.full(cells, 1.0 / cells), np.zeros(cells)
+        law, value = starting_law(cells), np.zeros(cells)
         self._require_one_class(policy)
         evaluation = self.evaluator.evaluate(policy, (law, value))
         step = self.case.flow.step
@@ -222,9 +222,19 @@ class GridSolver:
             "resolution": self.model.resolution(mean, evaluation.law),
             "recurrent_classes": len(classes),
             "period": period(evaluation.chain.operator, classes[0]) if len(classes) == 1 else None,
+            "boundary_mass": self._boundary_mass(evaluation.law),
             "cells": self.grid.size,
             "entries": evaluation.chain.operator.entries,
         }
+
+    def _boundary_mass(self, law: np.ndarray) -> dict[str, float]:
+        """Return the stationary mass in the two end cells of every clamped axis."""
+        joint = law.reshape(self.grid.shape)
+        ends = {}
+        for k, name in enumerate(self.grid.names):
+            if self.grid.boundary[k] == "clamp":
+                ends[name] = float(np.take(joint, [0, -1], axis=k).sum())
+        return ends
 
     def _require_one_class(self, policy: ParticlePolicy) -> None:
         """Raise ReducibleChainError where the average cost of a policy depends on where one starts."""

@@ -151,7 +151,11 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
     if "recurrent_classes" in summary:
         period = summary.get("period")
         rows.append(("recurrent classes", f"{summary['recurrent_classes']}{f', period {period}' if (period or 1) > 1 else ''}"))
-    known = ("resolution", "recurrent_classes", "period", "cells", "entries")
+    for name, mass in summary.get("boundary_mass", {}).items():
+        if mass > 1e-3:
+            advice = f"widen states.{name}.domain, or stabilise the initial policy"
+            rows.append((f"ends of {name}", f"hold {mass:.2g} of the stationary mass: {advice}"))
+    known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries")
     for name, value in summary.items():
         if name not in known:
             rows.append((name.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)))
