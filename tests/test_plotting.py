@@ -66,7 +66,7 @@ def write(
         row |= {"flow_time": t} if flow else {}
         row |= {"lower_bound": 2 - np.exp(-3 * t) if step < steps - 1 else 2.0} if bound else {}
         if curvature:
-            row |= {f"curvature_{end}{part}": 1.0 for end in ("min", "max") for part in ("", "_local", "_transport")}
+            row |= {f"curvature_{end}{part}": 1.0 for end in ("min", "max") for part in ("", "_local", "_transport", "_residual")}
         writer.append_row(row)
         particles = generator.normal(size=(*shape, 4, len(actions)))
         arrays = {"weights": weights, "stationary": law / law.sum(), "value": generator.normal(size=shape)}
@@ -246,20 +246,20 @@ def test_chosen_cells_lie_apart_in_the_bulk():
 
 
 def test_curvature_tells_where_the_objective_is_not_convex(tmp_path):
-    names = [f"curvature_{end}{part}" for end in ("min", "max") for part in ("", "_local", "_transport")]
+    names = [f"curvature_{end}{part}" for end in ("min", "max") for part in ("", "_local", "_transport", "_residual")]
     series = {"convergence": {name: Variable((), name) for name in (*names, "objective", "gradient_norm")}}
-    smallest = [-1.0, np.nan, 0.5, 2.0]
+    smallest = [-1.0, np.nan, -1e-4, 2.0]  # the third is zero to its residual
     writer = ResultWriter.create(tmp_path / "run.h5", {"case": ""}, (), series | {"trajectory": {}})
     for step, value in enumerate(smallest):
-        row = dict(zip(names, (value, 1.0, value - 1.0, 9.0, 8.0, 1.0), strict=True))
+        row = dict(zip(names, (value, 1.0, value - 1.0, 1e-3, 9.0, 8.0, 1.0, 1e-3), strict=True))
         writer.append_row({"step": step, "objective": 1.0 / (1 + step), "gradient_norm": 1.0, **row})
     writer.finish("stopped", "")
     figure = plotting.figures([tmp_path / "run.h5"])["run_curvature"]
     assert_complete(figure)
     left, right = panels(figure)
     assert left.lines[0].get_xdata().tolist() == [0, 2, 3]
-    assert left.lines[0].get_ydata().tolist() == [-1.0, 0.5, 2.0]
-    assert left.lines[2].get_ydata().tolist() == [-2.0, -0.5, 1.0]
+    assert left.lines[0].get_ydata().tolist() == [-1.0, -1e-4, 2.0]
+    assert left.lines[2].get_ydata().tolist() == [-2.0, -1.0001, 1.0]
     assert right.lines[0].get_ydata().tolist() == [9.0, 9.0, 9.0]
     assert left.lines[-1].get_xdata().tolist() == [0]
     assert figure.get_suptitle() == "run: not geodesically convex at 1 of 3 steps"

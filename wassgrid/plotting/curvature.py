@@ -22,8 +22,8 @@ _PARTS = (
 def curvature(path: str | os.PathLike[str]) -> Figure:
     """Draw smallest and largest eigenvalue of the Hessian of J against the step, with their local and transport parts.
 
-    Where the smallest one is positive throughout, J is geodesically convex along the run; steps at which it is not are
-    marked. Raises StorageError for a file without curvature (see `output.curvature_every`).
+    Where the smallest one is nowhere negative beyond its error, J is geodesically convex along the run; steps at which
+    it is not are marked. Raises StorageError for a file without curvature (see `output.curvature_every`).
     """
     with ResultFile(path) as result:
         columns, name = result.convergence, result.path.stem
@@ -43,10 +43,14 @@ def curvature(path: str | os.PathLike[str]) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         if len(steps) == 1:
             axis.set(xticks=steps, xlim=(steps[0] - 1, steps[0] + 1))
-    smallest = columns["curvature_min"][measured]
-    bent = steps[smallest < 0]
+    # beyond its residual, which bounds the error, and the rounding of the largest one
+    error = np.fmax(columns["curvature_min_residual"], 1e-10 * np.abs(columns["curvature_max"]))
+    negative = (columns["curvature_min"] < -error)[measured]
+    bent = steps[negative]
     if len(bent):
-        axes[0, 0].plot(bent, smallest[smallest < 0], "v", color=COLOURS[3], markersize=6, label="not convex")
+        axes[0, 0].plot(
+            bent, columns["curvature_min"][measured][negative], "v", color=COLOURS[3], markersize=6, label="not convex"
+        )
     axes[0, 0].legend()
     verdict = "geodesically convex" if len(bent) == 0 else f"not geodesically convex at {len(bent)} of {len(steps)} steps"
     figure.suptitle(f"{name}: {verdict}", fontsize=10)
