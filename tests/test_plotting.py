@@ -100,8 +100,7 @@ def assert_complete(figure) -> None:
         assert overlap_x < 2 or overlap_y < 2
 
 
-@pytest.mark.parametrize("states", ["x", "xy", "xyz"])
-@pytest.mark.parametrize("actions", [("u",), ("u", "$v_1$")])
+@pytest.mark.parametrize(("states", "actions"), [("x", ("u", "$v_1$")), ("xy", ("u",)), ("xyz", ("u", "$v_1$"))])
 @pytest.mark.parametrize("steps", [1, 12])
 def test_every_figure_is_complete(tmp_path, states, actions, steps):
     figures = plotting.figures([write(tmp_path / "run.h5", states, actions, steps)])
@@ -138,6 +137,19 @@ def test_convergence_without_bound_and_flow_time(tmp_path):
     assert np.isnan(above[-1])
     assert np.allclose(above[:-1], 3 * (np.exp(-0.4 * np.arange(4)) - np.exp(-0.4 * 4)))
     assert "smallest" in panels(figure)[0].get_ylabel()
+
+
+def test_loose_bound_and_missing_gradient(tmp_path):
+    columns = {name: Variable((), name) for name in ("objective", "lower_bound")}
+    writer = ResultWriter.create(tmp_path / "run.h5", {"case": ""}, (), {"convergence": columns})
+    for step in range(10):
+        writer.append_row({"step": step, "objective": 1.0 + 0.5**step, "lower_bound": 0.5})
+    writer.finish("stopped", "")
+    figure = plotting.convergence([tmp_path / "run.h5"])
+    (axis,) = panels(figure)
+    assert "smallest" in axis.get_ylabel()  # a bound 0.5 below would hide the descent
+    assert np.allclose(axis.lines[0].get_ydata()[:-1], 0.5 ** np.arange(9) - 0.5**9)
+    assert_complete(figure)
 
 
 def test_runs_of_one_problem_share_their_reference(tmp_path):

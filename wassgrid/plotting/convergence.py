@@ -51,14 +51,14 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
     """Draw objective and gradient norm of one or several runs, on logarithmic axes.
 
     The objective is shown above a reference that runs of one problem share: the best proved lower bound, or the
-    smallest objective where no bound was computed. Where the longest curve falls like exp(-r t) in flow time, a line
-    shows the rate r.
-    Raises StorageError for a file without a step.
+    smallest objective where there is no bound as tight as a tenth of the descent. Where the longest curve falls like
+    exp(-r t) in flow time, a line shows the rate r. Raises StorageError for a file without a step.
     """
     runs = [_Run.read(path) for path in paths]
     abscissae = [name for name in ("step", "flow_time", "wall_time") if any(_advances(run, name) for run in runs)]
     abscissae = abscissae or ["step"]
-    figure, axes = canvas(2, len(abscissae), height=2.9, sharex="col", sharey="row")
+    measured = any(np.isfinite(run.finite("gradient_norm")).any() for run in runs)
+    figure, axes = canvas(2 if measured else 1, len(abscissae), height=2.9, sharex="col", sharey="row")
     references = [_reference(run, runs) for run in runs]
     for column, abscissa in enumerate(abscissae):
         for number, (run, (reference, _)) in enumerate(zip(runs, references, strict=True)):
@@ -66,18 +66,19 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
             x = run.finite(abscissa)
             curves = (run.finite("objective") - reference, run.finite("gradient_norm"))
             floors = (4 * np.finfo(float).eps * max(abs(reference), np.finfo(float).tiny), 0.0)
-            for axis, y, floor in zip(axes[:, column], curves, floors, strict=True):
+            for axis, y, floor in zip(axes[:, column], curves, floors, strict=False):
                 shown = np.where(y > floor, y, np.nan)
                 marker = "o" if len(x) <= 30 else None
                 axis.plot(x, shown, marker=marker, markersize=3, label=run.name if axis is axes[0, 0] else None, **look)
         if abscissa == "flow_time":
             for axis in axes[:, column]:
                 _show_rate(axis)
-        _finish_abscissa(axes[1, column], abscissa, runs)
+        _finish_abscissa(axes[-1, column], abscissa, runs)
     kinds = sorted({kind for _, kind in references})
     above = f"objective above\nthe {kinds[0]}" if len(kinds) == 1 else f"objective above the\n{' or '.join(kinds)}"
     axes[0, 0].set_ylabel(label(above, runs[0].cost_units))
-    axes[1, 0].set_ylabel("norm of the gradient")
+    if measured:
+        axes[1, 0].set_ylabel("norm of the gradient")
     for axis in axes.flat:
         drawn = np.concatenate([line.get_ydata() for line in axis.lines])
         if np.isfinite(drawn).any():
@@ -101,9 +102,13 @@ def _advances(run: _Run, name: str) -> bool:
 def _reference(run: _Run, runs: Sequence[_Run]) -> tuple[float, str]:
     same = [other for other in runs if other.problem == run.problem]
     bounds = np.concatenate([other.finite("lower_bound") for other in same])
+    objectives = np.concatenate([other.finite("objective") for other in same])
+    lowest, highest = float(np.nanmin(objectives)), float(np.nanmax(objectives))
     if np.isfinite(bounds).any():
-        return float(np.nanmax(bounds)), "best lower bound"
-    return float(np.nanmin(np.concatenate([other.finite("objective") for other in same]))), "smallest one"
+        bound = float(np.nanmax(bounds))
+        if len(objectives) == 1 or lowest - bound <= 0.1 * (highest - lowest):
+            return bound, "best lower bound"
+    return lowest, "smallest one"
 
 
 def _finish_abscissa(axis: Axes, abscissa: str, runs: Sequence[_Run]) -> None:
