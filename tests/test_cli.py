@@ -21,8 +21,9 @@ import wassgrid
 from wassgrid.case import Case
 from wassgrid.cli import main
 from wassgrid.grid import StateGrid
+from wassgrid.grid_solver import GridSolver
 from wassgrid.observers.progress import Pace, ProgressLines, clock
-from wassgrid.observers.watches import FinitenessWatch
+from wassgrid.observers.watches import SIGNALS, FinitenessWatch
 from wassgrid.policy import ParticlePolicy
 from wassgrid.simulate import discounted_cost, ergodic_cost
 from wassgrid.solve import StepRecord
@@ -329,6 +330,29 @@ def test_interrupted_runs_can_be_resumed(case, number, signals, capsys):
     assert files(case.parent) == ["tiny.h5", "tiny.toml"]
     assert main(["info", "tiny.h5"]) == 0
     assert "interrupted; to go on: wassgrid resume tiny.h5" in capsys.readouterr().out
+    assert main(["resume", "tiny.h5", "-q"]) == 0
+    assert main(["run", "tiny.toml", "-q", "-o", "whole.h5"]) == 0
+    assert_same_numbers("whole.h5", "tiny.h5")
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_interrupted_before_the_first_step(case, signals, monkeypatch, capsys):
+    first = GridSolver.start
+
+    def interrupted(solver):
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGINT)
+        return first(solver)
+
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    with monkeypatch.context() as patch:
+        patch.setattr(GridSolver, "start", interrupted)
+        assert main(["run", "tiny.toml", "-q"]) == 130
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # a process that was told to end ignores further signals
+    assert capsys.readouterr().err.splitlines()[-1].startswith("wassgrid: interrupted; to go on: wassgrid resume")
+    assert rows(Path("tiny.h5")) == (1 if signals == 1 else 0)
+    assert main(["info", "tiny.h5"]) == 0
     assert main(["resume", "tiny.h5", "-q"]) == 0
     assert main(["run", "tiny.toml", "-q", "-o", "whole.h5"]) == 0
     assert_same_numbers("whole.h5", "tiny.h5")
