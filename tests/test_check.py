@@ -1,0 +1,141 @@
+"""The dry run of a case: what it reports, and that it sees what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from wassgrid.case import Case
+from wassgrid.check import CheckReport, check_case
+from wassgrid.cli import main
+from wassgrid.differences import check_derivatives
+from wassgrid.evaluation import Evaluator
+from wassgrid.policy import initial_policy
+from wassgrid.problem.control_problem import ActionTables, ControlProblem
+from wassgrid.problem.exact import HeatBathPendulum, ScalarLQ
+
+FLOW = {"method": "heun", "stop": {"steps": 3}}
+REGULATOR = ScalarLQ().case_text(
+    31, policy={"particles": 3, "initial": {"distribution": "normal", "mean": "-0.5*x", "std": 0.3}}, flow=FLOW
+)
+
+
+def texts(report: CheckReport, name: str) -> list[str]:
+    return [finding.text for finding in report.findings if finding.name == name]
+
+
+def shown(report: CheckReport) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        for part in report.parts():
+            console.print(part)
+    return capture.get()
+
+
+def test_a_sound_case_passes() -> None:
+    case = Case.from_text(REGULATOR, "regulator")
+    report = check_case(case)
+    assert report.passed
+    assert [finding.name for finding in report.findings] == [
+        "memory", "recurrent classes", "initial policy", "gradient", "Hessian", "time",
+    ]  # fmt: skip
+    assert texts(report, "recurrent classes")[0].startswith("1 under the initial policy, 31 of 31 cells; ")
+    assert texts(report, "time")[0].endswith("for 3 steps")
+    assert report.resolution[0]["physical"] == pytest.approx(1.0)
+    printed = shown(report)
+    assert "regulator: Scalar linear-quadratic regulator" in printed
+    assert "numerical std" in printed
+
+
+def derivatives(case: Case, problem: ControlProblem | None = None) -> tuple[float, float, float]:
+    evaluator = Evaluator.from_case(case)
+    if problem is not None:
+        evaluator = replace(evaluator, model=replace(evaluator.model, problem=problem))
+    found = check_derivatives(evaluator, evaluator.evaluate(initial_policy(case, evaluator.model.grid)))
+    assert found.passed == (problem is None)
+    return found.slope_error, found.curvature_error, found.kinks
+
+
+def test_derivatives_agree_to_many_digits() -> None:
+    slope, curvature, kinks = derivatives(Case.from_text(REGULATOR))
+    assert slope < 1e-9 and curvature < 1e-9 and kinks == 0.0
+
+
+@pytest.mark.parametrize(
+    ("table", "factor", "seen"),
+    [
+        ("cost_gradient", 1.001, "gradient"),
+        ("mean_gradient", 1.001, "gradient"),
+        ("cost_hessian", 0.98, "Hessian"),
+        ("cost_hessian", 0.0, "kinks"),
+    ],
+)
+def test_wrong_derivatives_are_seen(monkeypatch: pytest.MonkeyPatch, table: str, factor: float, seen: str) -> None:
+    """The check can fail: tables of a problem whose derivative is off."""
+    original = ControlProblem.action_tables
+
+    def wrong(self: ControlProblem, states: np.ndarray, actions: np.ndarray, order: int) -> ActionTables:
+        tables = original(self, states, actions, order)
+        values = getattr(tables, table)
+        return tables if values is None else replace(tables, **{table: factor * values})
+
+    monkeypatch.setattr(ControlProblem, "action_tables", wrong)
+    report = check_case(Case.from_text(REGULATOR))
+    assert not report.passed
+    assert seen in [finding.name for finding in report.findings if not finding.passed]
+
+
+def test_particles_at_kinks_are_left_alone() -> None:
+    """abs(u) has a kink at 0, where a fifth of the uniform particles stand within reach."""
+    case = Case.from_text(REGULATOR.replace("r*u**2", "r*u**2 + 0.1*abs(u - 0.3*x)"))
+    report = check_case(case)
+    assert report.passed
+    slope, curvature, kinks = derivatives(case)
+    assert slope < 1e-8 and curvature < 1e-8
+    assert 0.0 < kinks < 0.1
+    assert texts(report, "kinks")[0].startswith(f"{100 * kinks:.3g} %")
+
+
+def test_clamped_ends_that_are_felt_are_named() -> None:
+    report = check_case(Case.from_text(REGULATOR, overrides=["states.x.domain=[-2, 2]"]))
+    assert "of the time is spent at the ends of x" in texts(report, "domain")[0]
+
+
+def test_alignment_is_proposed_where_it_is_possible() -> None:
+    heat = HeatBathPendulum()
+    tables = {"policy": {"particles": 1, "initial": {"distribution": "point", "mean": "0"}}, "flow": FLOW}
+    loose = check_case(Case.from_text(heat.case_text({"theta": 24, "omega": 15}, step=0.5, **tables)))
+    assert loose.passed
+    (hint,) = texts(loose, "alignment")
+    assert "means of theta, which has no noise, lie up to" in hint
+    assert 'possible: grid.points.omega = "aligned" (24 x ' in hint
+    tight = check_case(Case.from_text(heat.case_text({"theta": 24, "omega": "aligned"}, step=0.5, **tables)))
+    assert texts(tight, "alignment") == ["means of theta lie on grid points: no numerical diffusion there"]
+
+
+def test_memory_over_the_limit_fails_before_anything_is_built() -> None:
+    report = check_case(Case.from_text(REGULATOR, overrides=["solver.memory=1e-6"]))
+    assert [finding.name for finding in report.findings] == ["memory"]
+    assert "raise solver.memory" in texts(report, "memory")[0]
+
+
+def test_two_recurrent_classes_fail() -> None:
+    text = REGULATOR.replace('next = "a*x + b*u"', 'next = "x"').replace("gaussian", "linear")
+    text = text.replace('noise = "sigma"', 'noise = "0"')
+    report = check_case(Case.from_text(text))
+    assert not report.passed
+    assert "31 under the initial policy" in texts(report, "recurrent classes")[0]
+    assert "cell 0 (x = " in texts(report, "recurrent classes")[0]
+
+
+def test_command_line_says_it_by_its_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "regulator.toml"
+    path.write_text(REGULATOR)
+    assert main(["check", str(path)]) == 0
+    assert "relative error against differences of J" in capsys.readouterr().out
+    assert main(["check", str(path), "--set", "solver.memory=1e-6"]) == 1
+    assert "FAILED" in capsys.readouterr().out

@@ -1,0 +1,216 @@
+"""A dry run of a case: what it needs, how well its grid carries it, and whether its derivatives are right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, DerivativeCheck, check_derivatives
+from wassgrid.evaluation import Evaluator
+from wassgrid.geometry import gradient_norm
+from wassgrid.grid import ALIGNED, GridError, StateGrid, misalignment
+from wassgrid.policy import initial_policy
+from wassgrid.resources import GIB, estimate_memory, memory_limit
+from wassgrid.solve import make_solver
+from wassgrid.stationary import period, recurrent_classes
+from wassgrid.transition import TransitionModel
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from wassgrid.case import Case
+
+_OFF_NODE = 1e-6  # in cells
+_AT_THE_ENDS = 1e-4  # probability of the outermost points of an axis from which the domain is felt
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. A finding that did not pass is an obstacle to the run or to trust in its result."""
+
+    name: str
+    text: str
+    passed: bool = True
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a dry run found, in the order in which it was looked at; `resolution` as in `TransitionModel.resolution`."""
+
+    title: str
+    findings: tuple[Finding, ...]
+    resolution: tuple[dict[str, float | str], ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return all(finding.passed for finding in self.findings)
+
+    def parts(self) -> Iterator[RenderableType]:
+        """Yield what the command line prints."""
+        from rich.table import Table
+        from rich.text import Text
+
+        from wassgrid.report import resolution_table
+
+        yield Text(self.title, style="bold")
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for finding in self.findings:
+            mark = Text("ok", style="green") if finding.passed else Text("FAILED", style="bold red")
+            table.add_row(mark, Text(finding.name, style="bold"), Text(finding.text))
+        yield table
+        if self.resolution:
+            yield resolution_table(list(self.resolution))
+
+
+def check_case(case: Case) -> CheckReport:
+    """Look at a case without solving it: memory, grid, chain and derivatives at the initial policy, and the time of a step.
+
+    Stops at the first obstacle that the later looks would stumble over. Raises the errors of a run that come from the
+    case itself (expressions, alignment, resolution of the noise).
+    """
+    title = f"{case.name}: {case.title}" if case.title else case.name
+    if case.solver.kind == "neural":
+        return CheckReport(title, (_step_time(case),))
+    findings: list[Finding] = []
+    grid = StateGrid.from_case(case)
+    findings.append(_memory(case, grid))
+    if not findings[-1].passed:
+        return CheckReport(title, tuple(findings))
+    model = TransitionModel.from_case(case, grid)
+    policy = initial_policy(case, grid)
+    findings[-1] = _memory(case, grid, model, estimate_memory(case, grid, model, policy).total)
+    findings += _alignment(case, model)
+    if not findings[0].passed:
+        return CheckReport(title, tuple(findings))
+    mean, _ = model.means(policy.actions)
+    findings.append(_classes(case, model, mean, policy.weights))
+    if not findings[-1].passed:
+        return CheckReport(title, tuple(findings))
+    evaluator = Evaluator.from_case(case, model)
+    evaluation = evaluator.evaluate(policy)
+    resolution = model.resolution(np.einsum("ki,kij->kj", policy.weights, mean), evaluation.law)
+    findings.append(
+        Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {gradient_norm(evaluation):.4g}")
+    )
+    findings += _ends(grid, evaluation.law)
+    findings += _derivatives(check_derivatives(evaluator, evaluation))
+    findings.append(_step_time(case))
+    return CheckReport(title, tuple(findings), tuple(resolution))
+
+
+def _memory(case: Case, grid: StateGrid, model: TransitionModel | None = None, needed: float | None = None) -> Finding:
+    limit = memory_limit(case)
+    needed = estimate_memory(case, grid).total if needed is None else needed
+    shape = " x ".join(map(str, grid.shape))
+    kernels = "" if model is None else f"; kernels {', '.join(map(': '.join, zip(grid.names, model.kernels, strict=True)))}"
+    text = f"about {needed / GIB:.3g} GiB of {limit / GIB:.3g} for {shape} cells of {case.policy.particles} particles{kernels}"
+    if needed > limit:
+        return Finding("memory", f"{text}: use fewer points or particles, or raise solver.memory", False)
+    return Finding("memory", text)
+
+
+def _alignment(case: Case, model: TransitionModel) -> list[Finding]:
+    """Say for every noise-free axis how far its means lie from the nodes, and which axis could be aligned with it."""
+    findings = []
+    for j, name in enumerate(model.grid.names):
+        if model.noise[:, j].any():
+            continue
+        offset = misalignment(case.problem, model.grid, j)
+        if offset <= _OFF_NODE:
+            findings.append(Finding("alignment", f"means of {name} lie on grid points: no numerical diffusion there"))
+            continue
+        hints = [hint for other in model.grid.names if other != name and (hint := _aligned(case, other)) is not None]
+        remedy = f"; possible: {' or '.join(hints)}" if hints else "; no other axis can be aligned with it"
+        findings.append(
+            Finding("alignment", f"means of {name}, which has no noise, lie up to {offset:.2g} cells off grid points{remedy}")
+        )
+    return findings
+
+
+def _aligned(case: Case, name: str) -> str | None:
+    """Return the setting that aligns an axis, with the grid it gives, or None where that is not possible."""
+    try:
+        grid = StateGrid.build(case.problem, {**case.grid.points, name: ALIGNED})
+    except GridError:
+        return None
+    return f'grid.points.{name} = "aligned" ({" x ".join(map(str, grid.shape))} cells)'
+
+
+def _classes(case: Case, model: TransitionModel, mean: np.ndarray, weights: np.ndarray) -> Finding:
+    operator = model.operator(mean, weights)
+    classes = recurrent_classes(operator)
+    if len(classes) > 1:
+        places = ", ".join(model.grid.describe_cell(int(cells[0])) for cells in classes[:3])
+        text = f"{len(classes)} under the initial policy, at {places}"
+        if case.problem.discount is None:
+            return Finding("recurrent classes", f"{text}: the average cost depends on where one starts", False)
+        return Finding("recurrent classes", text)
+    steps = period(operator, classes[0])
+    cycle = f", with period {steps}" if steps > 1 else ""
+    share = f"{classes[0].size:,} of {operator.size:,} cells"
+    return Finding("recurrent classes", f"1 under the initial policy, {share}{cycle}; {operator.entries:,} transition entries")
+
+
+def _ends(grid: StateGrid, law: np.ndarray) -> list[Finding]:
+    """Say where the chain feels the ends of a clamped axis; that may be meant."""
+    findings = []
+    for k, name in enumerate(grid.names):
+        if grid.boundary[k] != "clamp":
+            continue
+        marginal = law.reshape(grid.shape).sum(axis=tuple(j for j in range(grid.dimension) if j != k))
+        share = float(marginal[0] + marginal[-1])
+        if share > _AT_THE_ENDS:
+            text = f"{share:.2g} of the time is spent at the ends of {name} under the initial policy: widen it unless it is meant"
+            findings.append(Finding("domain", text))
+    return findings
+
+
+def _derivatives(check: DerivativeCheck) -> list[Finding]:
+    parts = (
+        ("gradient", check.slope, check.slope_error, GRADIENT_TOLERANCE, "differences of J"),
+        ("Hessian", check.curvature, check.curvature_error, HESSIAN_TOLERANCE, "differences of the gradient"),
+    )
+    findings = []
+    for name, value, error, tolerance, reference in parts:
+        text = f"{value:.10g} along a random field, relative error against {reference} {error:.1e}"
+        if error > tolerance:
+            text += ": a defect, or an axis without noise that actions move (the linear kernel has kinks at its nodes)"
+        findings.append(Finding(name, text, error <= tolerance))
+    if check.kinks > 0:
+        text = f"{100 * check.kinks:.3g} % of the particles, by probability, are next to a kink of the case and were not moved"
+        findings.append(Finding("kinks", text, check.kinks <= KINKS))
+    return findings
+
+
+def _step_time(case: Case) -> Finding:
+    """Take the first steps of the run and measure them; the first one may have to compile kernels."""
+    solver = make_solver(case)
+    began = time.perf_counter()
+    state = solver.start()
+    start = time.perf_counter() - began
+    seconds = []
+    for _ in range(2):
+        if solver.verdict(state) is not None:
+            break
+        began = time.perf_counter()
+        state = solver.advance(state)
+        seconds.append(time.perf_counter() - began)
+        if seconds[0] > 30.0:
+            break
+    if not seconds:
+        return Finding("time", f"{_seconds(start)} to start; the run ends at its first state")
+    steps = case.neural.steps if case.solver.kind == "neural" and case.neural is not None else case.flow.stop.steps
+    total = start + steps * seconds[-1]
+    return Finding(
+        "time", f"{start:.3g} s to start, {seconds[-1]:.3g} s for a step: at most about {total:.3g} s for {steps} steps"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    from wassgrid.observers.progress import clock
+
+    return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
