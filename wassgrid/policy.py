@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -75,16 +76,30 @@ class ParticlePolicy:
     def sample(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Draw actions at arbitrary states (..., d), (..., m).
 
-        A neighbouring cell is drawn with its multilinear weight, then one of its particles: the mean is that of `mean`,
-        and an action of several modes is never averaged into one between them.
+        Between cells the policy is their displacement interpolation, the barycentre in W2 with the multilinear weights: for
+        one action component, the same quantile of every neighbouring cell (for one particle, its place), averaged. With
+        several particles of several components a neighbouring cell is drawn with its weight instead: the mean is the same,
+        the spread is larger by what the policy varies between cells.
         """
         cells, weights = self.grid.corners(np.asarray(state, dtype=float))
-        pick = (np.cumsum(weights, axis=-1) < rng.random(weights.shape[:-1])[..., None]).sum(axis=-1)
-        pick = np.minimum(pick, weights.shape[-1] - 1)
-        cell = np.take_along_axis(cells, pick[..., None], axis=-1)[..., 0]
-        heap = np.cumsum(self.weights, axis=1)
-        particle = (heap[cell] < rng.random(cell.shape)[..., None]).sum(axis=-1)
-        return self.actions[cell, np.minimum(particle, self.particles - 1)]
+        actions, heap = self._sorted
+        if self.action_dimension > 1 and self.particles > 1:
+            pick = (np.cumsum(weights, axis=-1) < rng.random(weights.shape[:-1])[..., None]).sum(axis=-1)
+            pick = np.minimum(pick, weights.shape[-1] - 1)
+            cells, weights = np.take_along_axis(cells, pick[..., None], axis=-1), np.ones((*pick.shape, 1))
+        quantile = rng.random(cells.shape[:-1])
+        particle = (heap[cells] < quantile[..., None, None]).sum(axis=-1)
+        drawn = actions[cells, np.minimum(particle, self.particles - 1)]
+        return np.asarray(np.einsum("...c,...ca->...a", weights, drawn))
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Actions and cumulative weights of every cell, in ascending order where there is one action component."""
+        if self.action_dimension > 1:
+            return self.actions, np.cumsum(self.weights, axis=1)
+        order = np.argsort(self.actions[:, :, 0], axis=1, kind="stable")
+        weights = np.take_along_axis(self.weights, order, axis=1)
+        return np.take_along_axis(self.actions, order[:, :, None], axis=1), np.cumsum(weights, axis=1)
 
     @classmethod
     def around(

@@ -1,0 +1,57 @@
+"""Particle policies between cells: the mean is multilinear, the law a displacement interpolation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wassgrid.grid import StateGrid
+from wassgrid.policy import ParticlePolicy, PolicyError
+
+
+def line_policy(actions, weights):
+    grid = StateGrid(("x",), (np.array([0.0, 1.0]),), ("clamp",))
+    return ParticlePolicy(grid, np.asarray(actions, float)[:, :, None], np.asarray(weights, float))
+
+
+def test_a_linear_feedback_is_sampled_without_spread():
+    policy = line_policy([[0.0], [2.0]], [[1.0], [1.0]])
+    states = np.linspace(0, 1, 7)[:, None]
+    rng = np.random.default_rng(0)
+    np.testing.assert_allclose(policy.sample(states, rng)[:, 0], 2 * states[:, 0], atol=1e-14)
+    np.testing.assert_allclose(policy.mean(states)[:, 0], 2 * states[:, 0], atol=1e-14)
+
+
+def test_modes_are_displaced_and_never_averaged():
+    """Two modes of unequal weight that move by one: half way, they stand half way, with their weights."""
+    policy = line_policy([[1.0, -1.0], [0.0, 2.0]], [[0.7, 0.3], [0.3, 0.7]])
+    drawn = policy.sample(np.full((20_000, 1), 0.5), np.random.default_rng(1))[:, 0]
+    values, counts = np.unique(drawn.round(12), return_counts=True)
+    np.testing.assert_allclose(values, [-0.5, 1.5])
+    assert counts[0] / counts.sum() == pytest.approx(0.3, abs=0.015)
+    assert drawn.mean() == pytest.approx(float(policy.mean(np.array([0.5]))[0]), abs=0.03)
+
+
+def test_several_components_keep_the_mean():
+    grid = StateGrid(("x",), (np.array([0.0, 1.0]),), ("clamp",))
+    actions = np.random.default_rng(2).standard_normal((2, 3, 2))
+    policy = ParticlePolicy(grid, actions, np.tile([0.2, 0.3, 0.5], (2, 1)))
+    state = np.full((40_000, 1), 0.3)
+    drawn = policy.sample(state, np.random.default_rng(3))
+    np.testing.assert_allclose(drawn.mean(axis=0), policy.mean(state[:1])[0], atol=0.03)
+
+
+@pytest.mark.parametrize("boundary", ["clamp", "reflect", "periodic"])
+def test_states_beyond_the_ends_follow_the_boundary(boundary):
+    axis = np.linspace(0, 1, 5, endpoint=boundary != "periodic")
+    grid = StateGrid(("x",), (axis,), (boundary,))
+    inside = {"clamp": 1.0, "reflect": 0.7, "periodic": 0.3}[boundary]
+    policy = ParticlePolicy(grid, axis[:, None, None].copy(), np.ones((5, 1)))
+    np.testing.assert_allclose(policy.mean(np.array([1.3])), policy.mean(np.array([inside])), atol=1e-12)
+
+
+def test_impossible_policies_are_refused():
+    with pytest.raises(PolicyError, match="sum to one"):
+        line_policy([[0.0], [1.0]], [[0.5], [1.0]])
+    with pytest.raises(PolicyError, match=r"not finite at cell 1 \(x = 1\)"):
+        line_policy([[0.0], [np.nan]], [[1.0], [1.0]])
