@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from benchmarks import aligned_grids, kernel_order
-from wassgrid.problem.exact import Manufactured
+from wassgrid.case import Case
+from wassgrid.evaluation import Evaluator
+from wassgrid.policy import ParticlePolicy
+from wassgrid.problem.exact import Manufactured, OscillatorRing
 
 QUANTITIES = ("objective", "value", "gradient")
 PENDULUM = Manufactured.pendulum()
@@ -71,3 +74,17 @@ def test_aligned_grid_agrees_with_simulation_where_interpolation_does_not():
     assert abs(aligned_grids.pendulum_cost(aligned_grids.swing_up, aligned).objective - truth.mean) < 4 * truth.error
     linear = aligned_grids.pendulum_cost(aligned_grids.swing_up, unaligned, "linear").objective
     assert linear - truth.mean > 8 * truth.error
+
+
+def test_oscillator_on_an_aligned_grid_against_its_riccati_equation():
+    # the momentum is driven by noise, the position follows it; the spring makes the momentum depend on the position too
+    ring = OscillatorRing(sites=1)
+    exact = ring.linear_quadratic
+    evaluator = Evaluator.from_case(Case.from_text(ring.case_text({"q[i]": 120, "p[i]": "aligned"})))
+    grid = evaluator.model.grid
+    evaluation = evaluator.evaluate(ParticlePolicy.around(grid, -grid.states @ exact.gain.T))
+    covariance = np.einsum("k,ki,kj->ij", evaluation.law, grid.states, grid.states)
+    assert evaluation.objective == pytest.approx(ring.objective, rel=1e-8)
+    assert np.abs(covariance - exact.covariance(exact.gain)).max() < 1e-8 * covariance.max()
+    near = np.all(np.abs(grid.states) < 2 * np.sqrt(np.diag(covariance)), axis=1)
+    assert np.abs(evaluation.q_gradient[near]).max() < 1e-7

@@ -131,15 +131,19 @@ def _step(axis: np.ndarray) -> float:
 def _couplings(problem: ControlProblem, follower: int) -> dict[int, float]:
     """Return the constant coefficients through which axis `follower` depends on other axes, {axis: coefficient}.
 
-    Both next(other) (the coupling beta) and, for noise-free positions stepped explicitly, d mean / d other count.
+    Both next(other) (the coupling beta) and, for positions stepped explicitly, d mean / d other count. An axis with noise
+    of its own lands between nodes whatever the grid: it has none.
     """
     box = np.where(np.isfinite(problem.domain), problem.domain, 0.0)
     rng = np.random.default_rng(0)
     states = box[:, 0] + (box[:, 1] - box[:, 0]) * rng.random((16, len(problem.state_names)))
     low, high = problem.action_bounds.T
     action = np.clip(np.zeros(low.size), low, high)
-    result = {}
-    beta = problem.cell_tables(states).coupling[:, follower, :]
+    result: dict[int, float] = {}
+    tables = problem.cell_tables(states)
+    if tables.noise[:, follower].any():
+        return result
+    beta = tables.coupling[:, follower, :]
     for other in range(len(problem.state_names)):
         if other == follower:
             continue
