@@ -19,7 +19,7 @@ FLOORS = [
     {"stationary", "evaluation"},
     {"geometry", "resources"},
     {"hessian", "flow", "enclosure", "action_value", "certificate", "newton", "full_newton"},
-    {"grid_solver", "simulate", "compare"},
+    {"grid_solver", "simulate", "compare", "differences"},
     {"solve"},
     {"check", "observers", "plotting", "report", "neural"},
     {"cli", "__main__"},

@@ -120,6 +120,24 @@ def plot(
 
 
 @app.command()
+def compare(
+    first: ResultPath,
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Result file of the same problem.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FIGURE", help="Figure.")] = Path("comparison.png"),
+    points: Annotated[int, typer.Option(min=2, help="Policies along the geodesic that are evaluated.")] = 21,
+) -> None:
+    """Compare the policies of two result files: Wasserstein distance, and J along the geodesic between them."""
+    from wassgrid import plotting
+    from wassgrid.compare import compare as compare_files
+    from wassgrid.report import print_rows
+
+    found = compare_files(first, second, points)
+    print_rows(_console(), found.rows())
+    plotting.save(plotting.comparison(found), output)
+    print(output)
+
+
+@app.command()
 def simulate(
     file: ResultPath,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each chain that are counted.")] = 2000,

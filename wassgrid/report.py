@@ -23,7 +23,7 @@ def print_summary(result: ResultFile, console: Console, case: Case | None = None
     """Print the numbers of a run's last step and the noise of its grid."""
     console.print()
     console.print(f"{result.attributes['case_name']}: {result.attributes['title']}", highlight=False, markup=False)
-    _print_rows(console, summary_rows(result, case))
+    print_rows(console, summary_rows(result, case))
     noise = noise_table(result)
     if noise is not None:
         console.print(noise)
@@ -50,7 +50,7 @@ def print_info(result: ResultFile, console: Console) -> None:
     checkpoint = result.checkpoint
     rows.append(("/checkpoint", "none yet" if checkpoint is None else f"step {int(checkpoint['step'])}"))
     rows.append(("size", f"{result.path.stat().st_size / 2**20:.3g} MiB"))
-    _print_rows(console, rows)
+    print_rows(console, rows)
     if len(result.steps("convergence")):
         print_summary(result, console)
 
@@ -172,7 +172,7 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 60 else clock(seconds)
 
 
-def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
+def print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         console.print(f"[bold]{escape(name):<{width}}[/bold]  {escape(text)}", highlight=False, soft_wrap=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from wassgrid.plotting.comparison import comparison
 from wassgrid.plotting.convergence import convergence
 from wassgrid.plotting.curvature import curvature
 from wassgrid.plotting.fields import policy, stationary, value
 from wassgrid.plotting.trajectories import trajectories
 from wassgrid.storage import ResultFile, StorageError
 
-__all__ = ["convergence", "curvature", "figures", "policy", "save", "stationary", "trajectories", "value"]
+__all__ = ["comparison", "convergence", "curvature", "figures", "policy", "save", "stationary", "trajectories", "value"]
 
 DOTS_PER_INCH = 150
 
