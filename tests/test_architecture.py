@@ -17,7 +17,7 @@ FLOORS = [
     {"grid", "kernels"},
     {"policy", "transition"},
     {"stationary", "evaluation"},
-    {"geometry", "resources"},
+    {"geometry", "resources", "differences"},
     {"hessian", "flow", "enclosure", "action_value", "certificate", "newton", "full_newton"},
     {"grid_solver", "simulate", "compare", "differences"},
     {"solve"},

@@ -126,3 +126,10 @@ def _toml_value(text: str) -> Any:
     except (ValueError, RecursionError):
         return text.strip()
     return parsed["value"] if list(parsed) == ["value"] else text.strip()
+
+
+if __name__ == "__main__":
+    # the table that stands in README
+    from wassgrid.case import Case
+
+    print(key_table(Case))

@@ -183,8 +183,8 @@ class SolverTable(Table):
     kind: Annotated[str, PlainValidator(choice("grid", "neural"))] = Field(
         "grid", description="grid: up to 4 state dimensions; neural: policies as networks, any dimension"
     )
-    stationary: Annotated[str, PlainValidator(choice("auto", "power", "lu", "arnoldi"))] = Field(
-        "auto", description="stationary law: power iteration, sparse LU, Arnoldi, or chosen by measured progress"
+    stationary: Annotated[str, PlainValidator(choice("auto", "power", "krylov", "lu", "arnoldi"))] = Field(
+        "auto", description="stationary law: power iteration, Krylov, sparse LU, Arnoldi, or chosen by measured progress"
     )
     evaluation: Annotated[str, PlainValidator(choice("auto", "iteration", "krylov", "lu"))] = Field(
         "auto", description="policy evaluation: relative value iteration, Krylov, sparse LU, or chosen by progress"
