@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from rich.console import Console
 from rich.table import Table
@@ -67,7 +68,7 @@ def measure(hidden: tuple[int, ...], samples: int, damping: float) -> tuple[int,
         precise = jax.jit(
             lambda t, s, g: conjugate_gradients(at_point(policy, t, s), g, damping, 2_000, 1e-6).value
         )(theta, states, gradients)  # fmt: skip
-        best = at_point(policy, theta, states).push(precise)
+        best = np.asarray(at_point(policy, theta, states).push(precise))
     policy, theta, states, gradients = problem(hidden, samples)
     found = {}
     for name, solver in SOLVERS.items():
@@ -80,8 +81,8 @@ def measure(hidden: tuple[int, ...], samples: int, damping: float) -> tuple[int,
             began = time.perf_counter()
             run(theta, states, gradients).block_until_ready()
             seconds.append(time.perf_counter() - began)
-        off = at_point(policy, theta, states).push(w) - best.astype(jnp.float32)
-        found[name] = 1e3 * min(seconds), float(jnp.linalg.norm(off) / jnp.linalg.norm(best))
+        off = np.asarray(at_point(policy, theta, states).push(w)) - best
+        found[name] = 1e3 * min(seconds), float(np.linalg.norm(off) / np.linalg.norm(best))
     return policy.parameter_count, found
 
 
