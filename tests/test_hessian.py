@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from random_policies import SETTINGS, WEIGHTS, along, random_field, slopes
@@ -10,10 +12,12 @@ from scipy import linalg
 from wassgrid.case import Case
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.geometry import inner
-from wassgrid.hessian import CurvatureError, Hessian, curvature_range, second_derivative
+from wassgrid.grid_solver import GridSolver
+from wassgrid.hessian import CURVATURE_COLUMNS, CurvatureError, Hessian, curvature_range, second_derivative
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
 
+CASES = Path(__file__).parent.parent / "cases"
 STEPS = [0.005 / 2**k for k in range(4)]
 LQ = ScalarLQ(a=1.1, b=0.8, q=1.0, r=0.7, noise=1.0)
 OFFSETS = np.array([-0.5, 0.1, 0.2])
@@ -202,3 +206,40 @@ def test_no_free_component_is_said() -> None:
     everywhere = Hessian(best, floor=2.0)
     with pytest.raises(CurvatureError, match="no free component"):
         curvature_range(everywhere)
+
+
+def test_objective_can_be_geodesically_non_convex_though_every_q_is_convex() -> None:
+    """The shipped case: along the flow the smallest eigenvalue goes through zero, by its transport part alone."""
+    solver = GridSolver.from_case(Case.load(CASES / "geodesic_curvature.toml"))
+    state = solver.start()
+    smallest = []
+    while state.flow_time < 1.0:
+        evaluation = state.evaluation
+        assert evaluation.q_hessian[evaluation.law > 1e-10].min() > 0.0
+        record = solver.record(state).scalars
+        smallest.append(record["curvature_min"])
+        assert record["curvature_min_local"] > 0.0
+        if record["curvature_min"] < 0.0:
+            # confirmed by J itself: along the eigenvector, the second difference is negative
+            field = curvature_range(Hessian(evaluation)).smallest.field
+            t = 1e-3 / np.abs(field[evaluation.law > 1e-4]).max()
+            move = along(solver.evaluator, evaluation, field)
+            second = (move(t).objective - 2 * evaluation.objective + move(-t).objective) / t**2
+            assert second == pytest.approx(record["curvature_min"], rel=0.05)
+        state = solver.advance(state)
+    assert smallest[0] < -4.0
+    assert smallest[-1] > 0.1
+    assert (np.diff(smallest) > 0.0).all()
+
+
+def test_curvature_is_recorded_every_few_steps() -> None:
+    solver = GridSolver.from_case(Case.load(CASES / "geodesic_curvature.toml", ["output.curvature_every=2"]))
+    states = [solver.start()]
+    for _ in range(2):
+        states.append(solver.advance(states[-1]))
+    rows = [solver.record(state).scalars for state in states]
+    assert np.isfinite([rows[0][name] for name in CURVATURE_COLUMNS]).all()
+    assert np.isnan([rows[1][name] for name in CURVATURE_COLUMNS]).all()
+    assert rows[2]["curvature_max"] > rows[2]["curvature_min"]
+    silent = GridSolver.from_case(Case.load(CASES / "geodesic_curvature.toml", ["output.curvature_every=0"]))
+    assert not set(CURVATURE_COLUMNS) & set(silent.record(silent.start()).scalars)
