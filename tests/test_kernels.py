@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from types import SimpleNamespace
 
 import numba
@@ -41,6 +42,7 @@ def literal_fold(e, n, boundary):
     return path[e % len(path)]
 
 
+@cache
 def literal_weights(kernel, boundary, lower, h, n, mean, sigma):
     """The definition of each kernel, written down on a wide extended grid."""
     if boundary == "clamp":
