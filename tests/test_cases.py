@@ -1,0 +1,39 @@
+"""Every case file: documented, read and written back, and (on the grid) solved to what it expects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wassgrid.case import Case
+from wassgrid.report import expectations
+from wassgrid.solve import solve
+
+FILES = sorted((Path(__file__).parent.parent / "cases").glob("*.toml"))
+GRID_FILES = [path for path in FILES if Case.load(path).solver.kind == "grid"]
+
+
+def named(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.stem)
+
+
+@named(FILES)
+def test_case_is_documented_and_survives_being_written(path):
+    case = Case.load(path)
+    assert case.title
+    comments = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert len(comments) >= 2
+    if case.expect.average_cost is not None:
+        assert case.expect.average_cost.source
+    assert Case.from_text(case.to_text(), case.name) == case
+
+
+@named(GRID_FILES)
+def test_case_meets_its_expectation(path):
+    case = Case.load(path)
+    assert case.expect.average_cost is not None
+    solution = solve(case)
+    assert solution.complete, solution.reason
+    met, sentences = expectations(case, solution.objective)
+    assert met, sentences
