@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wassgrid.certificate import Certificate, certify
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.flow import SCHEMES, StepOutcome, adaptive_flow_step, flow_step, initial_step
+from wassgrid.full_newton import full_newton_step
 from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
 from wassgrid.hessian import CURVATURE_COLUMNS, CurvatureError, Hessian, curvature_range
+from wassgrid.newton import initial_pseudo_time, newton_step
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.solve import CONVERGED, INTERRUPTED, STOPPED, Solution, StepRecord, Verdict
@@ -30,7 +33,8 @@ class GridState:
     """Hold one policy of a run, evaluated, and all that the next step depends on.
 
     warm_law and warm_value (cells,) are what the evaluation started from: with them it can be repeated bit for bit.
-    step_size: the step length the method suggests next; elapsed: wall time in seconds, carried over a resume.
+    step_size: the step length the method suggests next (flow time, pseudo-time of newton, trust radius of full_newton);
+    certificate: the lower bound on the optimal J that the policy's V gives; elapsed: wall time in seconds, carried over a resume.
     """
 
     step: int
@@ -39,6 +43,7 @@ class GridState:
     evaluation: Evaluation
     warm_law: np.ndarray
     warm_value: np.ndarray
+    certificate: Certificate
     elapsed: float = 0.0
     facts: Mapping[str, float] = field(default_factory=dict)
 
@@ -74,18 +79,28 @@ class GridSolver:
         law, value = starting_law(cells), np.zeros(cells)
         self._require_one_class(policy)
         evaluation = self.evaluator.evaluate(policy, (law, value))
-        step = self.case.flow.step
-        size = initial_step(evaluation) if isinstance(step, str) else float(step)
-        facts = self._curvature(0, evaluation)
-        return GridState(0, 0.0, size, evaluation, law, value, time.perf_counter() - began, facts)
+        certificate = certify(evaluation)
+        facts = self._curvature(0, evaluation) | {"time_certificate": sum(certificate.times.values())}
+        size = self._first_step(evaluation)
+        return GridState(0, 0.0, size, evaluation, law, value, certificate, time.perf_counter() - began, facts)
+
+    def _first_step(self, evaluation: Evaluation) -> float:
+        """Return the step length of the first step in the units of the method."""
+        flow = self.case.flow
+        if not isinstance(flow.step, str):
+            return float(flow.step)
+        if flow.method == "newton":
+            return initial_pseudo_time(evaluation)
+        return 1.0 if flow.method == "full_newton" else initial_step(evaluation)
 
     def restore(self, checkpoint: Mapping[str, Any]) -> GridState:
         """Evaluate the policy of a checkpoint again, from the same warm start as then."""
         policy = ParticlePolicy(self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]))
         warm = np.asarray(checkpoint["warm_law"]), np.asarray(checkpoint["warm_value"])
+        evaluation = self.evaluator.evaluate(policy, warm)
         return GridState(
             int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]),
-            self.evaluator.evaluate(policy, warm), *warm, float(checkpoint["elapsed"]),
+            evaluation, *warm, certify(evaluation), float(checkpoint["elapsed"]),
         )  # fmt: skip
 
     def advance(self, state: GridState) -> GridState:
@@ -104,9 +119,11 @@ class GridSolver:
         elapsed = time.perf_counter() - began
         facts["time_flow"] = max(elapsed - sum(new.times.values()), 0.0)
         facts |= self._curvature(state.step + 1, new)
+        certificate = certify(new)
+        facts["time_certificate"] = sum(certificate.times.values())
         return GridState(
             state.step + 1, state.flow_time + outcome.flow_time, outcome.next_step, new, old.law, old.value,
-            state.elapsed + time.perf_counter() - began, facts,
+            certificate, state.elapsed + time.perf_counter() - began, facts,
         )  # fmt: skip
 
     def _curvature(self, step: int, evaluation: Evaluation) -> dict[str, float]:
@@ -126,8 +143,14 @@ class GridSolver:
 
     def _step(self, state: GridState) -> StepOutcome:
         flow = self.case.flow
-        scheme = SCHEMES[flow.method]
         size = state.step_size
+        if flow.method not in SCHEMES:
+            certificate = state.certificate if flow.escape is not False else None
+            if flow.method == "full_newton":
+                return full_newton_step(self.evaluator, state.evaluation, size, certificate)
+            adaptive = isinstance(flow.step, str)
+            return newton_step(self.evaluator, state.evaluation, size, certificate, adaptive)
+        scheme = SCHEMES[flow.method]
         horizon = flow.stop.flow_time
         if isinstance(flow.step, str):
             # the last step ends on the flow time asked for; the step length goes on as if it had not been cut
@@ -144,7 +167,7 @@ class GridSolver:
             "flow_time": state.flow_time,
             "objective": evaluation.objective,
             "gradient_norm": gradient_norm(evaluation),
-            "lower_bound": float("nan"),
+            "lower_bound": self._lower_bound(state),
             "step_length": 0.0,
             "wall_time": state.elapsed,
             "stationary_residual": evaluation.stationary.residual,
@@ -161,6 +184,10 @@ class GridSolver:
             **state.facts,
         }
         return StepRecord(scalars, lambda: self._frame(state), lambda: self._checkpoint(state))
+
+    def _lower_bound(self, state: GridState) -> float:
+        """The lower bound on the optimal J, nan where it is not proven."""
+        return state.certificate.lower_bound if state.certificate.guaranteed else float("nan")
 
     def _frame(self, state: GridState) -> dict[str, Any]:
         evaluation, shape = state.evaluation, self.grid.shape
@@ -196,6 +223,9 @@ class GridSolver:
         size = gradient_norm(state.evaluation)
         if stop.gradient_norm is not None and size <= stop.gradient_norm:
             return Verdict(CONVERGED, f"the gradient norm {size:.3g} is at most {stop.gradient_norm:.3g}", True)
+        gap = state.evaluation.objective - self._lower_bound(state)
+        if stop.gap is not None and gap <= stop.gap:
+            return Verdict(CONVERGED, f"the cost is proven to be within {gap:.3g} of the optimum, at most {stop.gap:.3g}", True)
         if stop.flow_time is not None and state.flow_time >= stop.flow_time * (1 - 1e-12):
             return Verdict(STOPPED, f"the flow time {stop.flow_time:g} was reached", True)
         if state.step >= stop.steps:
@@ -207,6 +237,10 @@ class GridSolver:
         record = self.record(state).scalars
         # an interrupted run must end at once: its summary is not worth another pass over the chain
         summary = {} if verdict.status == INTERRUPTED else self.summary(evaluation)
+        if summary:
+            summary["certificate"] = state.certificate.method if state.certificate.guaranteed else (
+                f"not proven, would be {state.certificate.lower_bound:.10g}: {state.certificate.method}"
+            )
         return Solution(
             evaluation.objective, record["lower_bound"], evaluation.policy, evaluation.law,
             evaluation.value * self._value_unit, verdict.status == CONVERGED, verdict.status, verdict.reason,

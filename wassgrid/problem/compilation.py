@@ -1,4 +1,4 @@
-"""SymPy expressions -> array functions of NumPy or JAX, and derivatives of staged expressions."""
+"""SymPy expressions -> array functions of NumPy, JAX or intervals, and derivatives of staged expressions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from wassgrid.problem import functions
+from wassgrid.problem import functions, intervals
 
 ArrayFunction = Callable[..., tuple[Any, ...]]
 Stages = Sequence[tuple[sp.Symbol, sp.Expr]]
@@ -26,7 +26,8 @@ def compile_functions(
 
     arguments: the symbols, in the order of the arrays.
     stages: (symbol, expression) pairs computed first, in order; later stages and `expressions` may use their symbols.
-    backend: "numpy" or "jax" (imported only then; the function can be traced, differentiated and jitted).
+    backend: "numpy", "jax" (imported only then; the function can be traced, differentiated and jitted) or "interval" (the
+    function takes Intervals and arrays, and gives Intervals where its value depends on one; with `broadcast=False`).
 
     Returns a function of arrays that broadcast together; it gives a tuple with one array per expression, all of the
     broadcast shape (constants included; NumPy arrays may be read-only views), or with `broadcast=False` the values as they come:
@@ -46,7 +47,7 @@ def compile_functions(
     raw = sp.lambdify(
         plain,
         reduced,
-        modules=[functions.namespace(arrays) | {"power": _power(backend)}, backend],
+        modules=[functions.namespace(arrays) | {"power": _power(backend)}, vars(arrays) if backend == "interval" else backend],
         printer=_printer(backend),
         cse=lambda outputs: _common_subexpressions(staged, outputs),
     )
@@ -158,7 +159,6 @@ def _common_subexpressions(staged: Stages, outputs: sp.Expr) -> tuple[list[tuple
     """Return the stages and all shared subexpressions in an order in which they can be computed, and the reduced outputs."""
     symbols = [symbol for symbol, _ in staged]
     fresh = sp.numbered_symbols("shared_")
-    # equations keep a stage and its symbol together while subexpressions are shared across all of them
     shared, reduced = sp.cse([*(expression for _, expression in staged), *outputs], symbols=fresh, list=False)
     pending = [*shared, *zip(symbols, reduced[: len(staged)], strict=True)]
     ordered: list[tuple[sp.Symbol, sp.Expr]] = []
@@ -176,18 +176,22 @@ def _common_subexpressions(staged: Stages, outputs: sp.Expr) -> tuple[list[tuple
 
 
 def array_module(backend: str) -> Any:
-    """Return `numpy` or `jax.numpy`, imported only here.  Raises ValueError."""
+    """Return `numpy`, `jax.numpy` (imported only here) or `wassgrid.problem.intervals`.  Raises ValueError."""
     if backend == "numpy":
         return np
+    if backend == "interval":
+        return intervals
     if backend == "jax":
         import jax.numpy
 
         return jax.numpy
-    raise ValueError(f"backend: expected 'numpy' or 'jax', got {backend!r}")
+    raise ValueError(f"backend: expected 'numpy', 'jax' or 'interval', got {backend!r}")
 
 
 def _power(backend: str) -> Callable[[Any, int], Any]:
     """Return x**n for an integer n by repeated multiplication, several times faster than NumPy's general power."""
+    if backend == "interval":
+        return intervals.power
 
     def power(base: Any, exponent: int) -> Any:
         result: Any = None
@@ -203,22 +207,22 @@ def _power(backend: str) -> Callable[[Any, int], Any]:
     return power
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _printer(backend: str) -> Any:
     """Return SymPy's printer for the backend, with constants printed to the last bit and integer powers by multiplication."""
     from sympy.printing.numpy import JaxPrinter, NumPyPrinter
     from sympy.printing.precedence import PRECEDENCE
 
-    parent = NumPyPrinter if backend == "numpy" else JaxPrinter
+    parent = JaxPrinter if backend == "jax" else NumPyPrinter
 
     class Printer(parent):  # type: ignore[misc, valid-type]
         def _print_Float(self, expression: sp.Float) -> str:
             return repr(float(expression))
 
         def _print_Pow(self, expression: sp.Pow, rational: bool = False) -> str:
-            base, exponent = expression.as_base_exp() if expression.exp.is_Integer else expression.args
+            base, exponent = expression.args
             if exponent.is_Integer and exponent not in (2, -1):
-                return f"power({self._print(expression.base)}, {int(expression.exp)})"
+                return f"power({self._print(base)}, {int(exponent)})"
             if exponent == -1:
                 return f"1.0/{self.parenthesize(base, PRECEDENCE['Pow'])}"
             return super()._print_Pow(expression, rational=rational)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from wassgrid.problem.boundary import apply_boundary
 from wassgrid.problem.compilation import ArrayFunction, Stages, compile_functions, differentiate
+from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
 from wassgrid.problem.model import Model, ProblemError
 from wassgrid.problem.names import remedy
@@ -20,7 +21,7 @@ from wassgrid.problem.names import remedy
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
-__all__ = ["ActionTables", "CellTables", "ControlProblem", "ProblemError"]
+__all__ = ["ActionRanges", "ActionTables", "CellTables", "ControlProblem", "ProblemError"]
 
 Array = NDArray[np.float64]
 Plan = list[tuple[int, tuple[int, ...]]]
@@ -52,6 +53,20 @@ class ActionTables:
     mean_hessian: Array | None = None
     cost_gradient: Array | None = None
     cost_hessian: Array | None = None
+
+
+@dataclass(frozen=True)
+class ActionRanges:
+    """Ranges of mean alpha(s, a) and stage cost c(s, a) over boxes of actions, and of their action derivatives.
+
+    mean[k] (2, K, d, m, ...) and cost[k] (2, K, m, ...): lower and upper ends of the k-th derivatives, k axes of length m.
+    smoothness (K,): 2 where all values are twice differentiable on the whole box, 1 where they are Lipschitz continuous (the
+    derivatives then enclose Clarke's generalised ones), 0 where they may jump.
+    """
+
+    mean: tuple[Array, ...]
+    cost: tuple[Array, ...]
+    smoothness: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +201,28 @@ class ControlProblem:
             entry[(..., *reversed(axes))] = value
         return ActionTables(mean[0], cost[0], mean[1], mean[2], cost[1], cost[2])  # type: ignore[arg-type]
 
+    def action_ranges(self, states: Array, low: Array, high: Array, order: int = 2) -> ActionRanges:
+        """Enclose mean and cost at `states` (K, d) over the action boxes [low, high] (K, m), with derivatives up to `order`.
+
+        Interval arithmetic, vectorised over the boxes; ends may be infinite. Never raises where a value is not finite or
+        not defined: its range is then infinite.
+        """
+        (boxes, m), d = low.shape, self.state_dimension
+        mean = [np.zeros((2, boxes, d, *(m,) * k)) for k in range(order + 1)]
+        cost = [np.zeros((2, boxes, *(m,) * k)) for k in range(order + 1)]
+        smoothness = np.full(boxes, 2)
+        plan, function = self._action_functions(order, "interval")
+        values = function(*np.ascontiguousarray(states.T), *map(Interval, low.T, high.T))
+        for (row, axes), value in zip(plan, values, strict=True):
+            ends = interval(value, (boxes,))
+            table = cost[len(axes)] if row == d else mean[len(axes)][:, :, row]
+            for place in {axes, axes[::-1]}:
+                table[(0, slice(None), *place)] = ends.lower
+                table[(1, slice(None), *place)] = ends.upper
+            if not axes:
+                smoothness = np.minimum(smoothness, ends.order)
+        return ActionRanges(tuple(mean), tuple(cost), smoothness)
+
     def sample_next(self, states: Array, actions: Array, rng: np.random.Generator) -> Array:
         """Draw the next states (cells, d) of `states` (cells, d) under `actions` (cells, m), boundaries applied."""
         tables = self.action_tables(states, actions[:, None, :], order=0)
@@ -249,17 +286,17 @@ class ControlProblem:
         return compile_functions(self.model.scalars.states, [*self._law.noise, *self._law.coupling.values()])
 
     @cached_property
-    def _compiled(self) -> dict[int, tuple[Plan, ArrayFunction]]:
+    def _compiled(self) -> dict[tuple[int, str], tuple[Plan, ArrayFunction]]:
         return {}
 
-    def _action_functions(self, order: int) -> tuple[Plan, ArrayFunction]:
+    def _action_functions(self, order: int, backend: str = "numpy") -> tuple[Plan, ArrayFunction]:
         """Return the plan, (row, action axes) of every entry that is not zero, and the function that gives those entries.
 
         Row j < d is the mean of axis j, row d the cost; no axes: the value, one: a first derivative, two: a second.
         """
         if order not in (0, 1, 2):
             raise ValueError(f"order: expected 0, 1 or 2, got {order}")
-        if order not in self._compiled:
+        if (order, backend) not in self._compiled:
             law, scalars, m = self._law, self.model.scalars, self.action_dimension
             rows = [*law.mean, scalars.cost]
             stages: Stages = law.stages
@@ -271,9 +308,9 @@ class ControlProblem:
                 entries |= {(j, (a, b)): hessian[j][a][b] for j in range(len(rows)) for a in range(m) for b in range(a, m)}
             kept = {place: expression for place, expression in entries.items() if expression != 0}
             arguments = [*scalars.states, *scalars.actions]
-            function = compile_functions(arguments, list(kept.values()), stages=stages, broadcast=False)
-            self._compiled[order] = list(kept), function
-        return self._compiled[order]
+            function = compile_functions(arguments, list(kept.values()), backend, stages=stages, broadcast=False)
+            self._compiled[order, backend] = list(kept), function
+        return self._compiled[order, backend]
 
     # -- finiteness ------------------------------------------------------------------------------------------------
 
