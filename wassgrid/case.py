@@ -210,6 +210,10 @@ class Case(Table):
         for key, state in self.states.items():
             if state.boundary != "clamp" and state.domain is None:
                 raise CaseError(f"states.{key}.domain: missing, boundary = {state.boundary!r} needs two numbers")
+        if self.flow.escape and self.flow.method not in ("newton", "full_newton"):
+            raise CaseError(
+                f'flow.escape: the gradient flow by {self.flow.method} cannot jump, use method = "newton" or escape = false'
+            )
         if self.solver.kind == "grid":
             self._check_grid()
         initial = self.policy.initial

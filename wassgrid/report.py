@@ -16,7 +16,7 @@ from wassgrid.case import Case
 from wassgrid.observers.progress import clock
 from wassgrid.storage import ResultFile
 
-PHASES = ("assembly", "stationary", "evaluation", "derivatives", "flow", "curvature")
+PHASES = ("assembly", "stationary", "evaluation", "derivatives", "certificate", "flow", "curvature")
 
 
 def print_summary(result: ResultFile, console: Console, case: Case | None = None) -> None:
