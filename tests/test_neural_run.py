@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,16 +16,20 @@ import jax
 from neural_cases import ring, scalar_lq
 
 import wassgrid
-from wassgrid.case import CaseError
+from wassgrid.case import Case, CaseError
 from wassgrid.neural import NeuralExtraMissingError, make_solver
 from wassgrid.neural.computed_policy import NeuralPolicy
 from wassgrid.neural.solver import ChainsDivergedError
 from wassgrid.observers.recorder import Recorder
 from wassgrid.problem.control_problem import ProblemError
 from wassgrid.problem.exact import ScalarLQ
+from wassgrid.report import expectations
 from wassgrid.simulate import simulate_file
 from wassgrid.solve import RunFailedError, solve
 from wassgrid.storage import ResultFile
+
+FILES = sorted((Path(__file__).parent.parent / "cases").glob("*.toml"))
+NEURAL_CASES = [path for path in FILES if Case.load(path).solver.kind == "neural"]
 
 
 def states_of(solver, count, state=None):
@@ -40,6 +45,16 @@ def assert_equal_to_the_bit(first, second):
     assert repr(first["facts"]) == repr(second["facts"])  # with nan where Adam measures nothing
     for name in first.keys() - {"elapsed", "facts"}:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+@pytest.mark.parametrize("path", NEURAL_CASES, ids=lambda path: path.stem)
+def test_case_becomes_stationary_and_meets_its_expectation(path):
+    case = Case.load(path)
+    assert case.expect.average_cost is not None
+    solution = solve(case)
+    assert solution.complete, solution.reason
+    met, sentences = expectations(case, solution.objective)
+    assert met, sentences
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "float64"}, {"method": "adam"}, {"latent_dimension": 2}])

@@ -63,6 +63,20 @@ CURVATURE_COLUMNS = {
     "time_curvature": ("wall time spent on the eigenvalues of the Hessian", "s"),
 }
 
+NEURAL_COLUMNS = {
+    "standard_error": ("standard error of the objective, from the spread of the chains", COST),
+    "slope": ("fall of the objective per flow time along the direction", "1"),
+    "agreement": ("cosine of successive sampled gradients in the metric", "1"),
+    "step_size": ("flow time of the step, 0 if it was refused", "1"),
+    "predicted": ("decrease of the objective by the quadratic model", COST),
+    "actual": ("decrease on common random numbers", COST),
+    "curvature": ("curvature of the objective along the steps, per squared action", "1"),
+    "damping": ("damping of the metric", "1"),
+    "accepted": ("whether the step was taken", "1"),
+    "iterations": ("iterations of the metric solver", "1"),
+    "residual": ("relative residual of the metric solver", "1"),
+}
+
 
 class Recorder:
     """Observer that writes the result file of a run.
@@ -214,7 +228,8 @@ def layout_of(case: Case) -> dict[str, Any]:
         count = make_solver(case).blueprint.parameter_count
         axes = [Axis("parameter", np.arange(count), "parameter number")]
         parameters = Variable(("parameter",), "parameters of the policy network", "1")
-        return {"axes": axes, "series": {"convergence": _columns(case, COLUMNS), "neural": {"parameters": parameters}}}
+        columns = _columns(case, COLUMNS | NEURAL_COLUMNS)
+        return {"axes": axes, "series": {"convergence": columns, "neural": {"parameters": parameters}}}
     from wassgrid.grid import StateGrid
 
     return grid_layout(case, StateGrid.from_case(case))

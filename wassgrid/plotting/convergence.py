@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ class _Run:
     problem: object
     cost_units: str
     time_units: str
+    objective: float  # of the last step, or as the run itself measured its finished policy
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> _Run:
@@ -33,13 +35,20 @@ class _Run:
             if len(columns["step"]) == 0:
                 raise StorageError(f"'{path}' holds no step yet: there is nothing to plot")
             case = tomllib.loads(result.case_text)
+            summary = json.loads(result.attributes.get("summary", "{}"))
             return cls(
                 result.path.stem,
                 columns,
                 {key: case.get(key) for key in _PROBLEM},
                 result.description("convergence/objective")["units"],
                 result.description("convergence/flow_time")["units"] if "flow_time" in columns else "1",
+                summary.get("objective", columns["objective"][-1]),
             )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the objective of a step is an estimate with a standard error."""
+        return "standard_error" in self.columns
 
     def finite(self, name: str) -> np.ndarray:
         values = self.columns.get(name, np.full(len(self.columns["step"]), np.nan))
@@ -51,8 +60,9 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
     """Draw objective and gradient norm of one or several runs, on logarithmic axes.
 
     The objective is shown above a reference that runs of one problem share: the best proved lower bound, or the
-    smallest objective where there is no bound as tight as a tenth of the descent. Where the longest curve falls like
-    exp(-r t) in flow time, a line shows the rate r. Raises StorageError for a file without a step.
+    smallest objective where there is no bound as tight as a tenth of the descent. A simulated objective is shown as it
+    is. Where the longest curve falls like exp(-r t) in flow time, a line shows the rate r. Raises StorageError for a
+    file without a step.
     """
     runs = [_Run.read(path) for path in paths]
     abscissae = [name for name in ("step", "flow_time", "wall_time") if any(_advances(run, name) for run in runs)]
@@ -65,7 +75,8 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
             x = run.finite(abscissa)
             curves = (run.finite("objective") - reference, run.finite("gradient_norm"))
-            floors = (4 * np.finfo(float).eps * max(abs(reference), np.finfo(float).tiny), 0.0)
+            rounding = 4 * np.finfo(float).eps * max(abs(reference), np.finfo(float).tiny)
+            floors = (-np.inf if run.simulated else rounding, 0.0)
             for axis, y, floor in zip(axes[:, column], curves, floors, strict=False):
                 shown = np.where(y > floor, y, np.nan)
                 marker = "o" if len(x) <= 30 else None
@@ -74,22 +85,23 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
             for axis in axes[:, column]:
                 _show_rate(axis)
         _finish_abscissa(axes[-1, column], abscissa, runs)
-    kinds = sorted({kind for _, kind in references})
+    kinds = sorted({kind for _, kind in references if kind})
     above = f"objective above\nthe {kinds[0]}" if len(kinds) == 1 else f"objective above the\n{' or '.join(kinds)}"
+    above = above if kinds else "objective"
     axes[0, 0].set_ylabel(label(above, runs[0].cost_units))
     if measured:
         axes[1, 0].set_ylabel("norm of the gradient")
     for axis in axes.flat:
         drawn = np.concatenate([line.get_ydata() for line in axis.lines])
         if np.isfinite(drawn).any():
-            axis.set_yscale("log")
+            axis.set_yscale("log" if np.nanmin(drawn) > 0 else "linear")
         else:
             axis.text(0.5, 0.5, "zero to rounding", transform=axis.transAxes, ha="center", va="center", color="0.4")
         axis.grid(True, color="0.9", linewidth=0.6)
     if len(runs) > 1:
         figure.legend(loc="outside lower center", ncols=min(len(runs), 4))
     else:
-        figure.suptitle(f"{runs[0].name}: J = {runs[0].columns['objective'][-1]:.8g}", fontsize=10)
+        figure.suptitle(f"{runs[0].name}: J = {runs[0].objective:.8g}", fontsize=10)
     return figure
 
 
@@ -100,7 +112,9 @@ def _advances(run: _Run, name: str) -> bool:
 
 
 def _reference(run: _Run, runs: Sequence[_Run]) -> tuple[float, str]:
-    same = [other for other in runs if other.problem == run.problem]
+    if run.simulated:  # the smallest of many estimates is chance
+        return 0.0, ""
+    same = [other for other in runs if other.problem == run.problem and not other.simulated]
     bounds = np.concatenate([other.finite("lower_bound") for other in same])
     objectives = np.concatenate([other.finite("objective") for other in same])
     lowest, highest = float(np.nanmin(objectives)), float(np.nanmax(objectives))
