@@ -18,7 +18,7 @@ FLOORS = [
     {"policy", "transition"},
     {"stationary", "evaluation"},
     {"geometry", "resources", "differences"},
-    {"hessian", "flow", "enclosure", "action_value", "certificate", "newton", "full_newton"},
+    {"hessian", "flow", "certificate", "newton", "full_newton"},
     {"grid_solver", "simulate", "compare", "differences"},
     {"solve"},
     {"check", "observers", "plotting", "report", "neural"},

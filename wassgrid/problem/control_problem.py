@@ -215,10 +215,10 @@ class ControlProblem:
         values = function(*np.ascontiguousarray(states.T), *map(Interval, low.T, high.T))
         for (row, axes), value in zip(plan, values, strict=True):
             ends = interval(value, (boxes,))
-            table = cost[len(axes)] if row == d else mean[len(axes)][:, :, row]
+            entry: Any = cost[len(axes)] if row == d else mean[len(axes)][:, :, row]
             for place in {axes, axes[::-1]}:
-                table[(0, slice(None), *place)] = ends.lower
-                table[(1, slice(None), *place)] = ends.upper
+                entry[(0, slice(None), *place)] = ends.lower
+                entry[(1, slice(None), *place)] = ends.upper
             if not axes:
                 smoothness = np.minimum(smoothness, ends.order)
         return ActionRanges(tuple(mean), tuple(cost), smoothness)

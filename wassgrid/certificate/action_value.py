@@ -6,18 +6,36 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
 
 from wassgrid import kernels
-from wassgrid.enclosure import REACH, axis_bounds, derivative_combinations, enclose, weight_bounds
+from wassgrid.certificate.enclosure import derivative_combinations, enclose, lead_enclosures, lead_expectations, lead_table
+from wassgrid.certificate.weight_bounds import REACH, TAIL_MASS
 from wassgrid.evaluation import Evaluation
-from wassgrid.kernels import CHUNKS
+from wassgrid.flow import rounding
 
 _TABLE_ENTRIES = 1 << 26  # of E[V | lead axis] kept at most, else it is computed again at every action
 
 
+def margin(evaluation: Evaluation) -> float:
+    """Return by how much a computed Q(s, .) may differ from a smooth function of the action.
+
+    Rounding; nodes at the edge of a kernel's tail, which enter and leave as the mean moves; and means without noise that are
+    moved onto a node nearby.
+    """
+    model = evaluation.model
+    value = evaluation.value.reshape(model.grid.shape)
+    result = rounding(evaluation) + TAIL_MASS * float(np.ptp(value)) * value.ndim
+    for j in range(value.ndim):
+        led_elsewhere = model.axes.led and j != model.axes.order[0]
+        if not led_elsewhere and model.kernels[j] == "linear" and not model.noise[:, j].all():
+            ends = (slice(None),) * j
+            steps = np.abs(np.diff(value, axis=j, append=value[(*ends, slice(1))]))
+            result += kernels.SNAP * float(steps.max())
+    return result
+
+
 class Enclosure(NamedTuple):
-    """Hold E V(s') around centre means of K boxes of means, and bounds over the boxes (see `enclosure.enclose`)."""
+    """Hold E V(s') around centre means of K boxes of means, and bounds over the boxes (see `enclose`)."""
 
     value: np.ndarray  # (K,)
     gradient: np.ndarray  # (K, d)
@@ -27,87 +45,6 @@ class Enclosure(NamedTuple):
     bend: np.ndarray  # (K, d, d)
     smooth: np.ndarray  # (K,)
     bounded: np.ndarray  # (K,)
-
-
-@njit(cache=True, parallel=True)
-def _lead_table(axes, width, mean, noise, coupling, f, low, high):
-    """Tabulate E[f(s') | lead axis at a node], (cells, n_lead), for the nodes that means in [low, high] (cells,) may reach."""
-    cells, d = mean.shape
-    lead = axes.order[0]
-    n, h, lower, boundary = axes.size[lead], axes.spacing[lead], axes.lower[lead], axes.boundary[lead]
-    table = np.zeros((cells, n))
-    for c in prange(CHUNKS):
-        first_cell, last_cell = c * cells // CHUNKS, (c + 1) * cells // CHUNKS
-        walk = kernels.new_walk(d, width)
-        known = np.full(n, -1, np.int64)
-        for k in range(first_cell, last_cell):
-            bottom, top = low[k] - lower, high[k] - lower
-            if boundary == kernels.CLAMP:
-                bottom, top = min(max(bottom, 0.0), (n - 1) * h), min(max(top, 0.0), (n - 1) * h)
-            reach = kernels.TAIL * noise[k, lead] + 3.0 * h
-            first, last = int(np.floor((bottom - reach) / h)), int(np.ceil((top + reach) / h))
-            if last - first > 4 * n:
-                first, last = 0, n - 1
-            kernels._open_cell(walk)
-            for e in range(first, last + 1):
-                node = kernels.fold(e, n, boundary)
-                if known[node] != k:
-                    known[node] = k
-                    table[k, node] = kernels._given_lead(walk, axes, mean[k], noise[k], coupling[k], f, node)
-    return table
-
-
-@njit(cache=True, parallel=True)
-def _lead_expectations(axes, lead, width, cells, mean, noise, table, shared):
-    """Return E f with its first and second derivative in the lead's mean, (3, K, N), for means (K, N) of cells (K,)."""
-    rows, particles = mean.shape
-    n, boundary = axes.size[lead], axes.boundary[lead]
-    result = np.empty((3, rows, particles))
-    for c in prange(CHUNKS):
-        w = np.zeros((3, width))
-        for r in range(c * rows // CHUNKS, (c + 1) * rows // CHUNKS):
-            k = cells[r]
-            row = 0 if shared else k
-            for i in range(particles):
-                first, count = kernels.axis_weights(
-                    axes.kernel[lead], boundary, axes.lower[lead], axes.spacing[lead], n, mean[r, i], noise[k, lead], w[0], w[1], w[2]
-                )
-                t0 = t1 = t2 = 0.0
-                for q in range(count):
-                    v = table[row, kernels.fold(first + q, n, boundary)]
-                    t0 += w[0, q] * v
-                    t1 += w[1, q] * v
-                    t2 += w[2, q] * v
-                result[0, r, i], result[1, r, i], result[2, r, i] = t0, t1, t2
-    return result
-
-
-@njit(cache=True, parallel=True)
-def _lead_enclosures(axes, lead, width, cells, mean, radius, noise, table, shared):
-    """Bound E f over boxes of the lead's mean: from below, its slope, third derivative, smooth, bounded, each (K,)."""
-    rows = mean.shape[0]
-    n, h, boundary = axes.size[lead], axes.spacing[lead], axes.boundary[lead]
-    floor, slope, third = np.full(rows, np.inf), np.zeros(rows), np.zeros(rows)
-    smooth, bounded = np.ones(rows, np.bool_), np.ones(rows, np.bool_)
-    for c in prange(CHUNKS):
-        u, inner = np.zeros((4, width)), np.zeros(width)
-        polynomial, parts, work = np.zeros(3), np.zeros(4), np.zeros(12)
-        for r in range(c * rows // CHUNKS, (c + 1) * rows // CHUNKS):
-            if radius[r] == 0.0:
-                continue
-            k = cells[r]
-            row = 0 if shared else k
-            first, centre, count, smooth[r], bounded[r] = weight_bounds(
-                axes.kernel[lead], boundary, axes.lower[lead], h, n, mean[r], radius[r], noise[k, lead], u, polynomial, work
-            )
-            if bounded[r]:
-                for q in range(count):
-                    inner[q] = table[row, kernels.fold(first + q, n, boundary)]
-                axis_bounds(inner, first * h - centre, h, count, u, polynomial, parts)
-                floor[r], slope[r], third[r] = parts[0], parts[1], parts[3]
-            else:
-                floor[r] = -np.inf
-    return floor, slope, third, smooth, bounded
 
 
 @dataclass(frozen=True)
@@ -137,7 +74,7 @@ class ActionValue:
         if np.any(ranges[0][:, others] != ranges[1][:, others]):
             return cls(evaluation, None, lead)
         with kernels.threads_for(model.grid.size * model.reach):
-            table = _lead_table(
+            table = lead_table(
                 axes, model.width, ranges[0], model.noise, model.coupling, evaluation.value,
                 np.ascontiguousarray(ranges[0][:, lead]), np.ascontiguousarray(ranges[1][:, lead]),
             )  # fmt: skip
@@ -152,7 +89,7 @@ class ActionValue:
         model, table = self.evaluation.model, self.table
         assert table is not None
         with kernels.threads_for(mean.size * 16):
-            result: np.ndarray = _lead_expectations(
+            result: np.ndarray = lead_expectations(
                 model.axes, self.lead, model.width, cells, np.ascontiguousarray(mean), model.noise, table, len(table) == 1
             )
         return result
@@ -196,7 +133,7 @@ class ActionValue:
         reach = np.minimum(radius, REACH * np.maximum(model.noise.max(axis=0), spacing) + spacing)
         width = model.width + int(np.ceil((2 * reach / spacing).max())) + 4
         if self.table is None:
-            combinations, first, third = derivative_combinations(model.axes.order, (radius > 0).any(axis=0))
+            combinations, first, third = derivative_combinations(model.axes.order, np.asarray((radius > 0).any(axis=0)))
             with kernels.threads_for(len(cells) * model.reach):
                 return Enclosure(
                     *enclose(
@@ -210,7 +147,7 @@ class ActionValue:
         slope, bend = np.zeros((count, d)), np.zeros((count, d, d))
         gradient[:, j], hessian[:, j, j] = expected[1], expected[2]
         with kernels.threads_for(count * 32):
-            floor, slope[:, j], third, smooth, bounded = _lead_enclosures(
+            floor, slope[:, j], third, smooth, bounded = lead_enclosures(
                 model.axes, j, width, cells, np.ascontiguousarray(mean[:, j]), np.ascontiguousarray(radius[:, j]),
                 model.noise, self.table, len(self.table) == 1,
             )  # fmt: skip

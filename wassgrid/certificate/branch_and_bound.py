@@ -1,0 +1,263 @@
+"""Branch and bound: the least Q(s, .) of every cell from below, by Taylor polynomials on boxes of actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wassgrid.certificate.action_value import ActionValue, Enclosure
+from wassgrid.flow import rounding
+from wassgrid.problem.control_problem import ActionRanges
+
+_LOOSENESS = 0.5  # of the gap that branch and bound may leave unproven
+_BOXES = (40, 160, 320)  # per cell on average for 1, 2 and more actions, after which branch and bound stops with what it has
+_ROUNDS = 80
+_CHUNK = 1 << 15  # boxes bounded at once
+
+
+def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Multiply ranges stacked as (lower, upper) along the first axis."""
+    corners = x[:, None] * y[None, :]
+    # an infinite end times 0: the other factor's range touches 0 only
+    corners = np.where(np.isnan(corners), 0.0, corners).reshape(4, *np.shape(x)[1:])
+    return np.stack([corners.min(axis=0), corners.max(axis=0)])
+
+
+def _hull(centre: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    return np.stack([centre - radius, centre + radius])
+
+
+@dataclass
+class _Boxes:
+    """Boxes of actions: cells (K,), low, high and expansion point (K, m); central: the point is the cell's best action."""
+
+    cells: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    point: np.ndarray
+    central: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> _Boxes:
+        return _Boxes(self.cells[rows], self.low[rows], self.high[rows], self.point[rows], self.central[rows])
+
+
+@dataclass
+class _Bounded:
+    """What is known on boxes: lower bound of Q (K,), Q at the point, curvature there and its lower bound (K, m), smooth (K,)."""
+
+    lower: np.ndarray
+    value: np.ndarray
+    curvature: np.ndarray
+    least_curvature: np.ndarray
+    smooth: np.ndarray
+
+
+class BranchAndBound:
+    """Bound min_a Q(s, a) from below in every cell, sharply where Q - V is least.
+
+    lower (cells,) holds the result. A box is done when its bound is not more than `tolerance`, or half of the gap, below
+    the least min_a Q - V known over all cells.
+    """
+
+    def __init__(
+        self,
+        q: ActionValue,
+        low: np.ndarray,
+        high: np.ndarray,
+        actions: np.ndarray,
+        values: np.ndarray,
+        tolerance: float,
+    ) -> None:
+        self.q, self.evaluation = q, q.evaluation
+        evaluation = self.evaluation
+        self.actions, self.values = actions, values
+        self.tolerance = tolerance
+        self.lower = np.full(values.size, np.inf)
+        self.boxes = 0
+        self.least_value = float(evaluation.value.min())
+        cells = np.arange(values.size)
+        self.open = _Boxes(cells, low, high, actions.copy(), np.ones(cells.size, bool))
+
+    def run(self) -> None:
+        """Split boxes until all are done, or the budget is spent: then the bound holds what the open ones allow."""
+        value = self.evaluation.value
+        boxes = self.open
+        budget = _BOXES[min(boxes.low.shape[1], 3) - 1] * value.size + 10_000
+        for _ in range(_ROUNDS):
+            found = self._bounded(boxes)
+            self.boxes += boxes.cells.size
+            self._learn(boxes, found)
+            gap = float((self.values - value).min())
+            level = value + gap - max(self.tolerance, -_LOOSENESS * gap)
+            tiny = (boxes.high - boxes.low).max(axis=1) <= 1e-13 * (1.0 + np.abs(boxes.point).max(axis=1))
+            spent = self.boxes > budget
+            done = (found.lower >= level[boxes.cells]) | tiny | spent
+            np.minimum.at(self.lower, boxes.cells[done], found.lower[done])
+            rest = np.flatnonzero(~done)
+            if rest.size == 0:
+                return
+            boxes = self._split(boxes[rest], found, rest)
+        np.minimum.at(self.lower, boxes.cells, self._bounded(boxes).lower)
+
+    def _learn(self, boxes: _Boxes, found: _Bounded) -> None:
+        """Keep better actions met at the points of boxes."""
+        better = np.flatnonzero(found.value < self.values[boxes.cells] - rounding(self.evaluation))
+        # of several boxes of a cell the best comes last
+        better = better[np.argsort(-found.value[better], kind="stable")]
+        self.values[boxes.cells[better]] = found.value[better]
+        self.actions[boxes.cells[better]] = boxes.point[better]
+
+    def _split(self, boxes: _Boxes, found: _Bounded, rest: np.ndarray) -> _Boxes:
+        """Cut a box in the middle of its most curved side; a central one into a smaller one about its point, and slabs."""
+        curvature, least = found.curvature[rest], found.least_curvature[rest]
+        below, above = boxes.point - boxes.low, boxes.high - boxes.point
+        side = np.maximum(below, above)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # the lower bound of the curvature falls about linearly with the radius: half of where it meets zero
+            ratio = np.clip(np.nan_to_num(0.5 * curvature / (curvature - least), nan=0.25), 1 / 16, 1 / 2)
+        ratio = np.where((curvature > 0) & found.smooth[rest][:, None], ratio, 0.25)
+        parts = []
+        inner = boxes.central
+        if inner.any():
+            low, high = boxes.low[inner].copy(), boxes.high[inner].copy()
+            cells, point = boxes.cells[inner], boxes.point[inner]
+            radius = (ratio * side)[inner]
+            none = np.zeros(cells.size, bool)
+            for a in range(low.shape[1]):
+                cut_low = np.maximum(low[:, a], point[:, a] - radius[:, a])
+                cut_high = np.minimum(high[:, a], point[:, a] + radius[:, a])
+                for start, end in ((low[:, a].copy(), cut_low), (cut_high, high[:, a].copy())):
+                    slab_low, slab_high = low.copy(), high.copy()
+                    slab_low[:, a], slab_high[:, a] = start, end
+                    some = end > start
+                    parts.append(_Boxes(cells, slab_low, slab_high, 0.5 * (slab_low + slab_high), none)[some])
+                low[:, a], high[:, a] = cut_low, cut_high
+            parts.append(_Boxes(cells, low, high, point, ~none))
+        outer = boxes[~inner]
+        if outer.cells.size:
+            width = outer.high - outer.low
+            bend = np.abs(least[~inner]) + np.abs(curvature[~inner])
+            axis = (width**2 * np.where(np.isfinite(bend), bend + 1e-300, 1.0)).argmax(axis=1)
+            rows = np.arange(axis.size)
+            middle = 0.5 * (outer.low[rows, axis] + outer.high[rows, axis])
+            for upper in (False, True):
+                low, high = outer.low.copy(), outer.high.copy()
+                (low if upper else high)[rows, axis] = middle
+                parts.append(_Boxes(outer.cells, low, high, 0.5 * (low + high), outer.central))
+        return _Boxes(
+            *(np.concatenate([getattr(p, k) for p in parts]) for k in ("cells", "low", "high", "point", "central"))
+        )
+
+    def _bounded(self, boxes: _Boxes) -> _Bounded:
+        chunks = [
+            self._bounded_chunk(boxes[np.arange(start, min(start + _CHUNK, boxes.cells.size))])
+            for start in range(0, boxes.cells.size, _CHUNK)
+        ]
+        return _Bounded(
+            *(
+                np.concatenate([getattr(c, k) for c in chunks])
+                for k in ("lower", "value", "curvature", "least_curvature", "smooth")
+            )
+        )
+
+    def _bounded_chunk(self, boxes: _Boxes) -> _Bounded:
+        """Bound Q on boxes from below by Taylor polynomials about their points.
+
+            Q(p + x) >= Q + Q' . x + sum_a L_a x_a^2 / 2,   L_a <= the curvature over the box     where Q is smooth
+            Q(p + x) >= Q + min over the range of Q' on the box of Q' . x                        where it is Lipschitz
+            Q        >= min c - J + g min E V                                                    always
+        """
+        model, g, offset = self.evaluation.model, self.evaluation.discount, self.q.offset
+        tables = model.tables(boxes.cells, boxes.point[:, None, :], 2)
+        assert tables.mean_gradient is not None and tables.mean_hessian is not None
+        assert tables.cost_gradient is not None and tables.cost_hessian is not None
+        mean, slope = tables.mean[:, 0], tables.mean_gradient[:, 0]
+        ranges = model.problem.action_ranges(model.grid.states[boxes.cells], boxes.low, boxes.high)
+        radius = np.maximum(ranges.mean[0][1] - mean, mean - ranges.mean[0][0])
+        radius = np.where(ranges.mean[0][1] > ranges.mean[0][0], np.maximum(radius, 0.0), 0.0)
+        expected = self.q.enclose(boxes.cells, mean, radius)
+        value = tables.cost[:, 0] - offset + g * expected.value
+        gradient = tables.cost_gradient[:, 0] + g * np.einsum("kj,kja->ka", expected.gradient, slope)
+        hessian = (
+            tables.cost_hessian[:, 0]
+            + g * np.einsum("kjl,kja,klb->kab", expected.hessian, slope, slope)
+            + g * np.einsum("kj,kjab->kab", expected.gradient, tables.mean_hessian[:, 0])
+        )
+        smooth = expected.smooth & (ranges.smoothness == 2)
+        lipschitz = expected.bounded & (ranges.smoothness >= 1)
+        below, above = boxes.low - boxes.point, boxes.high - boxes.point
+        with np.errstate(invalid="ignore", over="ignore"):
+            slope_range, curvature_range = self._derivative_ranges(ranges, expected, radius)
+            least = least_curvature(curvature_range)
+            second = value + np.max([_least_quadratic(gradient, choice, below, above) for choice in least], axis=0)
+            descent = np.minimum(np.minimum(below * slope_range[1], above * slope_range[0]), 0.0)
+            first = value + descent.sum(axis=1)
+            floor = expected.value - np.where(expected.bounded, (expected.slope * radius).sum(axis=1), np.inf)
+            floor = np.maximum(np.maximum(floor, expected.floor), self.least_value)
+            zeroth = ranges.cost[0][0] - offset + g * floor
+        # a bound that is not a number is none
+        lower = np.fmax(np.where(smooth, second, -np.inf), np.where(lipschitz, first, -np.inf))
+        lower = np.fmax(np.nan_to_num(lower, nan=-np.inf), np.nan_to_num(zeroth, nan=-np.inf))
+        at_point = np.einsum("kaa->ka", hessian)
+        return _Bounded(lower, value, at_point, np.nan_to_num(least[0], nan=-np.inf), smooth)
+
+    def _derivative_ranges(
+        self, ranges: ActionRanges, expected: Enclosure, radius: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return ranges of Q' (2, K, m) and Q'' (2, K, m, m) over boxes, by the chain rule on ranges.
+
+        Q'_a = c_a + g sum_j E_j m_j,a;  Q''_ab = c_ab + g (sum_jl E_jl m_j,a m_l,b + sum_j E_j m_j,ab)
+        """
+        g, m = self.evaluation.discount, ranges.cost[1].shape[2]
+        # over the box of means  |E_j - E_j(centre)| <= sum_l (|E_jl(centre)| + bend_jl/2) r_l  and  |E_j| <= slope_j
+        drift = np.einsum("kjl,kl->kj", np.abs(expected.hessian) + 0.5 * expected.bend, radius)
+        near = _hull(expected.gradient, np.where(expected.smooth[:, None], drift, np.inf))
+        wide = _hull(np.zeros_like(drift), np.where(expected.bounded[:, None], expected.slope, np.inf))
+        e1 = np.stack([np.maximum(near[0], wide[0]), np.minimum(near[1], wide[1])])
+        e2 = _hull(expected.hessian, expected.bend)
+        slope, curvature = ranges.cost[1].copy(), ranges.cost[2].copy()
+        m1, m2 = ranges.mean[1], ranges.mean[2]
+        moving = np.flatnonzero((radius > 0).any(axis=0))
+        for j in moving:
+            for a in range(m):
+                slope[:, :, a] += g * _product(e1[:, :, j], m1[:, :, j, a])
+                for b in range(m):
+                    curvature[:, :, a, b] += g * _product(e1[:, :, j], m2[:, :, j, a, b])
+                    for l in moving:
+                        pair = _product(m1[:, :, j, a], m1[:, :, l, b])
+                        if j == l and a == b:
+                            pair = np.maximum(pair, 0.0)
+                        curvature[:, :, a, b] += g * _product(e2[:, :, j, l], pair)
+        return slope, curvature
+
+
+def least_curvature(ranges: np.ndarray) -> list[np.ndarray]:
+    """Return diagonals L (K, m) with H - diag L positive semidefinite for all H in the ranges (2, K, m, m).
+
+    By rows (Gershgorin): L_a = H_aa - sum_b |H_ab|; and, for several actions, the least eigenvalue of the middle less the norm
+    of the radius.
+    """
+    diagonal = np.einsum("kaa->ka", ranges[0])
+    m = diagonal.shape[1]
+    if m == 1:
+        return [diagonal]
+    size = np.abs(ranges).max(axis=0)
+    rows = diagonal - (size.sum(axis=2) - np.einsum("kaa->ka", size))
+    middle, radius = 0.5 * (ranges[0] + ranges[1]), 0.5 * (ranges[1] - ranges[0])
+    finite = np.isfinite(middle).all(axis=(1, 2))
+    eigenvalue = np.linalg.eigvalsh(np.where(finite[:, None, None], middle, 0.0))[:, 0] - radius.sum(axis=2).max(axis=1)
+    eigenvalue = np.where(finite, eigenvalue, -np.inf)
+    return [rows, np.repeat(eigenvalue[:, None], m, axis=1)]
+
+
+def _least_quadratic(gradient: np.ndarray, curvature: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Return sum_a min over below_a <= x <= above_a of g_a x + L_a x^2 / 2, (K,)."""
+    ends = np.minimum(
+        gradient * below + 0.5 * curvature * below**2, gradient * above + 0.5 * curvature * above**2
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vertex = -gradient / curvature
+        inside = (curvature > 0) & (vertex > below) & (vertex < above)
+        least = np.where(inside, 0.5 * gradient * vertex, ends)
+    return np.where(np.isnan(least), -np.inf, least).sum(axis=1)

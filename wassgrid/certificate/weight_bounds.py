@@ -1,0 +1,251 @@
+"""Bounds of the kernels' weights and of their derivatives over intervals of means, one axis.
+
+Letters as in `kernels`: m mean of the next state, s noise, h spacing, w, w_1, w_2, w_3 a weight and its derivatives in the mean,
+z = (x - m)/s. U_p is an upper bound of |w_p| over the interval |m - c| <= r, one row per p and one column per node.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from wassgrid.kernels import CLAMP, GAUSSIAN, LINEAR, PERIODIC, TAIL, allocating_nothing
+
+REACH = 6.0  # radius of an interval, in noises or cells, beyond which nothing is bounded
+TAIL_MASS = 2e-14  # weight of the nodes at the edge of the tail, which enter and leave as the mean moves
+_NORMAL = 0.6  # distance of a lattice law from the normal one up to which it is treated as nearly normal
+
+
+@allocating_nothing
+def _lattice_cumulants(c, r, s, h, n, clamped, e, k):
+    """Bound how far the law of the lattice nodes is from the normal one, in units of the noise, for |m - c| <= r.
+
+    The sum of exp(-(x - m)^2/2s^2) over all nodes is C (1 + e(m)) with (Poisson summation)
+    |s^p e^(p)| <= E_p = 2 sum_j exp(-2 (pi j s/h)^2) (2 pi j s/h)^p; over the nodes 0, ..., n - 1 of a clamped axis it lacks
+    those outside, h/s sum phi(z), with derivatives h/s sum He_p(z) phi(z). The cumulants of z differ from those of the normal
+    law by s^p d^p/dm^p log(1 + e). Writes bounds of e and its derivatives to e[0], ..., e[5] and of these differences to
+    k[1], ..., k[5].
+    """
+    e[:] = 0.0
+    for j in range(1, 5):
+        q, angle = 2.0 * math.exp(-2.0 * (math.pi * j * s / h) ** 2), 2.0 * math.pi * j * s / h
+        for p in range(6):
+            e[p] += q * angle**p
+    if clamped:
+        reach = TAIL * s + r
+        for q in range(math.ceil((c - reach) / h), 0):
+            for p in range(6):
+                e[p] += h / s * _normal_derivative(p, abs(q * h - c) / s, r / s)
+        for q in range(n, math.floor((c + reach) / h) + 1):
+            for p in range(6):
+                e[p] += h / s * _normal_derivative(p, abs(q * h - c) / s, r / s)
+    # (1 + e) (log(1 + e))' = e', differentiated: e^(p) = sum_q binomial(p - 1, q) (log)^(p - q) (1 + e)^(q)
+    for p in range(1, 6):
+        total, binomial = e[p], 1.0
+        for q in range(1, p):
+            binomial *= (p - q) / q
+            total += binomial * k[p - q] * e[q]
+        k[p] = total / (1.0 - e[0])
+
+
+@allocating_nothing
+def _gaussian_bounds(c, r, s, h, n, clamped, first, count, u, polynomial, work):
+    """U for |m - c| <= r; return False where the law of the nodes is too far from a normal one for these bounds.
+
+    w = phi(z) h/s /(1 + e), w_1 = w x/s, w_2 = w (x^2 - k2)/s^2, w_3 = w (x^3 - 3 k2 x - k3)/s^3, with x = z - k1 and the
+    cumulants k_p of z.
+    """
+    e, k = work[:6], work[6:12]
+    _lattice_cumulants(c, r, s, h, n, clamped, e, k)
+    if e[0] >= _NORMAL:
+        return False
+    k1, k2, k3 = k[1], k[2], k[3]
+    peak = h / (s * (1.0 - e[0]))
+    t = r / s
+    for q in range(count):
+        z = abs((first + q) * h - c) / s
+        far = z + t
+        w = _normal_derivative(0, z, t)
+        # x^2 - k2 and x^3 - 3 k2 x - k3 are He_2(z) and He_3(z) up to
+        rest2 = 2.0 * k1 * far + k1 * k1 + k2
+        rest3 = 3.0 * k1 * (far * far + k1 * far + 1.0) + k1 * k1 * k1 + 3.0 * k2 * (far + k1) + k3
+        u[0, q] = peak * w
+        u[1, q] = peak * (_normal_derivative(1, z, t) + k1 * w) / s
+        u[2, q] = peak * (_normal_derivative(2, z, t) + rest2 * w) / (s * s)
+        u[3, q] = peak * (_normal_derivative(3, z, t) + rest3 * w) / (s * s * s)
+    # E x = m + s k1(m), Var x = s^2 (1 + k2(m)), and each derivative in m raises the index of k and divides by s
+    polynomial[0] = k[3] / s
+    polynomial[1] = k[4] / (s * s)
+    polynomial[2] = (k[5] + 6.0 * (1.0 + k2) * k3 + 2.0 * (t + k1) * k[4]) / s
+    return True
+
+
+@allocating_nothing
+def _moments(m, s, h, first, count):
+    """Return the sum of exp(-z^2/2) over the nodes, and mean, variance and third central moment of z under these weights."""
+    total = mean = 0.0
+    for q in range(count):
+        z = ((first + q) * h - m) / s
+        w = math.exp(-0.5 * z * z)
+        total += w
+        mean += w * z
+    mean /= total
+    variance = third = 0.0
+    for q in range(count):
+        z = ((first + q) * h - m) / s
+        w = math.exp(-0.5 * z * z) / total
+        variance += w * (z - mean) ** 2
+        third += w * (z - mean) ** 3
+    return total, mean, variance, third
+
+
+@allocating_nothing
+def _cut_gaussian_bounds(c, r, s, h, first, count, whole, u):
+    """U for windows that a clamped end cuts, |m - c| <= r; with `whole`, the smaller of these and those already in u.
+
+    w = exp(-z^2/2)/Z with Z at least the sum of its terms' minima. The mean E x grows with m, so it lies between its values at
+    the ends of the box; the other moments are at most sums with the largest weights, and variance and third moment k2, k3
+    move no faster than k2' = k3/s and k3' = k4/s, |k4| <= max(E y^4, 3 k2^2), y = z - E z.
+    """
+    t = r / s
+    least = 0.0
+    for q in range(count):
+        far = abs((first + q) * h - c) / s + t
+        least += math.exp(-0.5 * far * far)
+    _, mean, variance0, third0 = _moments(c, s, h, first, count)
+    low, high = _moments(c - r, s, h, first, count)[1] - t, _moments(c + r, s, h, first, count)[1] + t
+    second = third = fourth = 0.0
+    for q in range(count):
+        z = ((first + q) * h - c) / s
+        near = max(abs(z) - t, 0.0)
+        w = min(math.exp(-0.5 * near * near) / least, 1.0)
+        u[0, q] = min(u[0, q], w) if whole else w
+        y = max(z - low, high - z)
+        second += u[0, q] * (z - mean) ** 2
+        third += u[0, q] * y**3
+        fourth += u[0, q] * y**4
+    k2 = min(second, variance0 + t * third)
+    k2_least = max(variance0 - t * third, 0.0)
+    k3 = min(third, abs(third0) + t * max(fourth, 3.0 * k2 * k2))
+    for q in range(count):
+        z = ((first + q) * h - c) / s
+        far = max(z - low, high - z)
+        near = max(low - z, z - high, 0.0)
+        u1 = u[0, q] * far / s
+        u2 = u[0, q] * max(far * far - k2_least, k2 - near * near) / (s * s)
+        u3 = u[0, q] * (far * max(far * far - 3.0 * k2_least, 3.0 * k2 - near * near) + k3) / (s * s * s)
+        u[1, q] = min(u[1, q], u1) if whole else u1
+        u[2, q] = min(u[2, q], u2) if whole else u2
+        u[3, q] = min(u[3, q], u3) if whole else u3
+
+
+@allocating_nothing
+def _linear_bounds(c, r, s, h, first, count, u, polynomial):
+    """U of the linear kernel with noise, |m - c| <= r.
+
+    w = E hat((m + s xi - t)/h) = int hat(x/h) phi_s(t + x - m) dx, so |w^(p)| <= h sup |phi_s^(p)| over the hat's support; or,
+    better where s << h, the three terms of the second difference of G: G'' = phi_s, G_3 = phi_s'.
+    """
+    t = r / s
+    for q in range(count):
+        z = abs((first + q) * h - c) / s
+        u[0, q] = min(h * _normal_derivative(0, z, t + h / s) / s, 1.0)
+        u[1, q] = min(h * _normal_derivative(1, z, t + h / s) / (s * s), 1.0 / h)
+        for p in (2, 3):
+            terms = 2.0 * _normal_derivative(p - 2, z, t)
+            for side in (-1.0, 1.0):
+                terms += _normal_derivative(p - 2, abs((first + q) * h - c + side * h) / s, t)
+            whole = h * _normal_derivative(p, z, t + h / s) / s ** (p + 1)
+            u[p, q] = min(whole, terms / (h * s ** (p - 1)))
+    # E x = m; the interpolant exceeds x^2 by h^2/6 - sum_j (h/(pi j))^2 cos(2 pi j x/h), which the noise smooths
+    polynomial[0] = polynomial[1] = polynomial[2] = 0.0
+    if s < 0.1 * h:
+        polynomial[2] = np.inf
+    else:
+        for j in range(1, 30):
+            polynomial[2] += 8.0 * math.pi * j / h * math.exp(-2.0 * (math.pi * j * s / h) ** 2)
+
+
+@allocating_nothing
+def _normal_derivative(p, z, t):
+    """Bound |phi^(p)| = |He_p| phi on [z - t, z + t], z >= 0, p <= 5.
+
+    Its extremes are at the roots of He_{p+1}: beyond the largest it falls; elsewhere the smaller of its maximum over all z and
+    the product of bounds of both factors.
+    """
+    near, far = max(z - t, 0.0), z + t
+    density = math.exp(-0.5 * near * near) / math.sqrt(2.0 * math.pi)
+    x, y = near * near, far * far
+    if p == 0:
+        return density
+    if p == 1:
+        return density * near if near >= 1.0 else min(density * far, 0.241970724519144)
+    if p == 2:
+        return density * (x - 1.0) if near >= 1.7320508075688774 else min(density * max(y - 1.0, 1.0 - x), 0.398942280401433)
+    if p == 3:
+        if near >= 2.3344142183389773:
+            return density * near * (x - 3.0)
+        return min(density * far * max(y - 3.0, 3.0 - x), 0.550587839500820)
+    if p == 4:
+        if near >= 2.8569700138728056:
+            return density * (x * x - 6.0 * x + 3.0)
+        return min(density * max(y * y + 3.0 - 6.0 * x, 6.0 * y - 3.0 - x * x), 1.196826841204299)
+    if near >= 3.324257433552119:
+        return density * near * (x * x - 10.0 * x + 15.0)
+    return min(density * far * max(y * y + 15.0 - 10.0 * x, 10.0 * y - 15.0 - x * x), 2.307105929629787)
+
+
+@allocating_nothing
+def weight_bounds(kernel, boundary, lower, h, n, mean, radius, s, u, polynomial, work):
+    """Fill U_p (4, nodes) of one axis for means within `radius`; return first extended index, centre, count, smooth, bounded.
+
+    polynomial (3,): bounds of |d^2 E x|, |d^3 E x| and |d^3 E (x - c)^2| in the mean, x the extended node, c the centre: small
+    for laws that are nearly normal, infinite where none is known. smooth: the weights are three times differentiable
+    on the box, else only Lipschitz continuous. work (12,): scratch.
+    """
+    polynomial[:] = np.inf
+    m = mean - lower
+    low, high = m - radius, m + radius
+    smooth = True
+    if boundary == CLAMP:
+        top = (n - 1) * h
+        smooth = high < 0.0 or low > top or (low >= 0.0 and high <= top)
+        outside = high < 0.0 or low > top
+        low, high = min(max(low, 0.0), top), min(max(high, 0.0), top)
+    else:
+        outside = False
+        period = n * h if boundary == PERIODIC else 2 * (n - 1) * h
+        m = m % period
+        low, high = m - radius, m + radius
+    c, r = 0.5 * (low + high), 0.5 * (high - low)
+    if r > REACH * max(s, h) or kernel > LINEAR:
+        return 0, 0.0, 0, False, False
+    first = math.ceil((low - TAIL * s) / h)
+    last = math.floor((high + TAIL * s) / h)
+    if kernel == GAUSSIAN:
+        clamped = boundary == CLAMP
+        if clamped:
+            first, last = max(first, 0), min(last, n - 1)
+        count = last - first + 1
+        cut = clamped and ((low - TAIL * s) < 0.0 or (high + TAIL * s) > (n - 1) * h)
+        whole = _gaussian_bounds(c, r, s, h, n, cut, first, count, u, polynomial, work)
+        if cut or not whole:
+            _cut_gaussian_bounds(c, r, s, h, first, count, whole, u)
+    elif s > 0.0:
+        first, last = first - 1, last + 1
+        count = last - first + 1
+        _linear_bounds(c, r, s, h, first, count, u, polynomial)
+    else:
+        # hats: linear between the nodes, a kink at each
+        first, last = math.floor(low / h), math.ceil(high / h)
+        smooth = smooth and last - first <= 1
+        count = last - first + 1
+        for q in range(count):
+            u[0, q] = min(max(1.0 - (abs((first + q) * h - c) - r) / h, 0.0), 1.0)
+            u[1, q], u[2, q], u[3, q] = 1.0 / h, 0.0, 0.0
+    if outside:
+        polynomial[:] = 0.0
+        for q in range(count):
+            u[1, q] = u[2, q] = u[3, q] = 0.0
+    return first, c, count, smooth, True
