@@ -191,9 +191,13 @@ REFERENCES = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the reference value of the named cases."""
     parser = argparse.ArgumentParser(description="average costs of the cases that have no closed form")
-    parser.add_argument("names", nargs="*", choices=[*REFERENCES, []], help="cases (default: all)")
+    parser.add_argument("names", nargs="*", help=f"cases (default: all of {', '.join(REFERENCES)})")
+    names = parser.parse_args(arguments).names or list(REFERENCES)
+    for name in names:
+        if name not in REFERENCES:
+            parser.error(f"no reference for {name!r}, only for {', '.join(REFERENCES)}")
     table = Table("case", "average cost", "lower bound", "seconds")
-    for name in parser.parse_args(arguments).names or REFERENCES:
+    for name in names:
         start = time.perf_counter()
         answer = REFERENCES[name].average_cost()
         average, bound = answer if isinstance(answer, tuple) else (answer, math.nan)
