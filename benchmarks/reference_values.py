@@ -200,8 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         start = time.perf_counter()
         answer = REFERENCES[name].average_cost()
-        average, bound = answer if isinstance(answer, tuple) else (answer, math.nan)
-        table.add_row(name, f"{average:.12f}", f"{bound:.12f}", f"{time.perf_counter() - start:.1f}")
+        average, bound = answer if isinstance(answer, tuple) else (answer, None)
+        table.add_row(name, f"{average:.12f}", "" if bound is None else f"{bound:.12f}", f"{time.perf_counter() - start:.1f}")
     Console().print(table)
 
 
