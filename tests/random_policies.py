@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,12 +40,17 @@ def _setting(problem: Manufactured, points: int | dict[str, int | str], kernel: 
     return Setting(problem, problem.case_text(points, kernel, **tables))
 
 
+# noise that the gaussian kernel resolves on a coarse grid
+NOISY = replace(
+    Manufactured.correlated(),
+    states=tuple(replace(state, noise="1.2") for state in Manufactured.correlated().states),
+)
 SETTINGS = {
     "1-D, average": _setting(Manufactured.circle(), 24, "gaussian"),
     "1-D, discounted": _setting(Manufactured.circle(), 24, "gaussian", **DISCOUNTED),
     "2-D aligned, average": _setting(Manufactured.pendulum(), {"theta": 16, "omega": "aligned"}, "auto"),
-    "2-D with two actions, average": _setting(Manufactured.correlated(), 11, "auto"),
-    "2-D with two actions, discounted": _setting(Manufactured.correlated(), 11, "auto", **DISCOUNTED),
+    "2-D with two actions, average": _setting(NOISY, 11, "gaussian"),
+    "2-D with two actions, discounted": _setting(NOISY, 11, "gaussian", **DISCOUNTED),
 }
 
 
