@@ -23,6 +23,7 @@ from wassgrid.certificate.best_actions import PROBES, best_actions
 from wassgrid.certificate.branch_and_bound import BranchAndBound
 from wassgrid.certificate.search_box import search_box
 from wassgrid.evaluation import Evaluation
+from wassgrid.problem.control_problem import ProblemError
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,26 @@ def certify(evaluation: Evaluation, tolerance: float | None = None) -> Certifica
     tolerance: width, in units of J, to which the bound need not be sharp near the optimum (default: 1e-12 of the size of
     V); away from it, half of the gap. Guaranteed for kernels that give Markov matrices (not for `cubic`). Where
     actions are unbounded, the cost must be seen to grow: beyond some distance from the particles it alone exceeds what is
-    reached (`search_box`).
+    reached (`search_box`). Nothing is proven where cost or law are not finite for all actions searched.
     """
     began = time.perf_counter()
+    try:
+        return _search_and_bound(evaluation, tolerance, began)
+    except ProblemError as error:
+        return _nothing_proven(evaluation, str(error), time.perf_counter() - began)
+
+
+def _nothing_proven(evaluation: Evaluation, reason: str, seconds: float) -> Certificate:
+    """Return the best particle of every cell, without a bound."""
+    cells = np.arange(evaluation.policy.grid.size)
+    best = evaluation.q.argmin(axis=1)
+    return Certificate(
+        -np.inf, np.inf, np.full(cells.size, -np.inf), evaluation.policy.actions[cells, best], evaluation.q[cells, best],
+        False, reason, 0, {"search": seconds},
+    )  # fmt: skip
+
+
+def _search_and_bound(evaluation: Evaluation, tolerance: float | None, began: float) -> Certificate:
     scale = float(np.abs(evaluation.cost).max() + np.abs(evaluation.value).max())
     if tolerance is None:
         tolerance = 1e-12 * scale
