@@ -4,7 +4,7 @@ The grid optimum is that of `cases/inverted_pendulum.toml` by Newton's method wi
 is trained by `cases/inverted_pendulum_neural.toml` (or read from a result file of it), put on the grid as one action per cell,
 and simulated on the continuous state space, as the grid's own policy is.
 
-    python benchmarks/neural_against_grid.py [FILE]
+    python benchmarks/neural_against_grid.py [FILE] [--points 64 65] [--points 128 129]
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from wassgrid.solve import solve
 from wassgrid.storage import ResultFile
 
 CASES = Path(__file__).parent.parent / "cases"
-POINTS = ((64, 65), (128, 129))
-CHAINS, STEPS, BURN_IN = 2000, 2000, 200
+CHAINS, STEPS, BURN_IN = 2000, 1000, 200
 
 
 def newton(points: tuple[int, int]) -> Case:
@@ -49,11 +48,13 @@ def neural_policy(file: Path | None) -> NeuralPolicy:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, nargs="?", help="result file of inverted_pendulum_neural")
-    policy = neural_policy(parser.parse_args().file)
+    parser.add_argument("--points", type=int, nargs=2, action="append", metavar=("THETA", "OMEGA"), help="default 64 65")
+    given = parser.parse_args()
+    policy = neural_policy(given.file)
     table = Table(title="inverted pendulum: average cost")
     for name in ("grid", "optimum", "lower bound", "neural policy on the grid", "gap", "simulated, grid", "simulated, neural"):
         table.add_column(name, justify="right")
-    for points in POINTS:
+    for points in given.points or [(64, 65)]:
         case = newton(points)
         best = solve(case)
         evaluator = Evaluator.from_case(case)

@@ -57,6 +57,11 @@ def test_case_becomes_stationary_and_meets_its_expectation(path):
     assert met, sentences
 
 
+def test_the_neural_command_of_readme_names_a_case_that_runs():
+    command = re.search(r"<!-- neural -->\s*```sh\n(.*?)```", (FILES[0].parent.parent / "README.md").read_text(), re.S)
+    assert command and FILES[0].parent / command[1].split("wassgrid run cases/")[1].strip() in NEURAL_CASES
+
+
 @pytest.mark.parametrize("options", [{}, {"precision": "float64"}, {"method": "adam"}, {"latent_dimension": 2}])
 def test_going_on_from_a_checkpoint_gives_the_same_bits(options):
     case = ring(3, **options)
