@@ -136,28 +136,77 @@ class GridPendulum:
         def cost(a: np.ndarray) -> np.ndarray:
             return (np.remainder(t + np.pi, 2 * np.pi) - np.pi) ** 2 + 0.1 * w**2 + 0.001 * a**2
 
-        scan = np.linspace(-2, 2, 81)
-        action, objective = np.zeros(cells.size), math.inf
-        for _ in range(30):
-            value, average = poisson(transition(action), cost(action))
-            following = expected_by_speed(value)
+        return dynamic_programming(cost, speed_weights, transition, expected_by_speed, 2.0)
 
-            def q(a: np.ndarray, following: np.ndarray = following) -> np.ndarray:
-                return cost(a) + np.einsum("kj,kj->k", speed_weights(a), following)
 
-            table = np.stack([q(np.full(cells.size, a)) for a in scan])
-            best = scan[table.argmin(axis=0)]
-            width = scan[1] - scan[0]
-            polished = golden_section(q, np.maximum(best - width, -2), np.minimum(best + width, 2), 40)
-            lowest = np.minimum(q(polished), table.min(axis=0))
-            bound = average + float(np.min(lowest - average - value))
-            improved = np.where(q(polished) <= table.min(axis=0), polished, best)
-            # keep the old action where nothing is gained, so that the iteration ends
-            action = np.where(lowest < q(action) - 1e-13, improved, action)
-            if average >= objective - 1e-13:
-                return average, bound
-            objective = average
-        raise RuntimeError(f"policy iteration did not settle at {objective!r}")
+@dataclass(frozen=True)
+class GridMass:
+    """v' = v + 0.2 a + noise xi, q' = q + 0.2 v' with the realised v', |a| <= 1, cost q^2, on a grid where q' is a grid point.
+
+    Normal weights at the grid points of v, rows renormalised; both axes clamped at their ends.
+    """
+
+    points: int = 201
+    noise: float = 0.5 * math.sqrt(0.2)
+    step: float = 0.2
+    farthest: tuple[float, float] = (4.0, 3.0)
+
+    def average_cost(self) -> tuple[float, float]:
+        """Return J of the best policy found and the lower bound on the optimum over the scanned actions."""
+        place = np.linspace(-self.farthest[0], self.farthest[0], self.points)
+        speed_step = (place[1] - place[0]) / self.step
+        half = math.ceil(self.farthest[1] / speed_step - 1e-9)
+        speed = speed_step * np.arange(-half, half + 1)
+        q, v = (axis.ravel() for axis in np.meshgrid(place, speed, indexing="ij"))
+        cells = np.arange(q.size)
+        # the node of q' for every node of v'
+        landing = np.clip(cells[:, None] // speed.size + np.arange(-half, half + 1), 0, place.size - 1)
+
+        def law(a: np.ndarray) -> np.ndarray:
+            mean = np.clip(v + self.step * a, speed[0], speed[-1])
+            weights = np.exp(-0.5 * ((speed - mean[:, None]) / self.noise) ** 2)
+            return weights / weights.sum(axis=1, keepdims=True)
+
+        def transition(a: np.ndarray) -> sparse.csr_array:
+            columns = (landing * speed.size + np.arange(speed.size)).ravel()
+            return sparse.csr_array((law(a).ravel(), (np.repeat(cells, speed.size), columns)), shape=(q.size, q.size))
+
+        def following(value: np.ndarray) -> np.ndarray:
+            return value.reshape(place.size, speed.size)[landing, np.arange(speed.size)]
+
+        return dynamic_programming(lambda a: q**2 + 0.0 * a, law, transition, following, 1.0)
+
+
+def dynamic_programming(
+    cost: Callable, law: Callable, transition: Callable, following: Callable, bound: float
+) -> tuple[float, float]:
+    """Return J of the best policy for actions in [-bound, bound] and the lower bound on the optimum over the scanned ones.
+
+    cost(a), law(a) (cells, n): weights of the n next nodes of the one axis that a moves; transition(a): the matrix;
+    following(V) (cells, n): V at these nodes, averaged over the other axes.
+    """
+    scan = np.linspace(-bound, bound, 81)
+    action, objective = np.zeros_like(cost(0.0)), math.inf
+    for _ in range(40):
+        value, average = poisson(transition(action), cost(action))
+        ahead = following(value)
+
+        def q(a: np.ndarray, ahead: np.ndarray = ahead) -> np.ndarray:
+            return cost(a) + np.einsum("kj,kj->k", law(a), ahead)
+
+        table = np.stack([q(np.full(action.size, a)) for a in scan])
+        best = scan[table.argmin(axis=0)]
+        width = scan[1] - scan[0]
+        polished = golden_section(q, np.maximum(best - width, -bound), np.minimum(best + width, bound), 40)
+        lowest = np.minimum(q(polished), table.min(axis=0))
+        lower = average + float(np.min(lowest - average - value))
+        improved = np.where(q(polished) <= table.min(axis=0), polished, best)
+        # keep the old action where nothing is gained, so that the iteration ends
+        action = np.where(lowest < q(action) - 1e-13, improved, action)
+        if average >= objective - 1e-13:
+            return average, lower
+        objective = average
+    raise RuntimeError(f"policy iteration did not settle at {objective!r}")
 
 
 def poisson(transition: sparse.csr_array, cost: np.ndarray) -> tuple[np.ndarray, float]:
@@ -185,6 +234,7 @@ REFERENCES = {
     ),
     "inverted_pendulum": GridPendulum(64, 65, angle_noise=0.1),
     "pendulum": GridPendulum(256),
+    "bang_bang": GridMass(),
 }
 
 
