@@ -61,15 +61,14 @@ def at_point(policy: PushForwardPolicy, theta: Array, states: Array) -> Tangent:
 
 def measure(hidden: tuple[int, ...], samples: int, damping: float) -> tuple[int, dict[str, tuple[float, float]]]:
     """Return the number of parameters, and milliseconds and distance of every solver."""
+    drawn = problem(hidden, samples)  # in single precision: double precision would draw other numbers
     with jax.enable_x64(True):
-        policy, theta, states, gradients = (
-            jax.tree.map(lambda x: x.astype(jnp.float64), part) for part in problem(hidden, samples)
-        )
+        policy, theta, states, gradients = (jax.tree.map(lambda x: x.astype(jnp.float64), part) for part in drawn)
         precise = jax.jit(
             lambda t, s, g: conjugate_gradients(at_point(policy, t, s), g, damping, 2_000, 1e-6).value
         )(theta, states, gradients)  # fmt: skip
         best = np.asarray(at_point(policy, theta, states).push(precise))
-    policy, theta, states, gradients = problem(hidden, samples)
+    policy, theta, states, gradients = drawn
     found = {}
     for name, solver in SOLVERS.items():
         if name == "kernel" and samples * SITES > MAXIMUM_ROWS:
