@@ -40,6 +40,7 @@ GRID_COLUMNS = {
     "time_stationary": ("wall time spent on the stationary law", "s"),
     "time_evaluation": ("wall time spent on policy evaluation", "s"),
     "time_derivatives": ("wall time spent on Q and its derivatives", "s"),
+    "time_certificate": ("wall time spent on the lower bound", "s"),
     "time_flow": ("wall time spent on moving the particles, trials included", "s"),
     "stationary_residual": ("total variation of mu P - mu", "1"),
     "stationary_error": ("estimated total variation between mu and the exact law", "1"),
