@@ -1,0 +1,233 @@
+"""Bounds over boxes of means hold at every mean of the box, and shrink as they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from wassgrid import kernels
+from wassgrid.case import Case
+from wassgrid.certificate.action_value import ActionValue
+from wassgrid.certificate.enclosure import axis_bounds, floor_value
+from wassgrid.certificate.weight_bounds import weight_bounds
+from wassgrid.evaluation import Evaluation, Evaluator
+from wassgrid.policy import ParticlePolicy
+
+NODES, SPACING, LOWER = 20, 0.5, -4.0
+KINDS = [
+    (kernel, boundary)
+    for kernel in (kernels.GAUSSIAN, kernels.LINEAR)
+    for boundary in (kernels.CLAMP, kernels.REFLECT, kernels.PERIODIC)
+]
+
+
+def weights(kernel: int, boundary: int, mean: float, noise: float) -> np.ndarray:
+    """Weights and two derivatives by extended node, (3, 400), node 0 of the axis at 200."""
+    w = np.zeros((3, 300))
+    first, count = kernels.axis_weights(kernel, boundary, LOWER, SPACING, NODES, mean, noise, w[0], w[1], w[2])
+    table = np.zeros((3, 400))
+    table[:, 200 + first : 200 + first + count] = w[:, :count]
+    return table
+
+
+def bounds(kernel: int, boundary: int, mean: float, radius: float, noise: float):
+    u, polynomial = np.zeros((4, 300)), np.zeros(3)
+    first, centre, count, smooth, bounded = weight_bounds(
+        kernel, boundary, LOWER, SPACING, NODES, mean, radius, noise, u, polynomial, np.zeros(12)
+    )
+    table = np.zeros((4, 400))
+    table[:, 200 + first : 200 + first + count] = u[:, :count]
+    return table, polynomial, centre, smooth, bounded
+
+
+@pytest.mark.parametrize(("kernel", "boundary"), KINDS)
+@given(
+    mean=st.floats(-4.0, 5.5), radius=st.floats(1e-3, 2.0), noise=st.floats(0.26, 1.5), seed=st.integers(0, 2**32 - 1)
+)
+@settings(max_examples=60)
+def test_weights_and_their_derivatives_stay_below_the_bounds(kernel, boundary, mean, radius, noise, seed):
+    top = LOWER + SPACING * (NODES - 1)
+    if boundary == kernels.CLAMP:
+        # kinks at the ends are another matter
+        radius = min(radius, mean - LOWER, top - mean)
+        assume(radius > 1e-4)
+    else:
+        # one winding, so that extended nodes can be compared
+        period = NODES * SPACING if boundary == kernels.PERIODIC else 2 * (NODES - 1) * SPACING
+        assume(mean - radius > LOWER and mean + radius < LOWER + period)
+    table, polynomial, centre, smooth, bounded = bounds(kernel, boundary, mean, radius, noise)
+    if not bounded:
+        assert radius > 6 * noise
+        return
+    assert smooth
+    nodes = SPACING * (np.arange(400) - 200)
+    step = 1e-4 * noise
+    for m in mean + (radius - 2 * step) * np.random.default_rng(seed).uniform(-1, 1, 4):
+        w = weights(kernel, boundary, m, noise)
+        right, left = weights(kernel, boundary, m + step, noise), weights(kernel, boundary, m - step, noise)
+        third = (right[2] - left[2]) / (2 * step)
+        slack = np.array([1e-12, 1e-12 / noise, 1e-12 / noise**2, 1e-4 / noise**3])
+        assert np.all(np.abs(np.vstack([w, third])) <= table * (1 + 1e-9) + slack[:, None])
+        # derivatives of E x and E (x - c)^2
+        x = nodes - centre
+        assert abs(w[2] @ x) <= polynomial[0] * (1 + 1e-9) + 1e-9 / noise
+        assert abs(third @ x) <= polynomial[1] * (1 + 1e-9) + 1e-3 / noise**2
+        assert abs(third @ x**2) <= polynomial[2] * (1 + 1e-9) + 1e-3 / noise
+
+
+@given(noise=st.floats(0.5, 1.5), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30)
+def test_bounds_of_small_boxes_are_sharp(noise, seed):
+    mean = float(np.random.default_rng(seed).uniform(-0.5, 0.5))
+    table, *_ = bounds(kernels.GAUSSIAN, kernels.PERIODIC, mean + 3, 1e-4 * noise, noise)
+    w = weights(kernels.GAUSSIAN, kernels.PERIODIC, mean + 3, noise)
+    for p in range(3):
+        excess = np.abs(table[p]) - np.abs(w[p])
+        # what lattice corrections and the radius leave
+        assert excess.max() <= (0.02 if noise > 0.6 else 0.6) * np.abs(w[p]).max()
+
+
+def test_hats_have_kinks_at_nodes_only():
+    for mean, radius, smooth in ((-3.75, 0.2, True), (-3.75, 0.3, False), (-4.3, 0.2, True), (-4.1, 0.2, False)):
+        table, _, _, found, bounded = bounds(kernels.LINEAR, kernels.CLAMP, mean, radius, 0.0)
+        assert bounded
+        assert found == smooth
+        # not on the nodes, where one derivative stands for both sides
+        for m in mean + radius * np.linspace(-0.9991, 0.9993, 41):
+            w = weights(kernels.LINEAR, kernels.CLAMP, m, 0.0)
+            assert np.all(w[0] <= table[0] + 1e-12)
+            assert np.all(np.abs(w[1]) <= table[1] + 1e-12)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_floor_and_polynomial_references_hold(seed):
+    """For all weights below the bounds, not only those of one kernel."""
+    rng = np.random.default_rng(seed)
+    mean, radius, noise = rng.uniform(-1, 1), rng.uniform(0.01, 1.0), rng.uniform(0.4, 1.0)
+    table, polynomial, centre, _, _ = bounds(kernels.GAUSSIAN, kernels.PERIODIC, mean + 2, radius, noise)
+    used = np.flatnonzero(table[0])
+    nodes = SPACING * (used - 200.0)
+    # nearly quadratic: the case the references are made for
+    f = np.ascontiguousarray(rng.normal() + rng.normal() * nodes + rng.normal() * nodes**2 + 0.01 * rng.normal(size=nodes.size))
+    u = np.ascontiguousarray(table[:, used])
+    parts = np.zeros(4)
+    axis_bounds(f, float(nodes[0] - centre), SPACING, f.size, u, polynomial, parts)
+    assert parts[0] == floor_value(f, f.size, u[0])
+    step = 1e-3 * noise
+    for m in mean + 2 + (radius - 2 * step) * rng.uniform(-1, 1, 5):
+        w = weights(kernels.GAUSSIAN, kernels.PERIODIC, m, noise)[:, used]
+        right = weights(kernels.GAUSSIAN, kernels.PERIODIC, m + step, noise)[2, used]
+        left = weights(kernels.GAUSSIAN, kernels.PERIODIC, m - step, noise)[2, used]
+        scale = np.abs(f).max()
+        assert w[0] @ f >= parts[0] - 1e-12 * scale
+        assert abs(w[1] @ f) <= parts[1] * (1 + 1e-9) + 1e-11 * scale
+        assert abs(w[2] @ f) <= parts[2] * (1 + 1e-9) + 1e-10 * scale
+        assert abs((right - left) @ f / (2 * step)) <= parts[3] * (1 + 1e-9) + 1e-4 * scale
+
+
+HEAD = """
+[cost]
+stage = "x**2 + 0.3*y**2 + x*y"
+[grid.points]
+x = 11
+y = 12
+[actions.a]
+bounds = [-2, 2]
+[actions.b]
+bounds = [-1, 1]
+"""
+LAWS = {
+    "one action on the first axis": ("0.8*x + 0.1*y + a", "0.6", "0.7*y - 0.1*x", "0.5", "clamp"),
+    "one action on the second axis": ("0.8*x + 0.1*y", "0.6", "0.7*y + b", "0.8", "reflect"),
+    "the moved axis leads": ("0.8*x + a + 0.3*b**2", "0.6", "0.5*y + 0.4*next(x)", "0.5", "periodic"),
+    "the moved axis follows": ("0.8*x", "0.6", "0.5*y + 0.4*next(x) + a*b", "0.6", "clamp"),
+    "both axes": ("0.8*x + a", "0.7", "0.6*y + b + 0.2*a", "0.6", "periodic"),
+    "both axes, one follows": ("0.8*x + a", "0.7", "0.6*y + b + 0.4*next(x)", "0.6", "clamp"),
+    "without noise": ("0.8*x + a", "0", "0.6*y + 0.4*next(x)", "0.6", "clamp"),
+}
+
+
+def evaluation_of(law: str, seed: int = 0) -> Evaluation:
+    x, noise_x, y, noise_y, boundary = LAWS[law]
+    text = f"""
+[states.x]
+next = "{x}"
+noise = "{noise_x}"
+domain = [-3, 3]
+boundary = "{boundary if boundary != 'periodic' else 'clamp'}"
+[states.y]
+next = "{y}"
+noise = "{noise_y}"
+domain = [-3, 3]
+boundary = "{boundary}"
+{HEAD}"""
+    evaluator = Evaluator.from_case(Case.from_text(text))
+    grid = evaluator.model.grid
+    rng = np.random.default_rng(seed)
+    actions = rng.uniform([-1, -1], [1, 1], (grid.size, 2, 2))
+    return evaluator.evaluate(ParticlePolicy(grid, actions, np.full((grid.size, 2), 0.5)))
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_enclosures_hold_over_their_boxes(law):
+    evaluation = evaluation_of(law)
+    model = evaluation.model
+    rng = np.random.default_rng(3)
+    low, high = (np.tile(side, (model.grid.size, 1)) for side in model.problem.action_bounds.T)
+    q = ActionValue.build(evaluation, low, high)
+    cells = rng.integers(0, model.grid.size, 60)
+    means = model.problem.action_ranges(model.grid.states[cells], low[cells], high[cells], 0).mean[0]
+    moved = (means[1] > means[0]).any(axis=0)
+    mean = means[0] + (means[1] - means[0]) * rng.random((60, 2))
+    radius = np.where(moved, rng.choice([0.02, 0.2, 0.8], (60, 2)), 0.0)
+    found = q.enclose(cells, mean, radius)
+    assert found.smooth.any()
+
+    def derivatives(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        unit, none = np.broadcast_to(np.eye(2), (60, 1, 2, 2)).copy(), np.zeros((60, 1, 2, 2, 2))
+        return kernels.expectations(
+            model.axes, model.width, cells, m[:, None], unit, none, model.noise, model.coupling, evaluation.value
+        )
+
+    centre = derivatives(mean)
+    scale = np.ptp(evaluation.value)
+    np.testing.assert_allclose(found.value, centre[0][:, 0], atol=1e-12 * scale)
+    np.testing.assert_allclose(found.gradient[:, moved], centre[1][:, 0][:, moved], atol=1e-11 * scale)
+    both = np.outer(moved, moved)
+    np.testing.assert_allclose(found.hessian[:, both], centre[2][:, 0][:, both], atol=1e-10 * scale)
+    for _ in range(30):
+        there = derivatives(mean + radius * rng.uniform(-1, 1, radius.shape))
+        rows = found.bounded
+        assert np.all((there[0][:, 0] >= found.floor - 1e-12 * scale)[rows])
+        assert np.all((np.abs(there[1][:, 0]) <= found.slope + 1e-11 * scale)[rows][:, moved])
+        rows = found.bounded & found.smooth
+        change = np.abs(there[2][:, 0] - centre[2][:, 0])
+        assert np.all((change <= found.bend + 1e-10 * scale)[rows][:, both])
+
+
+@pytest.mark.parametrize("law", ["one action on the first axis", "one action on the second axis", "the moved axis leads"])
+def test_the_tabulated_lead_gives_the_general_values(law):
+    evaluation = evaluation_of(law)
+    model = evaluation.model
+    low, high = (np.tile(side, (model.grid.size, 1)) for side in model.problem.action_bounds.T)
+    q = ActionValue.build(evaluation, low, high)
+    if law != "the moved axis leads" or q.table is not None:
+        assert q.table is not None
+    general = ActionValue(evaluation, None, q.lead)
+    cells = np.arange(model.grid.size)
+    actions = low[:, None] + (high - low)[:, None] * np.random.default_rng(2).random((cells.size, 3, 2))
+    scale = np.ptp(evaluation.value)
+    np.testing.assert_allclose(q.values(cells, actions), general.values(cells, actions), atol=1e-12 * scale)
+    for fast, slow in zip(q.derivatives(cells, actions[:, 0]), general.derivatives(cells, actions[:, 0]), strict=True):
+        np.testing.assert_allclose(fast, slow, atol=1e-10 * scale)
+    mean = model.tables(cells, actions[:, :1], 0).mean[:, 0]
+    radius = np.where(np.arange(2) == q.lead, 0.3, 0.0) * np.ones((cells.size, 1))
+    for fast, slow in zip(q.enclose(cells, mean, radius), general.enclose(cells, mean, radius), strict=True):
+        if fast.ndim == 1:
+            np.testing.assert_allclose(fast, slow, atol=1e-10 * scale)
+        else:
+            lead = (slice(None), *(q.lead,) * (fast.ndim - 1))
+            np.testing.assert_allclose(fast[lead], slow[lead], rtol=1e-9, atol=1e-9 * scale)
