@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_cases import BAD_CASES
 
 import wassgrid
 from wassgrid.case import Case
@@ -534,3 +535,21 @@ def test_watch_names_the_number_that_is_not_finite():
     assert watch.step(step_record(1, gradient_norm=0.1, lower_bound=math.nan)) is None
     with pytest.raises(FloatingPointError, match="gradient norm is nan"):
         watch.step(step_record(2, gradient_norm=math.nan))
+
+
+@pytest.mark.parametrize("name", sorted(BAD_CASES))
+def test_a_bad_case_ends_in_one_line_and_leaves_nothing(name, tmp_path, monkeypatch, capsys):
+    """The table of bad cases through the command line: exit status 2, one line that names the key, no file, no delay."""
+    monkeypatch.chdir(tmp_path)
+    text, fragments = BAD_CASES[name]
+    (tmp_path / "bad.toml").write_text(text, encoding="utf-8")
+    began = time.perf_counter()
+    assert main(["run", "bad.toml"]) == 2
+    spent = time.perf_counter() - began
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1, captured.err
+    for fragment in fragments:
+        assert fragment in captured.err
+    assert files(tmp_path) == ["bad.toml"]
+    assert spent < 10  # 2 s on an idle machine
