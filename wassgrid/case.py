@@ -178,7 +178,7 @@ class Case(Table):
         members = {key: self._members(key) for key in self.states}
 
         def written_out(table: Mapping[str, Any], path: str) -> dict[str, Any]:
-            known = [*members, *(name for names in members.values() for name in names)]
+            known = list(dict.fromkeys([*members, *(name for names in members.values() for name in names)]))
             for name in table:
                 if name not in known:
                     raise CaseError(f"{path}.{name}: unknown state{remedy(name, known)}")
