@@ -186,7 +186,7 @@ def test_newton_without_escape_ends_in_the_well_it_starts_in_and_the_certificate
 
 
 def test_escape_takes_all_particles_to_the_better_well():
-    case, height = wells()
+    case, _ = wells()
     solver, evaluation = halves(case)
     escaped = 0
     for _ in range(6):

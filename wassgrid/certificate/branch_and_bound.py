@@ -29,7 +29,7 @@ def _hull(centre: np.ndarray, radius: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class _Boxes:
+class Boxes:
     """Boxes of actions: cells (K,), low, high and expansion point (K, m); central: the point is the cell's best action."""
 
     cells: np.ndarray
@@ -38,12 +38,12 @@ class _Boxes:
     point: np.ndarray
     central: np.ndarray
 
-    def __getitem__(self, rows: np.ndarray) -> _Boxes:
-        return _Boxes(self.cells[rows], self.low[rows], self.high[rows], self.point[rows], self.central[rows])
+    def __getitem__(self, rows: np.ndarray) -> Boxes:
+        return Boxes(self.cells[rows], self.low[rows], self.high[rows], self.point[rows], self.central[rows])
 
 
 @dataclass
-class _Bounded:
+class Bounded:
     """What is known on boxes: lower bound of Q (K,), Q at the point, curvature there and its lower bound (K, m), smooth (K,)."""
 
     lower: np.ndarray
@@ -77,7 +77,7 @@ class BranchAndBound:
         self.boxes = 0
         self.least_value = float(evaluation.value.min())
         cells = np.arange(values.size)
-        self.open = _Boxes(cells, low, high, actions.copy(), np.ones(cells.size, bool))
+        self.open = Boxes(cells, low, high, actions.copy(), np.ones(cells.size, bool))
 
     def run(self) -> None:
         """Split boxes until all are done, or the budget is spent: then the bound holds what the open ones allow."""
@@ -85,7 +85,7 @@ class BranchAndBound:
         boxes = self.open
         budget = _BOXES[min(boxes.low.shape[1], 3) - 1] * value.size + 10_000
         for _ in range(_ROUNDS):
-            found = self._bounded(boxes)
+            found = self.bounded(boxes)
             self.boxes += boxes.cells.size
             self._learn(boxes, found)
             gap = float((self.values - value).min())
@@ -98,9 +98,9 @@ class BranchAndBound:
             if rest.size == 0:
                 return
             boxes = self._split(boxes[rest], found, rest)
-        np.minimum.at(self.lower, boxes.cells, self._bounded(boxes).lower)
+        np.minimum.at(self.lower, boxes.cells, self.bounded(boxes).lower)
 
-    def _learn(self, boxes: _Boxes, found: _Bounded) -> None:
+    def _learn(self, boxes: Boxes, found: Bounded) -> None:
         """Keep better actions met at the points of boxes."""
         better = np.flatnonzero(found.value < self.values[boxes.cells] - rounding(self.evaluation))
         # of several boxes of a cell the best comes last
@@ -108,7 +108,7 @@ class BranchAndBound:
         self.values[boxes.cells[better]] = found.value[better]
         self.actions[boxes.cells[better]] = boxes.point[better]
 
-    def _split(self, boxes: _Boxes, found: _Bounded, rest: np.ndarray) -> _Boxes:
+    def _split(self, boxes: Boxes, found: Bounded, rest: np.ndarray) -> Boxes:
         """Cut a box in the middle of its most curved side; a central one into a smaller one about its point, and slabs."""
         curvature, least = found.curvature[rest], found.least_curvature[rest]
         below, above = boxes.point - boxes.low, boxes.high - boxes.point
@@ -131,9 +131,9 @@ class BranchAndBound:
                     slab_low, slab_high = low.copy(), high.copy()
                     slab_low[:, a], slab_high[:, a] = start, end
                     some = end > start
-                    parts.append(_Boxes(cells, slab_low, slab_high, 0.5 * (slab_low + slab_high), none)[some])
+                    parts.append(Boxes(cells, slab_low, slab_high, 0.5 * (slab_low + slab_high), none)[some])
                 low[:, a], high[:, a] = cut_low, cut_high
-            parts.append(_Boxes(cells, low, high, point, ~none))
+            parts.append(Boxes(cells, low, high, point, ~none))
         outer = boxes[~inner]
         if outer.cells.size:
             width = outer.high - outer.low
@@ -144,24 +144,25 @@ class BranchAndBound:
             for upper in (False, True):
                 low, high = outer.low.copy(), outer.high.copy()
                 (low if upper else high)[rows, axis] = middle
-                parts.append(_Boxes(outer.cells, low, high, 0.5 * (low + high), outer.central))
-        return _Boxes(
+                parts.append(Boxes(outer.cells, low, high, 0.5 * (low + high), outer.central))
+        return Boxes(
             *(np.concatenate([getattr(p, k) for p in parts]) for k in ("cells", "low", "high", "point", "central"))
         )
 
-    def _bounded(self, boxes: _Boxes) -> _Bounded:
+    def bounded(self, boxes: Boxes) -> Bounded:
+        """Bound Q on boxes from below."""
         chunks = [
             self._bounded_chunk(boxes[np.arange(start, min(start + _CHUNK, boxes.cells.size))])
             for start in range(0, boxes.cells.size, _CHUNK)
         ]
-        return _Bounded(
+        return Bounded(
             *(
                 np.concatenate([getattr(c, k) for c in chunks])
                 for k in ("lower", "value", "curvature", "least_curvature", "smooth")
             )
         )
 
-    def _bounded_chunk(self, boxes: _Boxes) -> _Bounded:
+    def _bounded_chunk(self, boxes: Boxes) -> Bounded:
         """Bound Q on boxes from below by Taylor polynomials about their points.
 
             Q(p + x) >= Q + Q' . x + sum_a L_a x_a^2 / 2,   L_a <= the curvature over the box     where Q is smooth
@@ -200,7 +201,7 @@ class BranchAndBound:
         lower = np.fmax(np.where(smooth, second, -np.inf), np.where(lipschitz, first, -np.inf))
         lower = np.fmax(np.nan_to_num(lower, nan=-np.inf), np.nan_to_num(zeroth, nan=-np.inf))
         at_point = np.einsum("kaa->ka", hessian)
-        return _Bounded(lower, value, at_point, np.nan_to_num(least[0], nan=-np.inf), smooth)
+        return Bounded(lower, value, at_point, np.nan_to_num(least[0], nan=-np.inf), smooth)
 
     def _derivative_ranges(
         self, ranges: ActionRanges, expected: Enclosure, radius: np.ndarray
