@@ -109,7 +109,7 @@ def test_natural_gradient_of_a_linear_policy_is_the_exact_one_with_error_falling
         states, _, _ = simulate(dynamics, policy, theta, jnp.zeros((chains, 1)), burn)
         random = draw(dynamics, 0, for_window, horizon + tail, chains, float)
         run = window(dynamics, policy, theta, states, random, horizon)
-        return run.states, run.action_gradients
+        return run.states[:horizon], run.action_gradients
 
     @jax.jit
     def natural(states, gradients):
