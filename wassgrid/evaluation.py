@@ -151,9 +151,13 @@ class Chain:
         # the 2-norm bounds the sup-norm, and the 1-norm up to sqrt(n)
         absolute = target / np.sqrt(n) if left else target
         if not stalled:
-            correction, _ = sparse_linalg.bicgstab(linear, residual, rtol=1e-10, atol=0.5 * absolute, maxiter=_BICGSTAB_LIMIT)
+            # SciPy takes an inner product below 5e-32 for a breakdown: the system is scaled to size one
+            size = float(np.linalg.norm(residual))
+            correction, _ = sparse_linalg.bicgstab(
+                linear, residual / size, rtol=1e-10, atol=0.5 * absolute / size, maxiter=_BICGSTAB_LIMIT
+            )
             if np.isfinite(correction).all():
-                return correction, products
+                return size * correction, products
         correction, _ = sparse_linalg.gmres(
             linear, residual, rtol=1e-10, atol=0.5 * absolute, restart=min(_RESTART, n), maxiter=8
         )
