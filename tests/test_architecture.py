@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "wassgrid"
 # each room may import rooms of its own floor and of the floors before it
 FLOORS = [
     {"quantity", "tables", "keys", "problem", "case", "storage"},
-    {"grid", "kernels"},
+    {"grid", "kernels", "resources"},
     {"policy", "transition"},
     {"stationary", "evaluation"},
-    {"geometry", "resources", "differences"},
+    {"geometry", "differences"},
     {"hessian", "flow", "certificate", "newton", "full_newton"},
     {"grid_solver", "simulate", "compare", "differences"},
     {"solve"},

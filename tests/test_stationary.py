@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from wassgrid.evaluation import Chain
 from wassgrid.problem.exact import grassmann_taksar_heyman
@@ -44,6 +46,23 @@ def test_every_method_finds_the_law(seed, n, spread, method):
     assert np.abs(operator.push(result.law) - result.law).sum() < 1e-12
     assert result.law.min() >= 0
     assert abs(result.law.sum() - 1) < 1e-13
+
+
+def test_every_number_of_blas_threads_gives_the_same_bits():
+    n = 12_000  # BLAS divides inner products among threads from 10,000 on
+    diffusion = sparse.diags_array([0.3, 0.3, 0.3], offsets=[-1, 0, 1], shape=(n, n))
+    hops = sparse.csr_array((np.full(n, 0.1), (np.arange(n), (7919 * np.arange(n)) % n)), shape=(n, n))
+    matrix = sparse.csr_array(diffusion + hops)
+    matrix = sparse.csr_array(sparse.diags_array(1 / matrix.sum(axis=1)) @ matrix)
+    operator = TransitionOperator.from_matrix(matrix)
+
+    def solve(threads: int) -> tuple[np.ndarray, np.ndarray]:
+        with threadpool_limits(threads, user_api="blas"):
+            law = stationary_law(operator, method="krylov").law
+            return law, Chain(operator, law, 1.0, "krylov", 1e-12).right(np.cos(np.arange(n))).values
+
+    for one, two in zip(solve(1), solve(2), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_a_metastable_chain_is_solved_where_power_iteration_would_take_millions():

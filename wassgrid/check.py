@@ -14,7 +14,7 @@ from wassgrid.evaluation import Evaluator
 from wassgrid.geometry import gradient_norm
 from wassgrid.grid import ALIGNED, GridError, StateGrid, misalignment
 from wassgrid.policy import initial_policy
-from wassgrid.resources import GIB, estimate_memory, memory_limit
+from wassgrid.resources import amount, estimate_memory, memory_limit
 from wassgrid.solve import make_solver
 from wassgrid.stationary import period, recurrent_classes
 from wassgrid.transition import TransitionModel
@@ -107,7 +107,7 @@ def _memory(case: Case, grid: StateGrid, model: TransitionModel | None = None, n
     needed = estimate_memory(case, grid).total if needed is None else needed
     shape = " x ".join(map(str, grid.shape))
     kernels = "" if model is None else f"; kernels {', '.join(map(': '.join, zip(grid.names, model.kernels, strict=True)))}"
-    text = f"about {needed / GIB:.3g} GiB of {limit / GIB:.3g} for {shape} cells of {case.policy.particles} particles{kernels}"
+    text = f"about {amount(needed)} of {amount(limit)} for {shape} cells of {case.policy.particles} particles{kernels}"
     if needed > limit:
         return Finding("memory", f"{text}: use fewer points or particles, or raise solver.memory", False)
     return Finding("memory", text)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.policy import ParticlePolicy
+from wassgrid.resources import one_blas_thread
 from wassgrid.stationary import (
     Factorisation,
     StationaryError,
@@ -49,7 +50,8 @@ class Chain:
     """Solve with the fundamental matrix of a policy's chain, from the right and from the left.
 
     Average cost: D = (I - P + 1 mu)^{-1} (deviation matrix plus 1 mu). Discounted: D = (I - g P)^{-1}.
-    Both solves share one factorisation where that is the cheaper way, and are refined to `tolerance` otherwise.
+    Both solves share one factorisation where that is the cheaper way, and are refined to `tolerance` otherwise. `known`
+    gives factors that exist already.
     """
 
     operator: TransitionOperator
@@ -57,16 +59,19 @@ class Chain:
     discount: float  # 1 for the average cost
     method: str
     tolerance: float
+    known: Factorisation | None = None
 
     @cached_property
     def factors(self) -> Factorisation:
+        if self.known is not None:
+            return self.known
         if self.discount < 1.0:
             return Factorisation(self.operator, self.discount)
         return Factorisation(self.operator, pinned=int(self.law.argmax()))
 
     @cached_property
     def direct(self) -> bool:
-        return self.method == "lu" or (self.method == "auto" and direct_is_cheap(self.operator))
+        return self.method == "lu" or (self.method == "auto" and (self.known is not None or direct_is_cheap(self.operator)))
 
     @cached_property
     def repeated(self) -> Chain:
@@ -100,6 +105,7 @@ class Chain:
         x = self.factors.solve(right - self.law @ right)
         return x + (self.law @ right - self.law @ x)
 
+    @one_blas_thread()
     def _solve(
         self, right: np.ndarray, guess: np.ndarray | None, tolerance: float | None, *, left: bool
     ) -> ChainSolution:
@@ -312,6 +318,7 @@ class Evaluator:
         """The law rho of the initial state for the discounted criterion: uniform over the cells."""
         return np.full(self.model.grid.size, 1.0 / self.model.grid.size)
 
+    @one_blas_thread()
     def evaluate(
         self, policy: ParticlePolicy, warm: Evaluation | tuple[np.ndarray, np.ndarray] | None = None
     ) -> Evaluation:
@@ -336,7 +343,7 @@ class Evaluator:
         times["stationary"] = time.perf_counter() - began
 
         began = time.perf_counter()
-        chain = Chain(operator, stationary.law, self.discount, self.value_method, self.tolerance)
+        chain = Chain(operator, stationary.law, self.discount, self.value_method, self.tolerance, stationary.factors)
         objective = float(stationary.law @ stage)
         source = stage - objective if self.discount == 1.0 else stage
         solution = chain.right(source, value)
@@ -367,4 +374,5 @@ class Evaluator:
         return StationaryResult(
             occupancy, bound <= max(self.tolerance, 1e-13 / (1.0 - self.discount)), solution.iterations, solution.residual,
             bound, self.discount, solution.method, f"{solution.method}: residual {solution.residual:.2g}",
+            chain.factors if solution.method == "lu" else None,
         )  # fmt: skip

@@ -11,6 +11,7 @@ from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.evaluation import Evaluation
 from wassgrid.geometry import free_components
+from wassgrid.resources import one_blas_thread
 
 MASS_FLOOR = 1e-10  # of the stationary probability: a cell with less is not part of the Hessian
 _DENSE = 64  # unknowns up to which the spectrum is computed from the full matrix
@@ -183,6 +184,7 @@ class CurvatureRange:
         }
 
 
+@one_blas_thread()
 def curvature_range(hessian: Hessian, tolerance: float = 1e-6, limit: int = 600) -> CurvatureRange:
     """Compute the extreme eigenvalues of the Hessian by the Lanczos method (ARPACK) on the scaled symmetric operator.
 

@@ -1,12 +1,16 @@
-"""Memory that a grid run needs, estimated before it is spent."""
+"""What a grid run takes of the machine: memory, estimated before it is spent, and threads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
+from threadpoolctl import ThreadpoolController
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -20,6 +24,22 @@ _SAMPLE = 256  # rows of P that the number of entries is estimated from
 
 class ResourceError(ValueError):
     """A run that would not fit in memory; the message gives the estimate, the limit and the remedy."""
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread; also a decorator.
+
+    Its threads would fight with those of the compiled kernels for the processor (a Krylov solve on 20,000 cells takes
+    thirteen times as long), and the sums of its inner products depend on how many there are.
+    """
+    with _thread_pools().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @dataclass(frozen=True)
@@ -62,14 +82,17 @@ def estimate_memory(
     return MemoryEstimate(particle, 24.0 * grid.size * entries, cells)
 
 
+def amount(count: float) -> str:
+    """Return a number of bytes as people say it: `11.4 MiB`, `1.2 GiB`."""
+    return f"{count / GIB:.3g} GiB" if count >= GIB else f"{count / 2**20:.3g} MiB"
+
+
 def require_memory(case: Case, estimate: MemoryEstimate) -> None:
     """Raise ResourceError where the estimate is over the limit."""
     limit = memory_limit(case)
     if estimate.total > limit:
-        parts = (
-            f"{estimate.operator / GIB:.3g} for the transition operator, {estimate.particles / GIB:.3g} for the particles"
-        )
+        parts = f"{amount(estimate.operator)} for the transition operator, {amount(estimate.particles)} for the particles"
         raise ResourceError(
-            f"grid.points: the run would need about {estimate.total / GIB:.3g} GiB ({parts}), more than the limit of "
-            f"{limit / GIB:.3g} GiB; use fewer points or particles, or raise solver.memory"
+            f"grid.points: the run would need about {amount(estimate.total)} ({parts}), more than the limit of "
+            f"{amount(limit)}; use fewer points or particles, or raise solver.memory"
         )

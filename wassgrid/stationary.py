@@ -9,6 +9,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
+from wassgrid.resources import one_blas_thread
 from wassgrid.transition import TransitionOperator
 
 METHODS = ("auto", "power", "krylov", "lu", "arnoldi")
@@ -34,7 +35,8 @@ class StationaryResult:
     """Report a stationary law and how well it is known.
 
     law (cells,), nonnegative, sums to one; residual = |mu P - mu|_1; error_bound estimates |mu - mu*|_1 from the
-    residual and the rate r = |lambda_2|: residual r/(1 - r); iterations counts products with P.
+    residual and the rate r = |lambda_2|: residual r/(1 - r); iterations counts products with P; factors, where the law came
+    from them, serve the value function too.
     """
 
     law: np.ndarray
@@ -45,6 +47,7 @@ class StationaryResult:
     rate: float
     method: str
     reason: str
+    factors: Factorisation | None = None
 
 
 def recurrent_classes(operator: TransitionOperator) -> list[np.ndarray]:
@@ -77,6 +80,7 @@ def period(operator: TransitionOperator, cells: np.ndarray) -> int:
     return int(np.gcd.reduce(np.abs(level[source] + 1 - level[matrix.indices]))) or 1
 
 
+@one_blas_thread()
 def stationary_law(
     operator: TransitionOperator,
     initial: np.ndarray | None = None,
@@ -352,7 +356,8 @@ def _direct(
         ) from error
     mu = factors.null_law()
     del rate  # inverse iteration knows it better
-    return _checked(operator, mu, 8, direct_rate(operator, factors, mu), "lu", tolerance)
+    found = _checked(operator, mu, 8, direct_rate(operator, factors, mu), "lu", tolerance)
+    return replace(found, factors=factors)
 
 
 def direct_rate(operator: TransitionOperator, factors: Factorisation, law: np.ndarray, steps: int = 30) -> float:

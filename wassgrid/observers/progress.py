@@ -106,7 +106,7 @@ class ProgressBar:
         )
 
     def __enter__(self) -> ProgressBar:
-        self._task = self._bar.add_task("first evaluation", total=None, numbers="", left="")
+        self._task = self._bar.add_task("first evaluation (compiles for a minute on a new machine)", total=None, numbers="", left="")
         self._bar.start()
         return self
 
