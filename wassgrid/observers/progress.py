@@ -106,7 +106,8 @@ class ProgressBar:
         )
 
     def __enter__(self) -> ProgressBar:
-        self._task = self._bar.add_task("first evaluation (compiles for a minute on a new machine)", total=None, numbers="", left="")
+        waiting = "first evaluation (compiles for a minute on a new machine)"
+        self._task = self._bar.add_task(waiting, total=None, numbers="", left="")
         self._bar.start()
         return self
 
