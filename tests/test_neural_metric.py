@@ -87,6 +87,21 @@ def test_nystrom_is_exact_from_the_rank_of_the_metric_and_worse_below_it(double)
     assert residuals[2] < 1e-8 < residuals[1] < residuals[0]
 
 
+def test_a_low_rank_shortens_a_step_and_does_not_overshoot(double):
+    at, gradients, _ = problem(samples=200)  # a metric of full rank
+    right = at.pull(gradients) / at.samples
+    damping = 1e-4
+
+    def model(w):
+        """Return the damped quadratic model, zero at w = 0 and smallest at the natural gradient."""
+        return float(0.5 * w @ (metric_product(at, w) + damping * w) - right @ w)
+
+    best = model(conjugate_gradients(at, gradients, damping, 4 * at.parameters, 1e-12).value)
+    found = [model(nystrom(at, gradients, damping, rank, jax.random.key(2)).value) for rank in (2, 8, 20, at.parameters)]
+    assert found[3] == pytest.approx(best, rel=1e-9)
+    assert all(best <= value < 0.05 * best for value in found[:3])
+
+
 def test_a_zero_gradient_gives_a_zero_direction():
     at, gradients, _ = problem()
     found = conjugate_gradients(at, 0 * gradients, 1e-3, 10, 1e-6)

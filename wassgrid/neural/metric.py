@@ -100,9 +100,10 @@ def kernel_form(at: Tangent, gradients: Array, damping: Array) -> Direction:
 def nystrom(at: Tangent, gradients: Array, damping: Array, rank: int, key: Array) -> Direction:
     """Solve for w with G replaced by its randomised Nystrom approximation of the given rank, U diag(e) U'.
 
-    (U e U' + damping)^{-1} = U (e + damping)^{-1} U' + (I - U U')/damping. Costs `rank` metric products; exact once the
-    rank reaches that of G, and good once it reaches the number of eigenvalues above the damping.
-    Source: Frangella, Tropp, Udell (2023), Randomized Nystrom preconditioning, algorithm 2.1.
+    What lies outside U, where G is at most about as large as the smallest eigenvalue e_r found, is damped by that:
+    w = [U (e + damping)^{-1} U' + (I - U U')/(e_r + damping)] J'g/n, a descent direction of the right length. Costs `rank` metric
+    products; exact once the rank reaches that of G, and good once e_r falls below the damping.
+    Source: Frangella, Tropp, Udell (2023), Randomized Nystrom preconditioning, algorithm 2.1 and the preconditioner.
     """
     right = at.pull(gradients) / at.samples
     rank = min(rank, at.parameters)
@@ -116,7 +117,7 @@ def nystrom(at: Tangent, gradients: Array, damping: Array, rank: int, key: Array
     basis, singular, _ = jnp.linalg.svd(root, full_matrices=False)
     eigenvalues = jnp.maximum(singular**2 - shift, 0)
     inside = basis.T @ right
-    w = basis @ (inside / (eigenvalues + damping)) + (right - basis @ inside) / damping
+    w = basis @ (inside / (eigenvalues + damping)) + (right - basis @ inside) / (eigenvalues[-1] + damping)
     return Direction(w, jnp.asarray(rank), _residual(at, w, right, damping))
 
 
