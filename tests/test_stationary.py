@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from wassgrid.evaluation import Chain
 from wassgrid.problem.exact import grassmann_taksar_heyman
-from wassgrid.stationary import METHODS, Factorisation, period, recurrent_classes, stationary_law
+from wassgrid.stationary import METHODS, Factorisation, period, recurrent_classes, second_eigenvalue, stationary_law
 from wassgrid.transition import TransitionOperator
 
 
@@ -93,6 +93,19 @@ def test_a_periodic_chain_has_a_law_all_the_same():
     result = stationary_law(operator, np.array([1.0, 0, 0, 0]))
     assert result.converged, result.reason
     np.testing.assert_allclose(result.law, grassmann_taksar_heyman(matrix), atol=1e-12)
+
+
+def test_the_second_eigenvalue_is_that_of_the_dense_matrix_and_the_operator_stays_what_it_was():
+    for n, spread in ((60, 0.1), (240, 0.02)):
+        matrix = random_chain(3, n, spread)
+        matrix[0, 1:] = np.where(np.arange(1, n) == 5, 1e-16, matrix[0, 1:])  # an edge at rounding level
+        matrix /= matrix.sum(axis=1, keepdims=True)
+        operator = TransitionOperator.from_matrix(matrix)
+        recurrent_classes(operator)
+        exact = np.sort(np.abs(np.linalg.eigvals(matrix)))[-2]
+        assert second_eigenvalue(operator) == pytest.approx(exact, rel=1e-6)
+        np.testing.assert_array_equal(operator.matrix().toarray(), matrix)
+    assert second_eigenvalue(TransitionOperator.from_matrix(np.roll(np.eye(4), 1, axis=1))) == pytest.approx(1.0)
 
 
 def test_recurrent_classes_ignore_transient_cells_and_rounding():

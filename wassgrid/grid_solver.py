@@ -21,11 +21,14 @@ from wassgrid.newton import initial_pseudo_time, newton_step
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.solve import CONVERGED, INTERRUPTED, STOPPED, Solution, StepRecord, Verdict
-from wassgrid.stationary import ReducibleChainError, period, recurrent_classes, starting_law
+from wassgrid.stationary import ReducibleChainError, period, recurrent_classes, second_eigenvalue, starting_law
 from wassgrid.transition import TransitionModel
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
+
+
+_AT_REST = 1e-11  # largest move, relative to the largest action, that is rounding
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class GridSolver:
         moved = norm(old.law, old.policy.weights, new.policy.actions - old.policy.actions)
         facts = {
             "step_length": moved,
+            "largest_move": float(np.abs(new.policy.actions - old.policy.actions).max()),
             "guarded": float(outcome.guarded),
             "escaped": float(outcome.escaped),
             "rejected": float(outcome.rejected),
@@ -169,6 +173,7 @@ class GridSolver:
             "gradient_norm": gradient_norm(evaluation),
             "lower_bound": self._lower_bound(state),
             "step_length": 0.0,
+            "largest_move": 0.0,
             "wall_time": state.elapsed,
             "stationary_residual": evaluation.stationary.residual,
             "stationary_error": evaluation.stationary.error_bound,
@@ -230,7 +235,22 @@ class GridSolver:
             return Verdict(STOPPED, f"the flow time {stop.flow_time:g} was reached", True)
         if state.step >= stop.steps:
             return Verdict(STOPPED, f"{stop.steps} steps were done and no tolerance was reached", False)
+        if self._at_rest(state):
+            advice = "" if self.case.flow.escape is not False else "; with flow.escape = true particles can leave a local minimum"
+            left = f", and a gap of {gap:.3g} stays" if np.isfinite(gap) else ""
+            return Verdict(STOPPED, f"no particle moves any more at gradient norm {size:.3g}{left}{advice}", False)
         return None
+
+    def _at_rest(self, state: GridState) -> bool:
+        """Whether a Newton method has come to its end: its moves are rounding, those of a next step would be their squares.
+
+        The moves of the gradient flow, and of steps of a length that the user set, say nothing of the kind.
+        """
+        flow = self.case.flow
+        if flow.method in SCHEMES or not isinstance(flow.step, str) or state.step == 0:
+            return False
+        moves, actions = state.facts.get("largest_move", np.inf), state.evaluation.policy.actions
+        return bool(moves <= _AT_REST * np.abs(actions).max())
 
     def solution(self, state: GridState, verdict: Verdict) -> Solution:
         evaluation = state.evaluation
@@ -248,14 +268,16 @@ class GridSolver:
         )  # fmt: skip
 
     def summary(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Report the noise that the grid really has, the recurrent classes and their period."""
+        """Report the noise that the grid really has, the recurrent classes and their period, and how fast the chain mixes."""
         policy = evaluation.policy
         mean = np.einsum("ki,kij->kj", policy.weights, evaluation.mean)
         classes = recurrent_classes(evaluation.chain.operator)
+        second = second_eigenvalue(evaluation.chain.operator)
         return {
             "resolution": self.model.resolution(mean, evaluation.law),
             "recurrent_classes": len(classes),
             "period": period(evaluation.chain.operator, classes[0]) if len(classes) == 1 else None,
+            "second_eigenvalue": second if np.isfinite(second) else None,
             "boundary_mass": self._boundary_mass(evaluation.law),
             "cells": self.grid.size,
             "entries": evaluation.chain.operator.entries,

@@ -112,7 +112,9 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
         error = f", error below {last['stationary_error']:.1e}" if math.isfinite(last["stationary_error"]) else ""
         rows.append(("residual of mu", f"{last['stationary_residual']:.1e}{error}"))
         rows.append(("residual of V", f"{last['value_residual']:.1e}"))
-        rows.append(("mixing", f"second eigenvalue of modulus {last['mixing_rate']:.6g}"))
+        second = summary.pop("second_eigenvalue", None)
+        rate = f"decay of {last['mixing_rate']:.6g} per step" if second is None else f"second eigenvalue of modulus {second:.9g}"
+        rows.append(("mixing", rate))
     if "curvature_min" in columns:
         rows += _curvature_rows(columns)
     rows += _summary_rows(result, summary)

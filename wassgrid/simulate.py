@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from wassgrid.problem.control_problem import ControlProblem
 
 
+_FAR = 4.0  # standard errors
+_COARSE = ": the policy is interpolated between cells, and finer grids bring the two together"
+
+
 @dataclass(frozen=True)
 class SimulatedCost:
     """Hold a Monte Carlo estimate: mean, its standard error, and what it rests on."""
@@ -26,14 +30,16 @@ class SimulatedCost:
     chains: int
     steps: int
     burn_in: int
+    if_far: str = ""  # what to do where the objective is far off
 
     def describe(self, objective: float) -> str:
         """Compare with the objective J that the grid gave, in two lines."""
         rests = f"{self.chains} chains, {self.steps} steps" + (f" after {self.burn_in}" if self.burn_in else "")
         off = (self.mean - objective) / self.standard_error if self.standard_error > 0 else 0.0
+        hint = self.if_far if abs(off) > _FAR else ""
         return (
             f"simulated    {self.mean:.8g} +- {self.standard_error:.2g} (standard error; {rests})\n"
-            f"objective J  {objective:.8g}, the simulation is {off:+.1f} standard errors off"
+            f"objective J  {objective:.8g}, the simulation is {off:+.1f} standard errors off{hint}"
         )
 
 
@@ -123,4 +129,4 @@ def _stage_cost(problem: ControlProblem, states: np.ndarray, actions: np.ndarray
 
 def _estimate(batches: np.ndarray, steps: int, burn_in: int) -> SimulatedCost:
     error = float(batches.std(ddof=1) / np.sqrt(batches.size))
-    return SimulatedCost(float(batches.mean()), error, batches.size, steps, burn_in)
+    return SimulatedCost(float(batches.mean()), error, batches.size, steps, burn_in, _COARSE)

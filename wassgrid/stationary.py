@@ -16,9 +16,11 @@ METHODS = ("auto", "power", "krylov", "lu", "arnoldi")
 _EDGE = 1e-14  # transition probabilities below are rounding
 _PROBE = 64  # products after which the rate of power iteration is judged
 _PATIENCE = 800.0  # products of power iteration; a Krylov method takes some 400, each at most twice as expensive
+_DIRECT_PATIENCE = 2.0  # the same in units of a cheap factorisation, which serves the value function too
 _KRYLOV_ROUNDS, _KRYLOV_STEPS = 6, 150  # restarts of BiCGSTAB, and its steps (of two products) between them
 _ROUNDING = 2e-15  # residuals |mu P - mu|_1 at rounding level
 _DIRECT_COST = 400.0  # products that one factorisation of a narrow matrix may cost
+_DENSE = 200  # cells up to which all eigenvalues are computed
 _NEGATIVE_MASS = 1e-2  # total that the signed weights of the cubic kernel may leave in the law
 
 
@@ -56,7 +58,10 @@ def recurrent_classes(operator: TransitionOperator) -> list[np.ndarray]:
     Edges with probability below rounding do not count.
     """
     matrix = operator.matrix()
-    edges = sparse.csr_array((matrix.data > _EDGE, matrix.indices, matrix.indptr), shape=matrix.shape, dtype=np.int8)
+    # a copy: what follows works in place, and the matrix shares its memory with the operator
+    edges = sparse.csr_array(
+        (matrix.data > _EDGE, matrix.indices, matrix.indptr), shape=matrix.shape, dtype=np.int8, copy=True
+    )
     edges.eliminate_zeros()
     count, label = csgraph.connected_components(edges, directed=True, connection="strong")
     source = np.repeat(label, np.diff(edges.indptr))
@@ -107,7 +112,10 @@ def stationary_law(
         return _arnoldi(operator, start, tolerance)
     if method == "krylov":
         return _krylov(operator, start, tolerance)
-    result = _power(operator, start, tolerance, limit, lazy=False, patience=_PATIENCE)
+    patience = _PATIENCE
+    if direct_is_cheap(operator):
+        patience = min(patience, _PROBE + _DIRECT_PATIENCE * _direct_products(operator))
+    result = _power(operator, start, tolerance, limit, lazy=False, patience=patience)
     if result.converged:
         return result
     reasons, spent = [result.reason], result.iterations
@@ -139,8 +147,11 @@ def starting_law(n: int) -> np.ndarray:
 
 
 def _probe(n: int) -> np.ndarray:
-    """Return a fixed function without symmetry: cosines at multiples of the golden angle."""
-    return np.cos(np.arange(n) * 2.399963)
+    """Return a fixed function without symmetry, smooth along the first axis, where slow modes are, and rough along all."""
+    cells = np.arange(n)
+    ramp = cells / n
+    probe: np.ndarray = ramp + ramp**2 + np.cos(cells * 2.399963)
+    return probe
 
 
 def _usable(law: np.ndarray) -> np.ndarray:
@@ -198,14 +209,17 @@ def _power(
         residuals.append(residual)
         window = min(16, len(residuals) - 1)
         if residual == 0.0:
-            return _checked(operator, law, iteration, slowest, "power", tolerance, 0.0)
+            rate = slowest or _observed_rate(operator, law)
+            return _checked(operator, law, iteration, rate, "power", tolerance, 0.0)
         if window < 4:
             continue
         rate = min((residual / residuals[-1 - window]) ** (1.0 / window), 1.0)
         if residual > 50 * _ROUNDING:
             slowest = rate
         else:
-            rate = max(slowest, min(rate, 0.5))
+            # a start at rounding level shows no rate
+            slowest = slowest or _observed_rate(operator, law)
+            rate = slowest
         bound = residual * rate / (1 - rate) if rate < 1 else np.inf
         if bound <= tolerance or residual <= _ROUNDING:
             return _checked(operator, law, iteration, rate, "lazy power" if lazy else "power", tolerance, bound)
@@ -341,6 +355,29 @@ def _observed_rate(operator: TransitionOperator, law: np.ndarray, products: int 
     return float(min(np.exp(np.mean(np.log(norms[-16:]))), 1.0 - 1e-16))
 
 
+def second_eigenvalue(operator: TransitionOperator, restarts: int = 50) -> float:
+    """Return the modulus of the second eigenvalue of P; nan where `restarts` of Arnoldi's method do not find it.
+
+    One for a periodic chain and for one with several recurrent classes.
+    """
+    n = operator.size
+    if n <= _DENSE:
+        sizes = np.sort(np.abs(np.linalg.eigvals(operator.matrix().toarray())))
+        return float(sizes[-2]) if n > 1 else 0.0
+
+    def product(x: np.ndarray) -> np.ndarray:
+        return operator.apply(np.asarray(x, dtype=float).ravel())
+
+    linear = sparse_linalg.LinearOperator((n, n), matvec=product, dtype=float)
+    try:
+        values = sparse_linalg.eigs(
+            linear, k=2, which="LM", v0=1.0 + 0.1 * _probe(n), tol=1e-8, maxiter=restarts, return_eigenvectors=False
+        )
+    except sparse_linalg.ArpackError:
+        return float("nan")
+    return float(np.abs(values).min())
+
+
 def _direct(
     operator: TransitionOperator, law: np.ndarray, tolerance: float, rate: float | None = None
 ) -> StationaryResult:
@@ -355,9 +392,9 @@ def _direct(
             f"I - P without cell {pinned} is singular: the chain has more than one recurrent class"
         ) from error
     mu = factors.null_law()
-    del rate  # inverse iteration knows it better
-    found = _checked(operator, mu, 8, direct_rate(operator, factors, mu), "lu", tolerance)
-    return replace(found, factors=factors)
+    # inverse iteration sees the slowest mode that is real and positive, power iteration whatever decays slowly at first
+    rate = max(direct_rate(operator, factors, mu), 0.0 if rate is None else rate)
+    return replace(_checked(operator, mu, 8, rate, "lu", tolerance), factors=factors)
 
 
 def direct_rate(operator: TransitionOperator, factors: Factorisation, law: np.ndarray, steps: int = 30) -> float:

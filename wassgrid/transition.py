@@ -285,9 +285,11 @@ class TransitionOperator:
         return y
 
     def matrix(self) -> sparse.csr_array:
-        """Return P as a SciPy matrix that shares the memory of this operator."""
-        matrix = sparse.csr_array((self.values, self.columns, self.start), shape=(self.size, self.size))
-        return matrix
+        """Return P as a SciPy matrix that shares the memory of this operator, for reading."""
+        views = [array.view() for array in (self.values, self.columns, self.start)]
+        for view in views:
+            view.flags.writeable = False
+        return sparse.csr_array(tuple(views), shape=(self.size, self.size))
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray | sparse.sparray) -> TransitionOperator:
