@@ -2,8 +2,8 @@
 
 Every method starts from the case's initial policy and goes on until J is within a relative 1e-8 of the smallest J that any of
 them reached at the end; those that stop elsewhere, in a local minimum of Q, are shown with where they stopped. With
-escape, particles may jump to better actions that the certificate knows; its cost is part of every step. Times are seconds of the
-processor, which a busy machine does not distort; each method is given a minute of it.
+escape, particles may jump to better actions that the certificate knows; its cost is part of every step. Times are wall time and
+seconds of the processor, all threads together, which a busy machine does not distort; each method is given a minute of those.
 
     python benchmarks/newton_methods.py [CASE...]
 """
@@ -32,10 +32,11 @@ LIMIT = 60.0  # seconds of the processor for one method
 
 @dataclass(frozen=True)
 class Run:
-    """One method on one case: J after every step and the processor time spent by then."""
+    """One method on one case: J after every step, the processor time and the wall time spent by then."""
 
     objective: np.ndarray
-    seconds: np.ndarray
+    processor: np.ndarray
+    wall: np.ndarray
 
     def reached(self, target: float) -> int | None:
         """Return the first step at which J is within reach of the target."""
@@ -46,18 +47,18 @@ class Run:
 def run(case: Case, method: str) -> Run:
     solver = GridSolver.from_case(case)
     state = solver.start()
-    rows = [(state.evaluation.objective, 0.0)]
-    began = time.process_time()
+    rows = [(state.evaluation.objective, 0.0, 0.0)]
+    began, began_wall = time.process_time(), time.perf_counter()
     # once J stands still the method has done what it can
     while len(rows) <= STEPS[method] and time.process_time() - began < LIMIT and gradient_norm(state.evaluation) > 1e-11:
         state = solver.advance(state)
-        rows.append((state.evaluation.objective, time.process_time() - began))
+        rows.append((state.evaluation.objective, time.process_time() - began, time.perf_counter() - began_wall))
     return Run(*np.array(rows).T)
 
 
 def compare(path: Path, particles: int | None) -> Table:
     table = Table(title=path.stem, title_justify="left")
-    for column in ("method", "steps", "seconds", "J at the end", "above the best"):
+    for column in ("method", "steps", "seconds", "of the processor", "J at the end", "above the best"):
         table.add_column(column, justify="left" if column == "method" else "right")
     runs = {}
     for method, escape in METHODS:
@@ -69,7 +70,9 @@ def compare(path: Path, particles: int | None) -> Table:
     best = min(found.objective.min() for found in runs.values())
     for name, found in runs.items():
         step = found.reached(best)
-        reached = ("", "") if step is None else (str(step), f"{found.seconds[step]:.3g}")
+        reached = ("", "", "")
+        if step is not None:
+            reached = str(step), f"{found.wall[step]:.3g}", f"{found.processor[step]:.3g}"
         final = found.objective[-1]
         table.add_row(name, *reached, f"{final:.10g}", f"{final - best:.1e}")
     return table

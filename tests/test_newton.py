@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,24 @@ def test_jumps_need_a_certificate_and_are_counted():
     assert all(state.facts.get("escaped", 0.0) == 0.0 for state in stuck)
     assert stuck[-1].evaluation.objective > 1.1
     assert stuck[-1].certificate.lower_bound <= 1.0
+
+
+def test_a_run_ends_where_nothing_moves_and_says_what_is_left():
+    case = Case.load(CASES / "two_wells.toml", ["flow.escape=false", "flow.stop={gap = 1e-9, steps = 200}"])
+    states = run(case)
+    solver, last = GridSolver.from_case(case), states[-1]
+    assert last.step < 60
+    verdict = solver.verdict(last)
+    assert not verdict.complete
+    assert "no particle moves" in verdict.reason and "flow.escape" in verdict.reason
+    assert all(solver.verdict(state) is None for state in states[:-1])
+    # also after a resume
+    assert solver.verdict(solver.restore(solver.record(last).checkpoint())) == verdict
+    # the flow slows down by nature, and so do steps whose length is set
+    for override in ("flow.method=euler", "flow.step=1e-14"):
+        state = GridSolver.from_case(Case.load(CASES / "two_wells.toml", [override])).start()
+        slow = replace(state, step=1, facts={"largest_move": 1e-14})
+        assert GridSolver.from_case(Case.load(CASES / "two_wells.toml", [override])).verdict(slow) is None
 
 
 # -- bounds and kinks --------------------------------------------------------------------------------------------------

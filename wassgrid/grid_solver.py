@@ -104,6 +104,7 @@ class GridSolver:
         return GridState(
             int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]),
             evaluation, *warm, certify(evaluation), float(checkpoint["elapsed"]),
+            {"largest_move": float(checkpoint["largest_move"])},
         )  # fmt: skip
 
     def advance(self, state: GridState) -> GridState:
@@ -217,6 +218,7 @@ class GridSolver:
             "flow_time": state.flow_time,
             "step_size": state.step_size,
             "elapsed": state.elapsed,
+            "largest_move": state.facts.get("largest_move", np.inf),
             "actions": policy.actions,
             "weights": policy.weights,
             "warm_law": state.warm_law,

@@ -355,6 +355,7 @@ def _observed_rate(operator: TransitionOperator, law: np.ndarray, products: int 
     return float(min(np.exp(np.mean(np.log(norms[-16:]))), 1.0 - 1e-16))
 
 
+@one_blas_thread()
 def second_eigenvalue(operator: TransitionOperator, restarts: int = 50) -> float:
     """Return the modulus of the second eigenvalue of P; nan where `restarts` of Arnoldi's method do not find it.
 
@@ -392,9 +393,9 @@ def _direct(
             f"I - P without cell {pinned} is singular: the chain has more than one recurrent class"
         ) from error
     mu = factors.null_law()
-    # inverse iteration sees the slowest mode that is real and positive, power iteration whatever decays slowly at first
-    rate = max(direct_rate(operator, factors, mu), 0.0 if rate is None else rate)
-    return replace(_checked(operator, mu, 8, rate, "lu", tolerance), factors=factors)
+    del rate  # the error of a direct solve depends on the eigenvalue of I - P next to zero, which inverse iteration knows better
+    found = _checked(operator, mu, 8, direct_rate(operator, factors, mu), "lu", tolerance)
+    return replace(found, factors=factors)
 
 
 def direct_rate(operator: TransitionOperator, factors: Factorisation, law: np.ndarray, steps: int = 30) -> float:
