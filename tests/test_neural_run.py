@@ -1,6 +1,5 @@
 """Neural runs through the loop, the command line and the result file."""
 
-import importlib.util
 import math
 import re
 import subprocess
@@ -223,8 +222,7 @@ def test_input_scale_domain_needs_domains():
 
 
 def test_without_jax_one_line_names_the_extra(monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "jax" else found(name, *rest))
+    monkeypatch.setitem(sys.modules, "jax", None)  # as if it were not there
     with pytest.raises(NeuralExtraMissingError, match=r'needs jax.*pip install "wassgrid\[neural\]"'):
         make_solver(ring(3))
 

@@ -21,13 +21,18 @@ class NeuralExtraMissingError(ImportError):
 
 
 def require_extra() -> None:
-    """Raise NeuralExtraMissingError unless JAX, Equinox, Lineax and Optax can be imported."""
-    import importlib.util
+    """Raise NeuralExtraMissingError unless JAX, Equinox and Optax can be imported."""
+    from importlib import import_module
 
-    missing = [name for name in ("jax", "equinox", "optax") if importlib.util.find_spec(name) is None]
+    missing = []
+    for name in ("jax", "equinox", "optax"):
+        try:
+            import_module(name)
+        except ImportError:
+            missing.append(name)
     if missing:
         raise NeuralExtraMissingError(
-            f"[solver] kind = \"neural\" needs {', '.join(missing)}, not installed here: "
+            f"[solver] kind = \"neural\" needs {', '.join(missing)}, which cannot be imported here: "
             'pip install "wassgrid[neural]"'
         )
 

@@ -100,9 +100,12 @@ def kernel_form(at: Tangent, gradients: Array, damping: Array) -> Direction:
 def nystrom(at: Tangent, gradients: Array, damping: Array, rank: int, key: Array) -> Direction:
     """Solve for w with G replaced by its randomised Nystrom approximation of the given rank, U diag(e) U'.
 
-    What lies outside U, where G is at most about as large as the smallest eigenvalue e_r found, is damped by that:
-    w = [U (e + damping)^{-1} U' + (I - U U')/(e_r + damping)] J'g/n, a descent direction of the right length. Costs `rank` metric
-    products; exact once the rank reaches that of G, and good once e_r falls below the damping.
+    What lies outside U is damped by the smallest eigenvalue e_r found, so that the direction is
+
+        [U (e + damping)^{-1} U' + (I - U U')/(e_r + damping)] J'g/n
+
+    scaled to the minimum of the damped model along it: it descends and is never too long. Costs `rank` metric products; exact
+    once the rank reaches that of G, and good once e_r falls below the damping.
     Source: Frangella, Tropp, Udell (2023), Randomized Nystrom preconditioning, algorithm 2.1 and the preconditioner.
     """
     right = at.pull(gradients) / at.samples
@@ -118,7 +121,11 @@ def nystrom(at: Tangent, gradients: Array, damping: Array, rank: int, key: Array
     eigenvalues = jnp.maximum(singular**2 - shift, 0)
     inside = basis.T @ right
     w = basis @ (inside / (eigenvalues + damping)) + (right - basis @ inside) / (eigenvalues[-1] + damping)
-    return Direction(w, jnp.asarray(rank), _residual(at, w, right, damping))
+    image = metric_product(at, w) + damping * w
+    energy = jnp.vdot(w, image)
+    scale = jnp.where(energy > 0, jnp.vdot(right, w) / jnp.where(energy > 0, energy, 1), 1)
+    residual = jnp.linalg.norm(scale * image - right) / jnp.linalg.norm(right)
+    return Direction(scale * w, jnp.asarray(rank), residual)
 
 
 def _residual(at: Tangent, w: Array, right: Array, damping: Array) -> Array:
