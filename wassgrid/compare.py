@@ -40,8 +40,10 @@ class ObjectiveAlong:
 
     @property
     def barrier(self) -> float:
-        """How far J rises on the way above the higher of the two ends; 0 if it does not."""
-        return float(self.objective.max() - max(self.objective[0], self.objective[-1]))
+        """How far J rises on the way above the higher of the two ends; 0 if it does not, beyond rounding."""
+        higher = max(self.objective[0], self.objective[-1])
+        rise = float(self.objective.max() - higher)
+        return rise if rise > 1e-11 * abs(higher) else 0.0
 
 
 def objective_along(evaluator: Evaluator, path: Geodesic, times: np.ndarray) -> ObjectiveAlong:

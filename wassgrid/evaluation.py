@@ -113,6 +113,8 @@ class Chain:
             return float(np.abs(r).sum() if left else np.abs(r).max())
 
         scale = size(right)
+        if scale == 0.0:
+            return ChainSolution(np.zeros_like(right), 0.0, 0, "none")
         target = (self.tolerance if tolerance is None else tolerance) * scale
         x = np.zeros_like(right) if guess is None else guess.copy()
         residual = right - self._apply(x, left)
@@ -354,7 +356,8 @@ class Evaluator:
             objective = float((1.0 - self.discount) * (self.initial_law @ value))
         residual = float(np.abs(source + self.discount * operator.apply(value) - value).max())
         scale = max(float(np.abs(source).max()), np.finfo(float).tiny)
-        if not residual <= max(1e4 * self.tolerance, 1e-9) * max(scale, 1e-3 * float(np.abs(value).max())):
+        rounding = 64 * np.finfo(float).eps * float(np.abs(stage).max())  # where c - J is rounding itself
+        if not residual <= max(1e4 * self.tolerance, 1e-9) * max(scale, 1e-3 * float(np.abs(value).max())) + rounding:
             raise EvaluationError(
                 f"the value function was not found to {self.tolerance:.1g} by {solution.method}: the residual of "
                 f"(I - P) V = c - J is {residual:.3g} for costs of size {scale:.3g}"

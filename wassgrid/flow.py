@@ -14,6 +14,7 @@ _DEFECT = 0.2  # accepted relative defect of the energy identity
 _TARGET = 0.05  # defect that the step length aims at
 _GROWTH, _SHRINK = 1.5, 0.3
 _GUARDED_SHARE = 1e-3  # of particles held back from which the step is too long
+_STABLE = 2.0  # step |D^2_a Q| up to which every scheme damps a particle's own motion
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class StepOutcome:
     """Report one step of any method.
 
     evaluation: of the new policy; flow_time: advanced (nan where the method has none); next_step: the step length that
-    the method suggests next; guarded: particles held back; escaped: particles that jumped; rejected: trials thrown away.
+    the method suggests next; guarded: particles held back lest J rise; escaped: particles that jumped; rejected: trials thrown
+    away; tamed: particles whose curvature is too large for the step, held back lest they fly apart.
     """
 
     evaluation: Evaluation
@@ -50,6 +52,7 @@ class StepOutcome:
     guarded: int = 0
     escaped: int = 0
     rejected: int = 0
+    tamed: int = 0
 
 
 def rounding(evaluation: Evaluation) -> float:
@@ -103,7 +106,8 @@ def flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step
 
     Every stage is projected onto the action bounds. A step that would raise J is taken back to one in which no particle's
     Q rises (`monotone_search`). The guard waits until then because the particles of a true step may raise their own Q,
-    with V frozen, while J falls: the minimum that they follow moves during the step.
+    with V frozen, while J falls: the minimum that they follow moves during the step. Particles for which the step is beyond the
+    stability of explicit schemes are searched in any case: in cells that are hardly ever visited J would not see them go.
     """
     bounds = evaluation.model.problem.action_bounds
     low, high = bounds.T
@@ -116,13 +120,22 @@ def flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step
             stage = evaluator.evaluate(evaluation.policy.moved(np.clip(start + move, low, high)), stage)
         slopes.append(-free_gradient(stage.q_gradient, stage.policy.actions, bounds))
     move = sum((step * b * k for b, k in zip(scheme.weights, slopes, strict=True)), np.zeros_like(start))
-    candidates = np.clip(start + move, low, high)
+    candidates, tamed = _tamed(evaluation, np.clip(start + move, low, high), step)
     new = evaluator.evaluate(evaluation.policy.moved(candidates), evaluation)
     if new.objective <= evaluation.objective + objective_rounding(evaluation):
-        return StepOutcome(new, step, step)
+        return StepOutcome(new, step, step, tamed=tamed)
     actions, halvings = monotone_search(evaluation, candidates)
     new = evaluator.evaluate(evaluation.policy.moved(actions), evaluation)
-    return StepOutcome(new, step, step, guarded=int((halvings > 0).sum()))
+    return StepOutcome(new, step, step, guarded=int((halvings > 0).sum()), tamed=tamed)
+
+
+def _tamed(evaluation: Evaluation, candidates: np.ndarray, step: float) -> tuple[np.ndarray, int]:
+    """Return the candidates (cells, N, m), those with step |D^2_a Q| beyond stability shortened, and how many those are."""
+    stiff = step * np.abs(evaluation.q_hessian).sum(axis=3).max(axis=2) > _STABLE
+    if not stiff.any():
+        return candidates, 0
+    searched, halvings = monotone_search(evaluation, np.where(stiff[:, :, None], candidates, evaluation.policy.actions))
+    return np.where(stiff[:, :, None], searched, candidates), int((halvings > 0).sum())
 
 
 def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step: float) -> StepOutcome:
@@ -141,7 +154,7 @@ def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Sch
         predicted = 0.5 * step * (before + after)
         # below the floor the fall of J is rounding: there the gradient norm has to fall instead
         measurable = max(abs(fall), predicted) > floor
-        defect = abs(fall - predicted) / max(fall, predicted) if measurable else 0.0
+        defect = abs(fall - predicted) / max(abs(fall), predicted) if measurable else 0.0
         good = defect <= _DEFECT if measurable else after <= before
         if (good and fall >= -floor) or rejected >= 30:
             break
@@ -154,7 +167,7 @@ def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Sch
         factor = min(factor, 0.7)
     elif trial.guarded:
         factor = min(factor, 1.0)
-    return StepOutcome(trial.evaluation, step, step * factor, trial.guarded, 0, rejected)
+    return StepOutcome(trial.evaluation, step, step * factor, trial.guarded, 0, rejected, trial.tamed)
 
 
 def initial_step(evaluation: Evaluation) -> float:

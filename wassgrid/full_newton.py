@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wassgrid.evaluation import Evaluation, Evaluator
+from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator
 from wassgrid.flow import StepOutcome, monotone_search
 from wassgrid.geometry import free_components
 from wassgrid.hessian import Hessian
@@ -220,8 +220,8 @@ def _weightless_step(evaluation: Evaluation, weighty: np.ndarray) -> tuple[np.nd
 
 
 def _evaluated(evaluator: Evaluator, evaluation: Evaluation, actions: np.ndarray) -> Evaluation | None:
-    """Evaluate a trial policy; None where it has no stationary law that can be found (J is then taken as infinite)."""
+    """Evaluate a trial policy; None where it has no stationary law or value that can be found (J is then taken as infinite)."""
     try:
         return evaluator.evaluate(evaluation.policy.moved(actions), evaluation)
-    except StationaryError:
+    except (StationaryError, EvaluationError):
         return None

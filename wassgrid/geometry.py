@@ -91,7 +91,8 @@ def geodesic(first: ParticlePolicy, second: ParticlePolicy) -> Geodesic:
     equal, otherwise a transport problem, solved exactly by POT. Raises PolicyError where the policies live on
     different grids or action spaces, or where POT is needed and missing.
     """
-    if first.grid.shape != second.grid.shape or not all(map(np.allclose, first.grid.axes, second.grid.axes)):
+    same = first.grid.shape == second.grid.shape and first.grid.boundary == second.grid.boundary
+    if not same or not all(map(np.allclose, first.grid.axes, second.grid.axes)):
         raise PolicyError(
             f"policies on different grids ({_shape(first)} and {_shape(second)}) have no state-wise distance: solve one case "
             "again on the other's grid"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,6 +120,7 @@ class GridSolver:
             "guarded": float(outcome.guarded),
             "escaped": float(outcome.escaped),
             "rejected": float(outcome.rejected),
+            "tamed": float(outcome.tamed),
         }
         elapsed = time.perf_counter() - began
         facts["time_flow"] = max(elapsed - sum(new.times.values()), 0.0)
@@ -161,7 +162,7 @@ class GridSolver:
             # the last step ends on the flow time asked for; the step length goes on as if it had not been cut
             cut = size if horizon is None else min(size, max(horizon - state.flow_time, 0.0))
             outcome = adaptive_flow_step(self.evaluator, state.evaluation, scheme, cut)
-            return outcome
+            return replace(outcome, next_step=max(outcome.next_step, size)) if cut < size and not outcome.rejected else outcome
         size = float(flow.step) if horizon is None else min(float(flow.step), horizon - state.flow_time)
         return flow_step(self.evaluator, state.evaluation, scheme, size)
 
@@ -185,6 +186,7 @@ class GridSolver:
             "guarded": 0.0,
             "escaped": 0.0,
             "rejected": 0.0,
+            "tamed": 0.0,
             "time_flow": 0.0,
             **{f"time_{name}": seconds for name, seconds in evaluation.times.items()},
             **state.facts,

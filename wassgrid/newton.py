@@ -152,6 +152,9 @@ def newton_step(
     if adaptive:
         first = initial_pseudo_time(evaluation)
         following = min(tau * before / after, _LONGEST * first) if after > 0 else _LONGEST * first
+        if escaped or before == 0.0:
+            # particles that jumped have a gradient of their own, and rounding one: neither says that steps were too long
+            following = max(following, first)
     return StepOutcome(new, float("nan"), following, guarded=int((halvings > 0).sum()), escaped=escaped)
 
 

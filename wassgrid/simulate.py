@@ -89,6 +89,7 @@ def ergodic_cost(
     each of them are the batches whose spread gives the standard error, whatever the correlation in time.
     Source: the method of (replicated) batch means, Asmussen and Glynn, Stochastic Simulation (2007), chapter IV.
     """
+    law = np.maximum(law, 0.0)  # that of the cubic kernel may have a little negative mass
     states = policy.grid.states[rng.choice(law.size, size=chains, p=law / law.sum())]
     total = np.zeros(chains)
     for step in range(burn_in + steps):

@@ -389,9 +389,13 @@ def _direct(
     try:
         factors = Factorisation(operator, pinned=pinned)
     except RuntimeError as error:
-        raise StationaryError(
-            f"I - P without cell {pinned} is singular: the chain has more than one recurrent class"
-        ) from error
+        # the cell is transient, and the only recurrent class is closed without it; or there is more than one
+        classes = recurrent_classes(operator)
+        if len(classes) > 1:
+            message = f"the chain has {len(classes)} recurrent classes: its stationary law is not unique"
+            raise ReducibleChainError(message) from error
+        pinned = int(classes[0][law[classes[0]].argmax()])
+        factors = Factorisation(operator, pinned=pinned)
     mu = factors.null_law()
     del rate  # the error of a direct solve depends on the eigenvalue of I - P next to zero, which inverse iteration knows better
     found = _checked(operator, mu, 8, direct_rate(operator, factors, mu), "lu", tolerance)

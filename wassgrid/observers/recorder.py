@@ -52,6 +52,7 @@ GRID_COLUMNS = {
     "guarded": ("particles held back lest J rise", "1"),
     "escaped": ("particles that jumped to a better action", "1"),
     "rejected": ("trial steps thrown away", "1"),
+    "tamed": ("particles too stiff for the step, held back", "1"),
 }
 CURVATURE_COLUMNS = {
     "curvature_min": ("smallest eigenvalue of the Hessian of J in the metric", "1"),

@@ -1,0 +1,134 @@
+"""Cases at the edge of what the methods assume: constant costs, stiff cells nobody visits, vanishing gradients, traps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from wassgrid.case import Case
+from wassgrid.grid_solver import GridSolver
+from wassgrid.simulate import ergodic_cost
+from wassgrid.solve import solve
+from wassgrid.stationary import stationary_law
+from wassgrid.transition import TransitionOperator
+
+WALK = """
+[states.x]
+next = "{next}"
+noise = "{noise}"
+domain = [-3, 3]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "{cost}"
+[grid.points]
+x = 31
+[policy]
+particles = {particles}
+[policy.initial]
+distribution = "point"
+mean = "{mean}"
+[flow]
+stop = {{ gap = 1e-9, steps = 30 }}
+"""
+
+
+def walk(cost: str, mean: str, particles: int = 1, following: str = "0.9*x + a", noise: float = 0.3) -> str:
+    return WALK.format(next=following, noise=noise, cost=cost, mean=mean, particles=particles)
+
+
+@pytest.mark.parametrize(
+    ("cost", "mean", "optimum"),
+    [("a**2", "0.3", 0.0), ("1 + 0*a", "0", 1.0), ("a**2 + 1", "0.3*x", 1.0), ("(a - 0.1)**2 + 0.3", "0.3", 0.3)],
+)
+def test_costs_that_do_not_depend_on_the_state(cost, mean, optimum):
+    """c - J is rounding, or becomes so."""
+    solution = solve(Case.from_text(walk(cost, mean, particles=2)))
+    assert solution.objective == pytest.approx(optimum, abs=1e-12)
+    assert solution.converged, solution.reason
+
+
+def test_a_cost_of_the_action_alone_when_discounted():
+    solution = solve(Case.from_text(walk("a**2", "0.3") + '[criterion]\nkind = "discounted"\ndiscount = 0.9\n'))
+    assert solution.objective == pytest.approx(0.0, abs=1e-12)
+    assert solution.converged, solution.reason
+
+
+def test_newton_goes_on_from_a_vanishing_gradient_by_escape():
+    """Every particle is held by a bound, in a local minimum of Q."""
+    cost = "x**2 + (a + 0.1)**2*(a - 1)*(a - 2) - 0.1*a*x"
+    solution = solve(Case.from_text(walk(cost, "1", following="0.5*x", noise=0.4)))
+    assert solution.converged, solution.reason
+
+
+def test_cells_that_are_hardly_ever_visited_do_not_fly_apart():
+    """An explicit step that suits the cells with mass is unstable in others, and J does not see it."""
+    text = """
+[states.x]
+next = "0.9*x + sin(a)*b"
+noise = "0.4"
+domain = [-3, 3]
+[actions.a]
+[actions.b]
+bounds = [-1, 1]
+[cost]
+stage = "(x - 1)**2 + 0.1*a**2 + 0.2*b**2 + 0.1*a*b"
+[grid.points]
+x = 31
+[policy]
+particles = 3
+weights = [1, 2, 5]
+[policy.initial]
+distribution = "normal"
+mean = "0.1"
+std = "0.5"
+[flow]
+method = "rk4"
+stop = { steps = 60 }
+"""
+    solver = GridSolver.from_case(Case.from_text(text))
+    state, tamed = solver.start(), 0.0
+    for _ in range(60):
+        state = solver.advance(state)
+        tamed += state.facts["tamed"]
+    assert tamed > 0
+    assert np.abs(state.evaluation.policy.actions).max() < 40
+    assert state.evaluation.objective < 0.2495  # newton: 0.248874582
+    assert state.certificate.lower_bound > -100
+
+
+def test_a_step_that_was_cut_at_the_flow_time_leaves_the_step_length_alone():
+    text = walk("x**2 + a**2", "-0.3*x").replace("[flow]\n", '[flow]\nmethod = "rk4"\n')
+    solver = GridSolver.from_case(Case.from_text(text))
+    state = solver.advance(solver.start())
+    horizon = f"flow.stop={{flow_time = {state.flow_time + 1e-12!r}}}"
+    short = GridSolver.from_case(Case.from_text(text, overrides=[horizon]))
+    last = short.advance(replace(state))
+    assert last.flow_time - state.flow_time < 1e-11
+    assert last.step_size >= state.step_size
+
+
+def test_a_trap_that_leaks_is_not_a_recurrent_class():
+    """The most likely cell of the start is transient, and the one recurrent class absorbs."""
+    n = 61
+    matrix = np.zeros((n, n))
+    for k in range(n - 1):
+        matrix[k, k + 1] = 0.5
+        matrix[k, max(k - 1, 0)] += 0.5
+    matrix[20] = 0.0
+    matrix[20, 20], matrix[20, 21] = 1 - 1e-6, 1e-6
+    matrix[n - 1, n - 1] = 1.0
+    for method in ("auto", "lu"):
+        result = stationary_law(TransitionOperator.from_matrix(matrix), method=method)
+        assert result.converged, result.reason
+        assert result.law[n - 1] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_simulation_starts_from_a_law_with_a_little_negative_mass():
+    case = Case.from_text(walk("x**2 + a**2", "-0.3*x"))
+    solution = solve(case)
+    law = solution.stationary.copy()
+    law[0] = -1e-6
+    assert ergodic_cost(case.problem, solution.policy, law, 8, 10, 2, np.random.default_rng(0)).mean > 0
