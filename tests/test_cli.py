@@ -239,7 +239,9 @@ def test_earlier_results_are_kept(case, capsys):
     assert files(case.parent) == ["tiny.1.h5", "tiny.2.h5", "tiny.h5", "tiny.toml"]
     assert_same_numbers("tiny.h5", "tiny.1.h5")
     before = Path("tiny.h5").read_bytes()
+    capsys.readouterr()
     assert main(["run", "tiny.toml", "--set", "cost.stage=log(s)"]) == 2  # found only when the run begins
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert files(case.parent) == ["tiny.1.h5", "tiny.2.h5", "tiny.h5", "tiny.toml"]
     assert Path("tiny.h5").read_bytes() == before
 

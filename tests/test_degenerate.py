@@ -132,3 +132,52 @@ def test_simulation_starts_from_a_law_with_a_little_negative_mass():
     law = solution.stationary.copy()
     law[0] = -1e-6
     assert ergodic_cost(case.problem, solution.policy, law, 8, 10, 2, np.random.default_rng(0)).mean > 0
+
+
+def test_the_discounted_start_is_uniform_over_the_domain_to_second_order():
+    """x' = x/2 + noise, cost x^2, no control: (1 - g) sum_t g^t E x_t^2 in closed form for a uniform start on [-4, 4]."""
+    g, variance, start = 0.8, 0.09, 16 / 3
+    exact = (1 - g) * (start / (1 - g / 4) + variance * (1 / (1 - g) - 1 / (1 - g / 4)) / 0.75)
+    errors = []
+    for points in (41, 81):
+        text = f"""
+[states.x]
+next = "0.5*x"
+noise = "0.3"
+domain = [-4, 4]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "x**2 + 0*a"
+[criterion]
+kind = "discounted"
+discount = {g}
+[grid.points]
+x = {points}
+[flow]
+stop = {{ steps = 0 }}
+"""
+        errors.append(abs(solve(Case.from_text(text)).objective - exact))
+    assert errors[1] < 2e-3 * exact
+    assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)
+
+
+def test_ends_of_the_uniform_start_that_are_not_given_are_the_bounds():
+    text = """
+[states.x]
+next = "0.5*x + a + b"
+noise = "0.5"
+domain = [-3, 3]
+[actions.a]
+bounds = [-1, 0.5]
+[actions.b]
+[cost]
+stage = "x**2 + a**2 + b**2"
+[grid.points]
+x = 13
+[policy]
+initial = { distribution = "uniform", low = { b = 2 }, high = { b = "3" } }
+"""
+    actions = GridSolver.from_case(Case.from_text(text)).start().evaluation.policy.actions
+    assert -1 <= actions[..., 0].min() < -0.9 and 0.4 < actions[..., 0].max() <= 0.5
+    assert 2 <= actions[..., 1].min() and actions[..., 1].max() <= 3

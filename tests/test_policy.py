@@ -55,3 +55,23 @@ def test_impossible_policies_are_refused():
         line_policy([[0.0], [1.0]], [[0.5], [1.0]])
     with pytest.raises(PolicyError, match=r"not finite at cell 1 \(x = 1\)"):
         line_policy([[0.0], [np.nan]], [[1.0], [1.0]])
+
+
+def test_two_actions_between_cells_are_shifted_and_not_mixed():
+    """Deterministic cells stay deterministic in between, and clouds that differ by a shift keep their spread."""
+    grid = StateGrid(("x",), (np.linspace(0.0, 1.0, 3),), ("clamp",))
+    centre = np.column_stack([[0.0, 1.0, 3.0], [0.0, -1.0, 2.0]])
+    rng = np.random.default_rng(0)
+    states = rng.uniform(0.0, 1.0, (4000, 1))
+    point = ParticlePolicy.around(grid, centre, np.zeros((2, 2)))
+    np.testing.assert_allclose(point.sample(states, rng), point.mean(states), atol=1e-12)
+    offsets = np.array([[0.3, 0.0], [-0.1, 0.2], [-0.2, -0.2]])
+    cloud = ParticlePolicy.around(grid, centre, offsets)
+    drawn = cloud.sample(np.full((20_000, 1), 0.25), rng)
+    np.testing.assert_allclose(drawn.mean(axis=0), [0.5, -0.5], atol=0.01)
+    np.testing.assert_allclose(drawn.std(axis=0), offsets.std(axis=0), atol=0.01)
+    low, high = cloud.actions.min(axis=(0, 1)), cloud.actions.max(axis=(0, 1))
+    everywhere = cloud.sample(states, rng)
+    assert np.all((low <= everywhere) & (everywhere <= high))
+    with pytest.raises(ValueError, match="shape"):
+        cloud.mean(np.float64(0.5))

@@ -151,12 +151,12 @@ class Case(Table):
         """
         import numpy as np
 
-        initial, problem = self.policy.initial, self.problem
+        problem = self.problem
         shape = (len(states), problem.action_dimension)
         low, high = problem.action_bounds.T
         tables = []
         for key, default in (("mean", 0.0), ("std", 1.0), ("low", low), ("high", high)):
-            given = getattr(initial, key)
+            given = self._initial_texts(key)
             table = default if given is None else problem.feedback(f"policy.initial.{key}", given)(states)
             tables.append(np.array(np.broadcast_to(table, shape), dtype=float))
         _, spread, bottom, top = tables
@@ -165,6 +165,15 @@ class Case(Table):
         if np.any(bottom > top):
             raise CaseError("policy.initial.low: larger than high at some states")
         return tuple(tables)
+
+    def _initial_texts(self, key: str) -> str | dict[str, str] | None:
+        """Return mean, std, low or high of the initial policy as given, low and high completed by the action bounds."""
+        given: str | dict[str, str] | None = getattr(self.policy.initial, key)
+        if key not in ("low", "high") or not isinstance(given, dict):
+            return given
+        end = ("low", "high").index(key)
+        bounds = {name: action.bounds[end] for name, action in self.actions.items() if action.bounds is not None}
+        return {name: repr(float(bound)) for name, bound in bounds.items()} | given
 
     def _members(self, key: str) -> list[str]:
         """Return the scalars of a table of states or actions."""
@@ -228,7 +237,7 @@ class Case(Table):
         """Parse every expression.  Raises ProblemError."""
         problem = self.problem
         for key in ("mean", "std", "low", "high"):
-            if (texts := getattr(self.policy.initial, key)) is not None:
+            if (texts := self._initial_texts(key)) is not None:
                 problem.feedback_expressions(f"policy.initial.{key}", texts)
 
     def _check_time(self) -> None:

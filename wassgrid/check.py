@@ -97,6 +97,9 @@ def check_case(case: Case) -> CheckReport:
         Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {gradient_norm(evaluation):.4g}")
     )
     findings += _ends(grid, evaluation.law)
+    from wassgrid.report import added_noise
+
+    findings += [Finding(name, text) for name, text in added_noise(resolution)]
     findings += _derivatives(check_derivatives(evaluator, evaluation))
     findings.append(_step_time(case))
     return CheckReport(title, tuple(findings), tuple(resolution))

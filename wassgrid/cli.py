@@ -162,7 +162,7 @@ def _console(stderr: bool = False) -> "Console":
 
 def _solve(recorder: "Recorder", quiet: bool) -> NoReturn:
     """Solve the recorder's case, report, and leave with the exit status of the outcome."""
-    from wassgrid.observers.progress import ProgressBar, ProgressLines
+    from wassgrid.observers.progress import Notice, ProgressBar, ProgressLines
     from wassgrid.observers.watches import FinitenessWatch, SignalWatch
     from wassgrid.report import expectations, print_summary
     from wassgrid.solve import RunFailedError, RunInterrupted, solve
@@ -176,7 +176,7 @@ def _solve(recorder: "Recorder", quiet: bool) -> NoReturn:
             if not quiet:
                 console = _console(stderr=True)
                 if recorder.kept is not None:
-                    console.print(f"the earlier {path.name} is kept as {recorder.kept.name}", highlight=False)
+                    observers.append(Notice(console, f"the earlier {path.name} is kept as {recorder.kept.name}"))
                 progress = ProgressBar(console) if console.is_terminal else ProgressLines(console)
                 observers.append(stack.enter_context(progress))
             stack.enter_context(recorder)

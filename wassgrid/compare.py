@@ -77,6 +77,7 @@ class Comparison:
         lowest, highest = float(along.curvature.min()), float(along.curvature.max())
         convex = "convex" if lowest >= 0 else "concave" if highest <= 0 else "neither convex nor concave"
         ends = f"{along.objective[0]:.10g} at {self.names[0]}, {along.objective[-1]:.10g} at {self.names[1]}{units}"
+        ends += f" (both with the transition kernels of {self.names[0]})"
         barrier = f"rises {along.barrier:.4g}{units} above the higher end" if along.barrier > 0 else "never above the higher end"
         distances = zip((self.distance, self.distance_back), self.names, strict=True)
         weighted = [f"{distance:.8g} under the law of {name}" for distance, name in distances]

@@ -317,8 +317,15 @@ class Evaluator:
 
     @cached_property
     def initial_law(self) -> np.ndarray:
-        """The law rho of the initial state for the discounted criterion: uniform over the cells."""
-        return np.full(self.model.grid.size, 1.0 / self.model.grid.size)
+        """The law rho of the initial state for the discounted criterion: uniform over the domain, by the trapezoidal rule."""
+        grid = self.model.grid
+        law = np.ones(grid.shape)
+        for k, boundary in enumerate(grid.boundary):
+            if boundary != "periodic":
+                ends = np.ones(grid.shape[k])
+                ends[[0, -1]] = 0.5
+                law = law * ends.reshape([-1 if j == k else 1 for j in range(grid.dimension)])
+        return (law / law.sum()).ravel()
 
     @one_blas_thread()
     def evaluate(

@@ -75,7 +75,7 @@ class StateGrid:
         States outside the domain are wrapped, reflected or clamped like the dynamics.
         """
         states = np.asarray(states, dtype=float)
-        if states.shape[-1] != self.dimension:
+        if states.ndim == 0 or states.shape[-1] != self.dimension:
             raise ValueError(f"expected states of shape (..., {self.dimension}), got {states.shape}")
         cells = np.zeros((*states.shape[:-1], 1), dtype=np.int64)
         weights = np.ones((*states.shape[:-1], 1))

@@ -78,15 +78,21 @@ class ParticlePolicy:
 
         Between cells the policy is their displacement interpolation, the barycentre in W2 with the multilinear weights: for
         one action component, the same quantile of every neighbouring cell (for one particle, its place), averaged. With
-        several particles of several components a neighbouring cell is drawn with its weight instead: the mean is the same,
-        the spread is larger by what the policy varies between cells.
+        several particles of several components the means are interpolated, and the deviation from its mean is drawn from a
+        neighbouring cell, chosen with its weight: the same where the clouds differ by a shift, within the range of the
+        neighbours' actions everywhere.
         """
         cells, weights = self.grid.corners(np.asarray(state, dtype=float))
         actions, heap = self._sorted
         if self.action_dimension > 1 and self.particles > 1:
             pick = (np.cumsum(weights, axis=-1) < rng.random(weights.shape[:-1])[..., None]).sum(axis=-1)
             pick = np.minimum(pick, weights.shape[-1] - 1)
-            cells, weights = np.take_along_axis(cells, pick[..., None], axis=-1), np.ones((*pick.shape, 1))
+            cell = np.take_along_axis(cells, pick[..., None], axis=-1)[..., 0]
+            particle = (heap[cell] < rng.random(cell.shape)[..., None]).sum(axis=-1)
+            centre = self.cell_mean()
+            drawn = actions[cell, np.minimum(particle, self.particles - 1)] - centre[cell]
+            drawn = drawn + np.einsum("...c,...ca->...a", weights, centre[cells])
+            return np.clip(drawn, actions.min(axis=1)[cells].min(axis=-2), actions.max(axis=1)[cells].max(axis=-2))
         quantile = rng.random(cells.shape[:-1])
         particle = (heap[cells] < quantile[..., None, None]).sum(axis=-1)
         drawn = actions[cells, np.minimum(particle, self.particles - 1)]

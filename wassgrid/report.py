@@ -16,6 +16,7 @@ from wassgrid.case import Case
 from wassgrid.observers.progress import clock
 from wassgrid.storage import ResultFile
 
+ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is told
 PHASES = ("assembly", "stationary", "evaluation", "derivatives", "certificate", "flow", "curvature")
 
 
@@ -70,6 +71,18 @@ def resolution_table(axes: list[dict[str, Any]]) -> Table:
         cells = f"{axis['cells_per_noise']:.3g}" if axis["physical"] > 0 else "no noise"
         table.add_row(axis["state"], axis["kernel"], f"{axis['physical']:.6g}", f"{axis['numerical']:.6g}", cells)
     return table
+
+
+def added_noise(axes: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Say where the grid adds noise of its own to that of the problem, one row per axis (`TransitionModel.resolution`)."""
+    rows = []
+    for axis in axes:
+        physical, numerical = axis["physical"], axis["numerical"]
+        if numerical > ADDED_NOISE * physical and numerical > 0:
+            remedy = "an aligned grid or the cubic kernel adds none" if physical == 0 else "the gaussian kernel adds none"
+            text = f"{numerical:.4g} per step on the grid, not {physical:.4g}: more points of {axis['state']} help, {remedy}"
+            rows.append((f"noise of {axis['state']}", text))
+    return rows
 
 
 def expectations(case: Case, objective: float) -> tuple[bool, list[str]]:
@@ -157,6 +170,7 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
         if mass > 1e-3:
             advice = f"widen states.{name}.domain, or stabilise the initial policy"
             rows.append((f"ends of {name}", f"hold {mass:.2g} of the stationary mass: {advice}"))
+    rows += added_noise(summary.get("resolution", []))
     known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries")
     for name, value in summary.items():
         if name not in known:

@@ -89,7 +89,7 @@ class CriterionTable(Table):
     """What is minimised."""
 
     kind: Annotated[str, PlainValidator(choice("average", "discounted"))] = Field(
-        "average", description="long-run average cost, or discounted cost times 1 - discount"
+        "average", description="long-run average cost, or discounted cost times 1 - discount from a uniform start over the domain"
     )
     discount: Fraction | None = Field(None, description="discount factor per step, between 0 and 1; discounted only")
 

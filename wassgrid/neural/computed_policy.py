@@ -50,6 +50,7 @@ class NeuralPolicy:
 
         Of a stochastic policy it is the mean over 4096 fixed draws of z, in pairs z, -z: exact where T is linear in z.
         """
+        self._require_states(state)
         latents = self.transport.latent_dimension
         if latents == 0:
             return self._act(state, np.zeros((*np.shape(state)[:-1], 0)))
@@ -62,7 +63,12 @@ class NeuralPolicy:
 
     def sample(self, state: ArrayLike, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw actions at states (..., d), (..., m)."""
+        self._require_states(state)
         return self._act(state, rng.standard_normal((*np.shape(state)[:-1], self.transport.latent_dimension)))
+
+    def _require_states(self, state: ArrayLike) -> None:
+        if np.shape(state)[-1:] != (self.state_dimension,):
+            raise ValueError(f"expected states of shape (..., {self.state_dimension}), got {np.shape(state)}")
 
     def _act(self, state: ArrayLike, latents: NDArray[np.float64]) -> NDArray[np.float64]:
         with _precision(self.precision):

@@ -92,6 +92,22 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+class Notice:
+    """Observer that prints a line once a run has started, and nothing where it is refused."""
+
+    def __init__(self, console: Console, line: str) -> None:
+        self._console, self._line = console, line
+
+    def start(self, case: Case, solver: Any, first: StepRecord, resumed: bool) -> None:
+        self._console.print(self._line, highlight=False)
+
+    def step(self, record: StepRecord) -> str | None:
+        return None
+
+    def finish(self, verdict: Verdict, solution: Any | None) -> None:
+        pass
+
+
 class ProgressBar:
     """Observer that shows a live bar on a terminal; a context manager around `solve`, which stops it whatever happens."""
 

@@ -61,8 +61,8 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
 
     The objective is shown above a reference that runs of one problem share: the best proved lower bound, or the
     smallest objective where there is no bound as tight as a tenth of the descent. A simulated objective is shown as it
-    is. Where the longest curve falls like exp(-r t) in flow time, a line shows the rate r. Raises StorageError for a
-    file without a step.
+    is where no other run of the problem gives a reference. Where the longest curve falls like exp(-r t) in flow time, a
+    line shows the rate r. Raises StorageError for a file without a step.
     """
     runs = [_Run.read(path) for path in paths]
     abscissae = [name for name in ("step", "flow_time", "wall_time") if any(_advances(run, name) for run in runs)]
@@ -71,12 +71,12 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
     figure, axes = canvas(2 if measured else 1, len(abscissae), height=2.9, sharex="col", sharey="row")
     references = [_reference(run, runs) for run in runs]
     for column, abscissa in enumerate(abscissae):
-        for number, (run, (reference, _)) in enumerate(zip(runs, references, strict=True)):
+        for number, (run, (reference, kind)) in enumerate(zip(runs, references, strict=True)):
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
             x = run.finite(abscissa)
             curves = (run.finite("objective") - reference, run.finite("gradient_norm"))
             rounding = 4 * np.finfo(float).eps * max(abs(reference), np.finfo(float).tiny)
-            floors = (-np.inf if run.simulated else rounding, 0.0)
+            floors = (rounding if kind else -np.inf, 0.0)
             for axis, y, floor in zip(axes[:, column], curves, floors, strict=False):
                 shown = np.where(y > floor, y, np.nan)
                 marker = "o" if len(x) <= 30 else None
@@ -112,9 +112,9 @@ def _advances(run: _Run, name: str) -> bool:
 
 
 def _reference(run: _Run, runs: Sequence[_Run]) -> tuple[float, str]:
-    if run.simulated:  # the smallest of many estimates is chance
-        return 0.0, ""
     same = [other for other in runs if other.problem == run.problem and not other.simulated]
+    if not same:  # the smallest of many estimates is chance
+        return 0.0, ""
     bounds = np.concatenate([other.finite("lower_bound") for other in same])
     objectives = np.concatenate([other.finite("objective") for other in same])
     lowest, highest = float(np.nanmin(objectives)), float(np.nanmax(objectives))

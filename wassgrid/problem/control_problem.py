@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,6 @@ class ControlProblem:
     criterion: str
     discount: float | None
     time_step: float | None
-    initial_law: str = field(default="uniform")
 
     @classmethod
     def from_case(cls, case: Case) -> ControlProblem:
