@@ -14,6 +14,7 @@ from wassgrid.evaluation import Evaluator
 from wassgrid.geometry import gradient_norm
 from wassgrid.grid import ALIGNED, GridError, StateGrid, misalignment
 from wassgrid.policy import initial_policy
+from wassgrid.report import added_noise, resolution_table
 from wassgrid.resources import amount, estimate_memory, memory_limit
 from wassgrid.solve import make_solver
 from wassgrid.stationary import period, recurrent_classes
@@ -53,8 +54,6 @@ class CheckReport:
         """Yield what the command line prints."""
         from rich.table import Table
         from rich.text import Text
-
-        from wassgrid.report import resolution_table
 
         yield Text(self.title, style="bold")
         table = Table(box=None, show_header=False, pad_edge=False)
@@ -97,8 +96,6 @@ def check_case(case: Case) -> CheckReport:
         Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {gradient_norm(evaluation):.4g}")
     )
     findings += _ends(grid, evaluation.law)
-    from wassgrid.report import added_noise
-
     findings += [Finding(name, text) for name, text in added_noise(resolution)]
     findings += _derivatives(check_derivatives(evaluator, evaluation))
     findings.append(_step_time(case))

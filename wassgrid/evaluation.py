@@ -240,7 +240,8 @@ class Evaluation:
         return self._tables[2]
 
     @property
-    def _offset(self) -> float:
+    def offset(self) -> float:
+        """J for the average cost, 0 for the discounted one: Q = c - offset + g E V."""
         return self.objective if self.discount == 1.0 else 0.0
 
     def q_values(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -249,7 +250,7 @@ class Evaluation:
         for rows in self.model.blocks(*actions.shape[:2]):
             tables = self.model.tables(cells[rows], actions[rows], 0)
             expected = self.model.expected(cells[rows], tables.mean, self.value)
-            result[rows] = tables.cost - self._offset + self.discount * expected
+            result[rows] = tables.cost - self.offset + self.discount * expected
         return result
 
     def action_values(self, cells: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -266,7 +267,7 @@ class Evaluation:
             tables = model.tables(cells[rows], actions[rows], 2)
             assert tables.cost_gradient is not None and tables.cost_hessian is not None  # order 2 was asked for
             values, gradients, hessians = model.expected_derivatives(cells[rows], tables, self.value)
-            q[rows] = tables.cost - self._offset + self.discount * values
+            q[rows] = tables.cost - self.offset + self.discount * values
             gradient[rows] = tables.cost_gradient + self.discount * gradients
             hessian[rows] = tables.cost_hessian + self.discount * hessians
         return q, gradient, hessian

@@ -89,14 +89,19 @@ class ParticlePolicy:
             pick = np.minimum(pick, weights.shape[-1] - 1)
             cell = np.take_along_axis(cells, pick[..., None], axis=-1)[..., 0]
             particle = (heap[cell] < rng.random(cell.shape)[..., None]).sum(axis=-1)
-            centre = self.cell_mean()
+            centre, low, high = self._extent
             drawn = actions[cell, np.minimum(particle, self.particles - 1)] - centre[cell]
             drawn = drawn + np.einsum("...c,...ca->...a", weights, centre[cells])
-            return np.clip(drawn, actions.min(axis=1)[cells].min(axis=-2), actions.max(axis=1)[cells].max(axis=-2))
+            return np.clip(drawn, low[cells].min(axis=-2), high[cells].max(axis=-2))
         quantile = rng.random(cells.shape[:-1])
         particle = (heap[cells] < quantile[..., None, None]).sum(axis=-1)
         drawn = actions[cells, np.minimum(particle, self.particles - 1)]
         return np.asarray(np.einsum("...c,...ca->...a", weights, drawn))
+
+    @cached_property
+    def _extent(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean, least and largest action of every cell, each (cells, m)."""
+        return self.cell_mean(), self.actions.min(axis=1), self.actions.max(axis=1)
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:

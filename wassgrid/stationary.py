@@ -174,9 +174,7 @@ def direct_is_possible(operator: TransitionOperator) -> bool:
 def _direct_products(operator: TransitionOperator) -> float:
     """Estimate the cost of an LU in products with P: n b^2 operations for bandwidth b after natural ordering."""
     n = operator.size
-    rows = np.repeat(np.arange(n), np.diff(operator.start))
-    band = float(np.mean(np.abs(operator.columns - rows))) * 2 + 1
-    band = min(band, float(n), 6.0 * np.sqrt(n) * np.sqrt(operator.entries / n))
+    band = min(operator.bandwidth, float(n), 6.0 * np.sqrt(n) * np.sqrt(operator.entries / n))
     return n * band * band / max(operator.entries, 1)
 
 

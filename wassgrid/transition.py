@@ -266,6 +266,12 @@ class TransitionOperator:
         return self.values.size
 
     @cached_property
+    def bandwidth(self) -> float:
+        """Mean width of a row about the diagonal, in cells."""
+        rows = np.repeat(np.arange(self.size), np.diff(self.start))
+        return float(np.mean(np.abs(self.columns - rows))) * 2 + 1
+
+    @cached_property
     def _transposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with kernels.threads_for(4 * self.entries):
             result: tuple[np.ndarray, np.ndarray, np.ndarray] = kernels.transpose(self.start, self.columns, self.values)

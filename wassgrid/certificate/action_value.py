@@ -80,11 +80,6 @@ class ActionValue:
             )  # fmt: skip
         return cls(evaluation, table, lead)
 
-    @property
-    def offset(self) -> float:
-        """J for the average cost, 0 for the discounted one: Q = c - offset + g E V."""
-        return self.evaluation.objective if self.evaluation.discount == 1.0 else 0.0
-
     def _lead_expectations(self, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
         model, table = self.evaluation.model, self.table
         assert table is not None
@@ -103,7 +98,7 @@ class ActionValue:
         for rows in model.blocks(*actions.shape[:2]):
             tables = model.tables(cells[rows], actions[rows], 0)
             expected = self._lead_expectations(cells[rows], tables.mean[:, :, self.lead])[0]
-            result[rows] = tables.cost - self.offset + g * expected
+            result[rows] = tables.cost - self.evaluation.offset + g * expected
         return result
 
     def derivatives(self, cells: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -120,7 +115,7 @@ class ActionValue:
         # d2/dadb E V = E'' dm/da dm/db + E' d2m/dadb
         curvature = expected[2][:, None, None] * slope[:, :, None] * slope[:, None, :] + expected[1][:, None, None] * bend
         return (
-            tables.cost[:, 0] - self.offset + g * expected[0],
+            tables.cost[:, 0] - self.evaluation.offset + g * expected[0],
             tables.cost_gradient[:, 0] + g * expected[1][:, None] * slope,
             tables.cost_hessian[:, 0] + g * curvature,
         )

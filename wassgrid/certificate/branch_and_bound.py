@@ -169,7 +169,7 @@ class BranchAndBound:
             Q(p + x) >= Q + min over the range of Q' on the box of Q' . x                        where it is Lipschitz
             Q        >= min c - J + g min E V                                                    always
         """
-        model, g, offset = self.evaluation.model, self.evaluation.discount, self.q.offset
+        model, g, offset = self.evaluation.model, self.evaluation.discount, self.evaluation.offset
         tables = model.tables(boxes.cells, boxes.point[:, None, :], 2)
         assert tables.mean_gradient is not None and tables.mean_hessian is not None
         assert tables.cost_gradient is not None and tables.cost_hessian is not None

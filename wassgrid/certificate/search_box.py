@@ -25,8 +25,7 @@ def search_box(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, str, boo
     best = evaluation.q.argmin(axis=1)
     centre = policy.actions[np.arange(cells), best]
     # outside Q >= c - J + g min V
-    offset = evaluation.objective if evaluation.discount == 1.0 else 0.0
-    level = evaluation.q[np.arange(cells), best] + offset - evaluation.discount * evaluation.value.min()
+    level = evaluation.q[np.arange(cells), best] + evaluation.offset - evaluation.discount * evaluation.value.min()
     level = level + margin(evaluation)
     open_low, open_high = np.isinf(low[0]), np.isinf(high[0])
     if not (open_low | open_high).any():
