@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from wassgrid.case import Case, CaseError
-from wassgrid.keys import key_table
+from wassgrid.case.keys import key_table
 from wassgrid.problem.exact import oscillator_ring
 
 SHIPPED = sorted((Path(__file__).parent.parent / "cases").glob("*.toml"))

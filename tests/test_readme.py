@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wassgrid.case import Case
-from wassgrid.keys import key_table
+from wassgrid.case.keys import key_table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def block(marker: str) -> str:
 def test_the_key_table_is_the_generated_one():
     table = re.search(r"<!-- keys -->\n(.*?)<!-- end of keys -->", README, re.S)
     assert table
-    assert table.group(1).strip() == key_table(Case).strip(), "python -m wassgrid.keys prints the table for README"
+    assert table.group(1).strip() == key_table(Case).strip(), "python -m wassgrid.case prints the table for README"
 
 
 def test_the_case_of_readme_is_solved():

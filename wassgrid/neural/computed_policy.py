@@ -15,8 +15,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
+from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.neural.policies import PushForwardPolicy
-from wassgrid.neural.settings import NeuralSettings
 from wassgrid.problem.compilation import compile_functions
 from wassgrid.problem.control_problem import ProblemError
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.neural import training
 from wassgrid.neural.computed_policy import NeuralPolicy, blueprint_of, precision, with_units
 from wassgrid.neural.dynamics import Dynamics
 from wassgrid.neural.ergodic import ErgodicCost, draw, first_bad, measure, simulate
 from wassgrid.neural.policies import PushForwardPolicy
-from wassgrid.neural.settings import NeuralSettings
 from wassgrid.neural.training import TrainingState
 from wassgrid.solve import CONVERGED, STOPPED, StepRecord, Verdict
 

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.neural.dynamics import Dynamics
 from wassgrid.neural.ergodic import Randomness, Window, draw, first_bad, simulate, window
 from wassgrid.neural.metric import Tangent, conjugate_gradients, kernel_form, nystrom, tangent
 from wassgrid.neural.policies import PushForwardPolicy
-from wassgrid.neural.settings import NeuralSettings
 
 FIRST_DECREASE = 0.01  # of the mean absolute cost: what the linear model promises of a step while no curvature is known
 CURVATURE_CHANGE = (0.5, 4.0)  # one measurement changes the curvature by a factor between these

@@ -58,7 +58,7 @@ class Pace:
 
 def _limits(case: Case) -> dict[str, float]:
     if case.solver.kind == "neural":
-        from wassgrid.neural.settings import NeuralSettings
+        from wassgrid.case.neural_tables import NeuralSettings
 
         return {"step": float((case.neural or NeuralSettings.model_validate({})).steps)}
     stop = case.flow.stop

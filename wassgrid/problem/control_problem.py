@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -17,9 +17,6 @@ from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
 from wassgrid.problem.model import Model, ProblemError
 from wassgrid.problem.names import remedy
-
-if TYPE_CHECKING:
-    from wassgrid.case import Case
 
 __all__ = ["ActionRanges", "ActionTables", "CellTables", "ControlProblem", "ProblemError"]
 
@@ -96,28 +93,25 @@ class ControlProblem:
     time_step: float | None
 
     @classmethod
-    def from_case(cls, case: Case) -> ControlProblem:
-        """Build the problem of a case and check every expression.  Raises ProblemError."""
-        model = Model.from_case(case)
+    def from_model(cls, model: Model, title: str, criterion: str, discount: float | None) -> ControlProblem:
+        """Build the problem of a model and check every expression.  Raises ProblemError."""
         states = [(family, name) for family in model.states for name in family.members]
         actions = [(family, name) for family in model.actions for name in family.members]
         problem = cls(
-            title=case.title,
+            title=title,
             model=model,
             state_names=tuple(name for _, name in states),
             action_names=tuple(name for _, name in actions),
             domain=np.array([family.interval for family, _ in states], dtype=float).reshape(-1, 2),
             boundary=tuple(family.boundary for family, _ in states),
             action_bounds=np.array([family.interval for family, _ in actions], dtype=float).reshape(-1, 2),
-            criterion=case.criterion.kind,
-            discount=case.criterion.discount,
+            criterion=criterion,
+            discount=discount,
             time_step=model.time_step,
         )
         for template in model.templates[0]:
             if template.noise.is_Number and template.noise < 0:
                 raise ProblemError(f"states.{template.family.key}.{model.noise_key}: the noise is negative")
-        if case.solver.kind == "grid":
-            problem.order  # noqa: B018 - likewise next(...)
         return problem
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,40 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from wassgrid.problem.expression import ExpressionError, Index, Scope, parse
-from wassgrid.problem.functions import RESERVED
-from wassgrid.problem.names import is_name, member, nearest, split_family
-
-if TYPE_CHECKING:
-    from wassgrid.case import Case
+from wassgrid.problem.names import member
 
 
 class ProblemError(ValueError):
     """A control problem that is not well posed; the message is one line that begins with the key or names the quantity."""
-
-
-def check_names(case: Case) -> None:
-    """Raise ProblemError unless parameters, indices, states and actions have names, and different ones."""
-    seen: dict[str, str] = {}
-    for section in ("parameters", "indices", "states", "actions"):
-        for key in getattr(case, section):
-            path = f"{section}.{key[:60]}"
-            family = split_family(key) if section in ("states", "actions") else (key, None)
-            if family is None or not is_name(family[0]):
-                raise ProblemError(f"{path}: expected a name: a letter, then letters, digits or _")
-            name, letter = family
-            if letter is not None and letter not in case.indices:
-                hint = nearest(letter, case.indices) or f", declare it: [indices] {letter} = {{ count = ... }}"
-                raise ProblemError(f"{path}: unknown index {letter!r}{hint}")
-            if name in RESERVED:
-                raise ProblemError(f"{path}: the name {name!r} is that of a function or constant, choose another")
-            if name in seen:
-                raise ProblemError(f"{path}: the name {name!r} is already taken by {seen[name]}, choose another")
-            seen[name] = path
 
 
 @dataclass(frozen=True)
@@ -108,37 +83,6 @@ class Model:
     cost: str
     time_step: float | None
     scheme: str | None
-
-    @classmethod
-    def from_case(cls, case: Case) -> Model:
-        """Collect the tables of a case.  Raises ProblemError for names that clash, are not names or have no index."""
-        check_names(case)
-        indices = {name: Index(name, table.count, table.periodic) for name, table in case.indices.items()}
-        infinite = (-float("inf"), float("inf"))
-        continuous = case.time is not None
-        states = tuple(
-            Family(
-                key,
-                *_name_and_index(key, indices),
-                interval=table.domain or infinite,
-                boundary=table.boundary,
-                law=str(table.drift if continuous else table.next),
-                noise=(table.diffusion if continuous else table.noise) or "0",
-            )
-            for key, table in case.states.items()
-        )
-        actions = tuple(
-            Family(key, *_name_and_index(key, indices), interval=table.bounds or infinite) for key, table in case.actions.items()
-        )
-        return cls(
-            parameters=dict(case.parameters),
-            indices=indices,
-            states=states,
-            actions=actions,
-            cost=str(case.cost.rate if continuous else case.cost.stage),
-            time_step=case.time.step if case.time else None,
-            scheme=case.time.scheme if case.time else None,
-        )
 
     @property
     def law_key(self) -> str:
@@ -234,9 +178,3 @@ class Model:
             return parse(text, scope)
         except ExpressionError as error:
             raise ProblemError(f"{path}: {error}") from None
-
-
-def _name_and_index(key: str, indices: Mapping[str, Index]) -> tuple[str, Index | None]:
-    """Split the key of a table: `q[i]` -> ("q", index i), `theta` -> ("theta", None)."""
-    name, letter = split_family(key) or (key, None)
-    return name, None if letter is None else indices[letter]

@@ -7,29 +7,16 @@ import typing
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, Field, PlainValidator, PrivateAttr, ValidationError
+from pydantic import BaseModel, PrivateAttr, ValidationError
 
-from wassgrid.keys import override, table_at
-from wassgrid.neural.settings import NeuralSettings
+from wassgrid.case.keys import override, table_at
+from wassgrid.case.neural_tables import NeuralSettings
+from wassgrid.case.readers import CaseError, shown
+from wassgrid.case.tables import CaseTables
 from wassgrid.problem.names import member, remedy, split_family
-from wassgrid.quantity import CaseError, Table, Word, read_parameters, shown
-from wassgrid.tables import (
-    ActionTable,
-    CostTable,
-    CriterionTable,
-    ExpectTable,
-    FlowTable,
-    GridTable,
-    IndexTable,
-    OutputTable,
-    PolicyTable,
-    SolverTable,
-    StateTable,
-    TimeTable,
-)
 
 if typing.TYPE_CHECKING:
     from numpy import float64
@@ -44,26 +31,8 @@ MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
 
 
-class Case(Table):
+class Case(CaseTables):
     """Everything a run needs, read from a case file; equal to another if all values are equal."""
-
-    title: Word = Field("", description="one line on what is solved")
-    parameters: Annotated[dict[str, float], PlainValidator(read_parameters)] = Field(
-        default_factory=dict, description="named numbers; each may be an expression of earlier ones"
-    )
-    indices: dict[str, IndexTable] = Field(default_factory=dict, description="indices of families of states and actions")
-    states: dict[str, StateTable] = Field(description="one table per state variable, in the order of the axes")
-    actions: dict[str, ActionTable] = Field(description="one table per action variable")
-    time: TimeTable | None = Field(None, description="continuous time (default: discrete time)")
-    cost: CostTable = Field(description="the cost")
-    criterion: CriterionTable = Field(default_factory=CriterionTable, description="what is minimised")
-    grid: GridTable = Field(default_factory=GridTable, description="the state grid of the grid solver")
-    policy: PolicyTable = Field(default_factory=PolicyTable, description="the particle policy")
-    flow: FlowTable = Field(default_factory=FlowTable, description="how the particles move")
-    solver: SolverTable = Field(default_factory=SolverTable, description="which solver")
-    neural: NeuralSettings | None = Field(None, description="the neural solver")
-    output: OutputTable = Field(default_factory=OutputTable, description="what is stored along the way")
-    expect: ExpectTable = Field(default_factory=ExpectTable, description="what a run must reach")
 
     _name: str = PrivateAttr("case")
 
@@ -109,8 +78,8 @@ class Case(Table):
             case = cls.model_validate(data, context={})
         except ValidationError as error:
             raise CaseError(_one_line(error)) from None
+        from wassgrid.case.statement import check_names
         from wassgrid.problem.control_problem import ProblemError
-        from wassgrid.problem.model import check_names
 
         try:
             check_names(case)
@@ -139,41 +108,15 @@ class Case(Table):
     @cached_property
     def problem(self) -> ControlProblem:
         """The control problem that the case states."""
-        from wassgrid.problem.control_problem import ControlProblem
+        from wassgrid.case.statement import problem_of
 
-        return ControlProblem.from_case(self)
+        return problem_of(self)
 
     def initial_tables(self, states: NDArray[float64]) -> tuple[NDArray[float64], ...]:
-        """Tabulate mean, standard deviation, lower and upper end of the initial policy at `states` (cells, d).
+        """Tabulate mean, standard deviation, lower and upper end of the initial policy at `states` (see `statement`)."""
+        from wassgrid.case.statement import initial_tables
 
-        Returns four arrays (cells, m); the ends are the action bounds unless low and high are given.
-        Raises CaseError where a standard deviation is negative or low > high.
-        """
-        import numpy as np
-
-        problem = self.problem
-        shape = (len(states), problem.action_dimension)
-        low, high = problem.action_bounds.T
-        tables = []
-        for key, default in (("mean", 0.0), ("std", 1.0), ("low", low), ("high", high)):
-            given = self._initial_texts(key)
-            table = default if given is None else problem.feedback(f"policy.initial.{key}", given)(states)
-            tables.append(np.array(np.broadcast_to(table, shape), dtype=float))
-        _, spread, bottom, top = tables
-        if np.any(spread < 0.0):
-            raise CaseError("policy.initial.std: negative at some states")
-        if np.any(bottom > top):
-            raise CaseError("policy.initial.low: larger than high at some states")
-        return tuple(tables)
-
-    def _initial_texts(self, key: str) -> str | dict[str, str] | None:
-        """Return mean, std, low or high of the initial policy as given, low and high completed by the action bounds."""
-        given: str | dict[str, str] | None = getattr(self.policy.initial, key)
-        if key not in ("low", "high") or not isinstance(given, dict):
-            return given
-        end = ("low", "high").index(key)
-        bounds = {name: action.bounds[end] for name, action in self.actions.items() if action.bounds is not None}
-        return {name: repr(float(bound)) for name, bound in bounds.items()} | given
+        return initial_tables(self, self.problem, states)
 
     def _members(self, key: str) -> list[str]:
         """Return the scalars of a table of states or actions."""
@@ -235,9 +178,11 @@ class Case(Table):
 
     def _check_expressions(self) -> None:
         """Parse every expression.  Raises ProblemError."""
+        from wassgrid.case.statement import INITIAL_KEYS, initial_texts
+
         problem = self.problem
-        for key in ("mean", "std", "low", "high"):
-            if (texts := self._initial_texts(key)) is not None:
+        for key in INITIAL_KEYS:
+            if (texts := initial_texts(self, key)) is not None:
                 problem.feedback_expressions(f"policy.initial.{key}", texts)
 
     def _check_time(self) -> None:

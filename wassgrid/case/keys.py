@@ -15,8 +15,8 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel
 
+from wassgrid.case.readers import CaseError, shown
 from wassgrid.problem.names import remedy
-from wassgrid.quantity import CaseError, shown
 
 
 def key_table(root: type[BaseModel]) -> str:
@@ -126,10 +126,3 @@ def _toml_value(text: str) -> Any:
     except (ValueError, RecursionError):
         return text.strip()
     return parsed["value"] if list(parsed) == ["value"] else text.strip()
-
-
-if __name__ == "__main__":
-    # the table that stands in README
-    from wassgrid.case import Case
-
-    print(key_table(Case))

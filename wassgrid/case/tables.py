@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator, model_validator
 
-from wassgrid.quantity import (
+from wassgrid.case.neural_tables import NeuralSettings
+from wassgrid.case.readers import (
     ExpressionText,
     Flag,
     Fraction,
@@ -21,6 +22,7 @@ from wassgrid.quantity import (
     keyed_error,
     per_key,
     read_each,
+    read_parameters,
     read_positive,
     read_positive_list,
     read_text,
@@ -223,3 +225,25 @@ class ExpectTable(Table):
     """What a run must reach."""
 
     average_cost: ExpectedValue | None = Field(None, description="the objective J")
+
+
+class CaseTables(Table):
+    """All tables of a case file, as they stand in it."""
+
+    title: Word = Field("", description="one line on what is solved")
+    parameters: Annotated[dict[str, float], PlainValidator(read_parameters)] = Field(
+        default_factory=dict, description="named numbers; each may be an expression of earlier ones"
+    )
+    indices: dict[str, IndexTable] = Field(default_factory=dict, description="indices of families of states and actions")
+    states: dict[str, StateTable] = Field(description="one table per state variable, in the order of the axes")
+    actions: dict[str, ActionTable] = Field(description="one table per action variable")
+    time: TimeTable | None = Field(None, description="continuous time (default: discrete time)")
+    cost: CostTable = Field(description="the cost")
+    criterion: CriterionTable = Field(default_factory=CriterionTable, description="what is minimised")
+    grid: GridTable = Field(default_factory=GridTable, description="the state grid of the grid solver")
+    policy: PolicyTable = Field(default_factory=PolicyTable, description="the particle policy")
+    flow: FlowTable = Field(default_factory=FlowTable, description="how the particles move")
+    solver: SolverTable = Field(default_factory=SolverTable, description="which solver")
+    neural: NeuralSettings | None = Field(None, description="the neural solver")
+    output: OutputTable = Field(default_factory=OutputTable, description="what is stored along the way")
+    expect: ExpectTable = Field(default_factory=ExpectTable, description="what a run must reach")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, ValidationInfo, model_validator
 
-from wassgrid.quantity import (
+from wassgrid.case.readers import (
     Flag,
     PositiveNumber,
     Table,
