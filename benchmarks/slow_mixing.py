@@ -22,7 +22,7 @@ from wassgrid.evaluation import Evaluator
 from wassgrid.policy import initial_policy
 from wassgrid.problem.exact import grassmann_taksar_heyman
 from wassgrid.stationary import stationary_law
-from wassgrid.transition import TransitionOperator
+from wassgrid.transition.sparse import TransitionOperator
 
 CASE = Path(__file__).parent.parent / "cases" / "double_well.toml"
 

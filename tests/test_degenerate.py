@@ -12,7 +12,7 @@ from wassgrid.grid_solver import GridSolver
 from wassgrid.simulate import ergodic_cost
 from wassgrid.solve import solve
 from wassgrid.stationary import stationary_law
-from wassgrid.transition import TransitionOperator
+from wassgrid.transition.sparse import TransitionOperator
 
 WALK = """
 [states.x]

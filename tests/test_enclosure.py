@@ -7,26 +7,28 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from wassgrid import kernels
 from wassgrid.case import Case
 from wassgrid.certificate.action_value import ActionValue
-from wassgrid.certificate.enclosure import axis_bounds, floor_value
+from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.policy import ParticlePolicy
+from wassgrid.transition.axis_kernels import GAUSSIAN, LINEAR, axis_weights
+from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT
+from wassgrid.transition.expectations import expectations
 
 NODES, SPACING, LOWER = 20, 0.5, -4.0
 KINDS = [
     (kernel, boundary)
-    for kernel in (kernels.GAUSSIAN, kernels.LINEAR)
-    for boundary in (kernels.CLAMP, kernels.REFLECT, kernels.PERIODIC)
+    for kernel in (GAUSSIAN, LINEAR)
+    for boundary in (CLAMP, REFLECT, PERIODIC)
 ]
 
 
 def weights(kernel: int, boundary: int, mean: float, noise: float) -> np.ndarray:
     """Weights and two derivatives by extended node, (3, 400), node 0 of the axis at 200."""
     w = np.zeros((3, 300))
-    first, count = kernels.axis_weights(kernel, boundary, LOWER, SPACING, NODES, mean, noise, w[0], w[1], w[2])
+    first, count = axis_weights(kernel, boundary, LOWER, SPACING, NODES, mean, noise, w[0], w[1], w[2])
     table = np.zeros((3, 400))
     table[:, 200 + first : 200 + first + count] = w[:, :count]
     return table
@@ -49,13 +51,13 @@ def bounds(kernel: int, boundary: int, mean: float, radius: float, noise: float)
 @settings(max_examples=60)
 def test_weights_and_their_derivatives_stay_below_the_bounds(kernel, boundary, mean, radius, noise, seed):
     top = LOWER + SPACING * (NODES - 1)
-    if boundary == kernels.CLAMP:
+    if boundary == CLAMP:
         # kinks at the ends are another matter
         radius = min(radius, mean - LOWER, top - mean)
         assume(radius > 1e-4)
     else:
         # one winding, so that extended nodes can be compared
-        period = NODES * SPACING if boundary == kernels.PERIODIC else 2 * (NODES - 1) * SPACING
+        period = NODES * SPACING if boundary == PERIODIC else 2 * (NODES - 1) * SPACING
         assume(mean - radius > LOWER and mean + radius < LOWER + period)
     table, polynomial, centre, smooth, bounded = bounds(kernel, boundary, mean, radius, noise)
     if not bounded:
@@ -81,8 +83,8 @@ def test_weights_and_their_derivatives_stay_below_the_bounds(kernel, boundary, m
 @settings(max_examples=30)
 def test_bounds_of_small_boxes_are_sharp(noise, seed):
     mean = float(np.random.default_rng(seed).uniform(-0.5, 0.5))
-    table, *_ = bounds(kernels.GAUSSIAN, kernels.PERIODIC, mean + 3, 1e-4 * noise, noise)
-    w = weights(kernels.GAUSSIAN, kernels.PERIODIC, mean + 3, noise)
+    table, *_ = bounds(GAUSSIAN, PERIODIC, mean + 3, 1e-4 * noise, noise)
+    w = weights(GAUSSIAN, PERIODIC, mean + 3, noise)
     for p in range(3):
         excess = np.abs(table[p]) - np.abs(w[p])
         # what lattice corrections and the radius leave
@@ -91,12 +93,12 @@ def test_bounds_of_small_boxes_are_sharp(noise, seed):
 
 def test_hats_have_kinks_at_nodes_only():
     for mean, radius, smooth in ((-3.75, 0.2, True), (-3.75, 0.3, False), (-4.3, 0.2, True), (-4.1, 0.2, False)):
-        table, _, _, found, bounded = bounds(kernels.LINEAR, kernels.CLAMP, mean, radius, 0.0)
+        table, _, _, found, bounded = bounds(LINEAR, CLAMP, mean, radius, 0.0)
         assert bounded
         assert found == smooth
         # not on the nodes, where one derivative stands for both sides
         for m in mean + radius * np.linspace(-0.9991, 0.9993, 41):
-            w = weights(kernels.LINEAR, kernels.CLAMP, m, 0.0)
+            w = weights(LINEAR, CLAMP, m, 0.0)
             assert np.all(w[0] <= table[0] + 1e-12)
             assert np.all(np.abs(w[1]) <= table[1] + 1e-12)
 
@@ -107,7 +109,7 @@ def test_floor_and_polynomial_references_hold(seed):
     """For all weights below the bounds, not only those of one kernel."""
     rng = np.random.default_rng(seed)
     mean, radius, noise = rng.uniform(-1, 1), rng.uniform(0.01, 1.0), rng.uniform(0.4, 1.0)
-    table, polynomial, centre, _, _ = bounds(kernels.GAUSSIAN, kernels.PERIODIC, mean + 2, radius, noise)
+    table, polynomial, centre, _, _ = bounds(GAUSSIAN, PERIODIC, mean + 2, radius, noise)
     used = np.flatnonzero(table[0])
     nodes = SPACING * (used - 200.0)
     # nearly quadratic: the case the references are made for
@@ -118,9 +120,9 @@ def test_floor_and_polynomial_references_hold(seed):
     assert parts[0] == floor_value(f, f.size, u[0])
     step = 1e-3 * noise
     for m in mean + 2 + (radius - 2 * step) * rng.uniform(-1, 1, 5):
-        w = weights(kernels.GAUSSIAN, kernels.PERIODIC, m, noise)[:, used]
-        right = weights(kernels.GAUSSIAN, kernels.PERIODIC, m + step, noise)[2, used]
-        left = weights(kernels.GAUSSIAN, kernels.PERIODIC, m - step, noise)[2, used]
+        w = weights(GAUSSIAN, PERIODIC, m, noise)[:, used]
+        right = weights(GAUSSIAN, PERIODIC, m + step, noise)[2, used]
+        left = weights(GAUSSIAN, PERIODIC, m - step, noise)[2, used]
         scale = np.abs(f).max()
         assert w[0] @ f >= parts[0] - 1e-12 * scale
         assert abs(w[1] @ f) <= parts[1] * (1 + 1e-9) + 1e-11 * scale
@@ -188,7 +190,7 @@ def test_enclosures_hold_over_their_boxes(law):
 
     def derivatives(m: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         unit, none = np.broadcast_to(np.eye(2), (60, 1, 2, 2)).copy(), np.zeros((60, 1, 2, 2, 2))
-        return kernels.expectations(
+        return expectations(
             model.axes, model.width, cells, m[:, None], unit, none, model.noise, model.coupling, evaluation.value
         )
 

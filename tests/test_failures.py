@@ -10,7 +10,7 @@ from wassgrid.case import Case
 from wassgrid.grid_solver import GridSolver
 from wassgrid.solve import RunFailedError, solve
 from wassgrid.stationary import ReducibleChainError
-from wassgrid.transition import ResolutionError
+from wassgrid.transition.model import ResolutionError
 
 FOLDER = Path(__file__).parent / "failures"
 

@@ -15,21 +15,25 @@ from scipy.integrate import quad
 from scipy.interpolate import lagrange
 from scipy.stats import norm
 
-from wassgrid import kernels
 from wassgrid.grid import StateGrid
-from wassgrid.transition import TransitionModel
+from wassgrid.transition.axis_kernels import CUBIC, GAUSSIAN, LINEAR, axis_weights
+from wassgrid.transition.axis_kernels.facts import TAIL
+from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT, fold
+from wassgrid.transition.expectations import conditional_moments, expectations, push_derivative
+from wassgrid.transition.model import TransitionModel
+from wassgrid.transition.sparse import count_entries
 
-BOUNDARIES = {"clamp": kernels.CLAMP, "reflect": kernels.REFLECT, "periodic": kernels.PERIODIC}
+BOUNDARIES = {"clamp": CLAMP, "reflect": REFLECT, "periodic": PERIODIC}
 
 
 def weights_of(kernel, boundary, lower, h, n, mean, sigma):
     """Folded weights (3, n) of one axis as the compiled kernel gives them."""
-    width = int(2 * kernels.TAIL * sigma / h) + 6
+    width = int(2 * TAIL * sigma / h) + 6
     w = np.zeros((3, width))
-    first, count = kernels.axis_weights(kernel, BOUNDARIES[boundary], lower, h, n, mean, sigma, w[0], w[1], w[2])
+    first, count = axis_weights(kernel, BOUNDARIES[boundary], lower, h, n, mean, sigma, w[0], w[1], w[2])
     folded = np.zeros((3, n))
     for q in range(count):
-        folded[:, kernels.fold(first + q, n, BOUNDARIES[boundary])] += w[:, q]
+        folded[:, fold(first + q, n, BOUNDARIES[boundary])] += w[:, q]
     return folded
 
 
@@ -47,14 +51,14 @@ def literal_weights(kernel, boundary, lower, h, n, mean, sigma):
     """The definition of each kernel, written down on a wide extended grid."""
     if boundary == "clamp":
         mean = min(max(mean, lower), lower + (n - 1) * h)
-    reach = range(0, n) if boundary == "clamp" and kernel == kernels.GAUSSIAN else range(-6 * n, 7 * n)
+    reach = range(0, n) if boundary == "clamp" and kernel == GAUSSIAN else range(-6 * n, 7 * n)
     weights = np.zeros(n)
-    if kernel == kernels.GAUSSIAN:
+    if kernel == GAUSSIAN:
         density = {e: norm.pdf(lower + e * h, mean, sigma) for e in reach if abs(lower + e * h - mean) <= 8 * sigma}
         total = sum(density.values())
         for e, p in density.items():
             weights[literal_fold(e, n, boundary)] += p / total
-    elif kernel == kernels.LINEAR:
+    elif kernel == LINEAR:
         for e in reach:
             node = lower + e * h
             if sigma == 0:
@@ -78,12 +82,12 @@ def literal_weights(kernel, boundary, lower, h, n, mean, sigma):
 CHOICES = [
     (kernel, boundary, sigma)
     for kernel, sigma in [
-        (kernels.GAUSSIAN, 0.23),
-        (kernels.GAUSSIAN, 0.7),
-        (kernels.LINEAR, 0.0),
-        (kernels.LINEAR, 0.06),
-        (kernels.LINEAR, 0.5),
-        (kernels.CUBIC, 0.0),
+        (GAUSSIAN, 0.23),
+        (GAUSSIAN, 0.7),
+        (LINEAR, 0.0),
+        (LINEAR, 0.06),
+        (LINEAR, 0.5),
+        (CUBIC, 0.0),
     ]
     for boundary in BOUNDARIES
 ]
@@ -108,9 +112,9 @@ def test_weight_derivatives_against_differences(kernel, boundary, sigma):
     assert abs(middle[2].sum()) < 1e-9
 
 
-@pytest.mark.parametrize("kernel", [kernels.GAUSSIAN, kernels.LINEAR, kernels.CUBIC])
+@pytest.mark.parametrize("kernel", [GAUSSIAN, LINEAR, CUBIC])
 def test_a_mean_beyond_a_clamped_end_has_no_derivative(kernel):
-    sigma = 0.0 if kernel == kernels.CUBIC else 0.3
+    sigma = 0.0 if kernel == CUBIC else 0.3
     outside = weights_of(kernel, "clamp", -1.0, 0.25, 11, 3.1, sigma)
     np.testing.assert_array_equal(outside[1:], 0.0)
     np.testing.assert_allclose(outside[0], weights_of(kernel, "clamp", -1.0, 0.25, 11, 1.5, sigma)[0])
@@ -119,7 +123,7 @@ def test_a_mean_beyond_a_clamped_end_has_no_derivative(kernel):
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-5, 5), st.floats(0.0, 2.0), st.sampled_from(list(BOUNDARIES)))
 def test_linear_weights_are_a_law_with_the_right_mean(mean, sigma, boundary):
-    w = weights_of(kernels.LINEAR, boundary, -1.0, 0.25, 11, mean, sigma)[0]
+    w = weights_of(LINEAR, boundary, -1.0, 0.25, 11, mean, sigma)[0]
     assert (w >= 0).all()
     assert abs(w.sum() - 1) < 1e-12
     if boundary == "periodic" and sigma < 0.1:
@@ -155,7 +159,7 @@ def literal_rows(model, mean, weights):
     """P by the definition: nodes of the first axis, then of the axis that follows it."""
     grid, problem = model.grid, model.problem
     first, second = problem.order
-    names = {"gaussian": kernels.GAUSSIAN, "linear": kernels.LINEAR, "cubic": kernels.CUBIC}
+    names = {"gaussian": GAUSSIAN, "linear": LINEAR, "cubic": CUBIC}
     result = np.zeros((grid.size, grid.size))
 
     def law(axis, m, sigma):
@@ -202,25 +206,25 @@ def test_rows_expectations_and_derivatives_of_two_axes(order, coupled, boundary)
     identity = np.tile(np.eye(2), (cells, particles, 1, 1))
     zero = np.zeros((cells, particles, 2, 2, 2))
     call = (model.axes, model.width, index)
-    value, gradient, hessian = kernels.expectations(
+    value, gradient, hessian = expectations(
         *call, mean, identity, zero, model.noise, model.coupling, f
     )
     np.testing.assert_allclose(value, model.expected(index, mean, f), atol=1e-13)
-    first_order = kernels.expectations(*call, mean, identity, zero[:0], model.noise, model.coupling, f)
+    first_order = expectations(*call, mean, identity, zero[:0], model.noise, model.coupling, f)
     np.testing.assert_allclose(gradient, first_order[1], atol=1e-12)
     np.testing.assert_allclose((weights * value).sum(axis=1), operator.apply(f), atol=1e-12)
     step = 1e-5
     for j in range(2):
         shift = step * np.eye(2)[j]
-        high = kernels.expectations(*call, mean + shift, identity, zero, model.noise, model.coupling, f)
-        low = kernels.expectations(*call, mean - shift, identity, zero, model.noise, model.coupling, f)
+        high = expectations(*call, mean + shift, identity, zero, model.noise, model.coupling, f)
+        low = expectations(*call, mean - shift, identity, zero, model.noise, model.coupling, f)
         np.testing.assert_allclose(gradient[..., j], (high[0] - low[0]) / (2 * step), atol=1e-7)
         np.testing.assert_allclose(hessian[..., j], (high[1] - low[1]) / (2 * step), atol=1e-6)
 
     # mu Pdot_v is the derivative of mass . P along a velocity of the means
     velocity = rng.standard_normal(mean.shape)
     mass = rng.random((cells, particles))
-    pushed = kernels.push_derivative(model.axes, model.width, mean, velocity, mass, model.noise, model.coupling)
+    pushed = push_derivative(model.axes, model.width, mean, velocity, mass, model.noise, model.coupling)
     share = mass / mass.sum(axis=1, keepdims=True)
     high = model.operator(mean + step * velocity, share).push(mass.sum(axis=1))
     low = model.operator(mean - step * velocity, share).push(mass.sum(axis=1))
@@ -255,10 +259,10 @@ def test_sums_shared_by_the_particles_of_a_cell_change_nothing(order, coupled, b
         arguments = (axes, model.width, index, mean)
         rest = (model.noise, model.coupling, f)
         return (
-            kernels.count_entries(*arguments, weights, model.noise, model.coupling),
-            kernels.expectations(*arguments, gradient[:0], second[:0], *rest)[0],
-            kernels.expectations(*arguments, gradient, second[:0], *rest)[1],
-            *kernels.expectations(*arguments, gradient, second, *rest),
+            count_entries(*arguments, weights, model.noise, model.coupling),
+            expectations(*arguments, gradient[:0], second[:0], *rest)[0],
+            expectations(*arguments, gradient, second[:0], *rest)[1],
+            *expectations(*arguments, gradient, second, *rest),
         )
 
     for a, b in zip(everything(model.axes), everything(plain), strict=True):
@@ -278,7 +282,7 @@ def test_every_number_of_threads_gives_the_same_bits():
         operator = model.operator(mean, weights)
         return (
             operator.start, operator.columns, operator.values, *operator._transposed, operator.apply(f), operator.push(f),
-            kernels.push_derivative(model.axes, model.width, mean, mean, weights, model.noise, model.coupling),
+            push_derivative(model.axes, model.width, mean, mean, weights, model.noise, model.coupling),
             model.expected(np.arange(cells), mean, f),
         )  # fmt: skip
 
@@ -298,8 +302,8 @@ def test_conditional_moments_show_numerical_diffusion():
     model = model_of(("gaussian", "linear"), "clamp", (0, 1), False, 0.0, [0.4, 0.0])
     h = model.grid.spacing[1]
     mean = np.column_stack([np.zeros(model.grid.size), np.full(model.grid.size, 1.2 + 0.3 * h)])
-    moments = kernels.conditional_moments(model.axes, model.width, mean, model.noise, model.coupling)
+    moments = conditional_moments(model.axes, model.width, mean, model.noise, model.coupling)
     np.testing.assert_allclose(moments[:, 1, 1], 0.3 * 0.7 * h * h, atol=1e-12)
     np.testing.assert_allclose(moments[:, 1, 0], mean[:, 1], atol=1e-12)
-    exact = literal_weights(kernels.GAUSSIAN, "clamp", -1.0, model.grid.spacing[0], 7, 0.0, 0.4) @ model.grid.axes[0] ** 2
+    exact = literal_weights(GAUSSIAN, "clamp", -1.0, model.grid.spacing[0], 7, 0.0, 0.4) @ model.grid.axes[0] ** 2
     np.testing.assert_allclose(moments[:, 0, 1], exact, atol=1e-12)

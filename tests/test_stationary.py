@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from wassgrid.evaluation import Chain
 from wassgrid.problem.exact import grassmann_taksar_heyman
 from wassgrid.stationary import METHODS, Factorisation, period, recurrent_classes, second_eigenvalue, stationary_law
-from wassgrid.transition import TransitionOperator
+from wassgrid.transition.sparse import TransitionOperator
 
 
 def random_chain(seed: int, n: int, spread: float) -> np.ndarray:

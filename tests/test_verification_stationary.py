@@ -14,7 +14,7 @@ from wassgrid.evaluation import Chain, Evaluation, Evaluator
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import AutoRegression, DoubleWell, FiniteChain, HeatBathPendulum, grassmann_taksar_heyman
 from wassgrid.stationary import stationary_law
-from wassgrid.transition import TransitionOperator
+from wassgrid.transition.sparse import TransitionOperator
 
 
 def idle(text: str) -> Evaluation:

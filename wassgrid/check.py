@@ -18,7 +18,7 @@ from wassgrid.report import added_noise, resolution_table
 from wassgrid.resources import amount, estimate_memory, memory_limit
 from wassgrid.solve import make_solver
 from wassgrid.stationary import period, recurrent_classes
-from wassgrid.transition import TransitionModel
+from wassgrid.transition.model import TransitionModel
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

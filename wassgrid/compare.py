@@ -14,7 +14,7 @@ from wassgrid.geometry import Geodesic, geodesic, inner
 from wassgrid.hessian import second_derivative
 from wassgrid.policy import ParticlePolicy, PolicyError
 from wassgrid.storage import ResultFile
-from wassgrid.transition import TransitionModel
+from wassgrid.transition.model import TransitionModel
 
 POINTS = 21
 

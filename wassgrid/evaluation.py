@@ -20,7 +20,8 @@ from wassgrid.stationary import (
     direct_is_possible,
     stationary_law,
 )
-from wassgrid.transition import TransitionModel, TransitionOperator
+from wassgrid.transition.model import TransitionModel
+from wassgrid.transition.sparse import TransitionOperator
 
 if TYPE_CHECKING:
     from wassgrid.case import Case

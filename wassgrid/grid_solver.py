@@ -22,7 +22,7 @@ from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.solve import CONVERGED, INTERRUPTED, STOPPED, Solution, StepRecord, Verdict
 from wassgrid.stationary import ReducibleChainError, period, recurrent_classes, second_eigenvalue, starting_law
-from wassgrid.transition import TransitionModel
+from wassgrid.transition.model import TransitionModel
 
 if TYPE_CHECKING:
     from wassgrid.case import Case

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
     from wassgrid.grid import StateGrid
     from wassgrid.policy import ParticlePolicy
-    from wassgrid.transition import TransitionModel
+    from wassgrid.transition.model import TransitionModel
 
 GIB = 2**30
 _SAMPLE = 256  # rows of P that the number of entries is estimated from

@@ -10,7 +10,7 @@ from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.resources import one_blas_thread
-from wassgrid.transition import TransitionOperator
+from wassgrid.transition.sparse import TransitionOperator
 
 METHODS = ("auto", "power", "krylov", "lu", "arnoldi")
 _EDGE = 1e-14  # transition probabilities below are rounding

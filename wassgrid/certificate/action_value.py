@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wassgrid import kernels
-from wassgrid.certificate.enclosure import derivative_combinations, enclose, lead_enclosures, lead_expectations, lead_table
+from wassgrid.certificate.enclosure import derivative_combinations, enclose
+from wassgrid.certificate.lead_enclosure import lead_enclosures, lead_expectations, lead_table
 from wassgrid.certificate.weight_bounds import REACH, TAIL_MASS
 from wassgrid.evaluation import Evaluation
 from wassgrid.flow import rounding
+from wassgrid.transition.axis_kernels.facts import SNAP
+from wassgrid.transition.compiled import threads_for
 
 _TABLE_ENTRIES = 1 << 26  # of E[V | lead axis] kept at most, else it is computed again at every action
 
@@ -27,10 +29,12 @@ def margin(evaluation: Evaluation) -> float:
     result = rounding(evaluation) + TAIL_MASS * float(np.ptp(value)) * value.ndim
     for j in range(value.ndim):
         led_elsewhere = model.axes.led and j != model.axes.order[0]
-        if not led_elsewhere and model.kernels[j] == "linear" and not model.noise[:, j].all():
+        kernel = model.axis_kernels[j]
+        # of kernels that are not Markov nothing is proven
+        if not led_elsewhere and kernel.snaps and kernel.nonnegative and not model.noise[:, j].all():
             ends = (slice(None),) * j
             steps = np.abs(np.diff(value, axis=j, append=value[(*ends, slice(1))]))
-            result += kernels.SNAP * float(steps.max())
+            result += SNAP * float(steps.max())
     return result
 
 
@@ -73,7 +77,7 @@ class ActionValue:
         others = np.arange(model.grid.dimension) != lead
         if np.any(ranges[0][:, others] != ranges[1][:, others]):
             return cls(evaluation, None, lead)
-        with kernels.threads_for(model.grid.size * model.reach):
+        with threads_for(model.grid.size * model.reach):
             table = lead_table(
                 axes, model.width, ranges[0], model.noise, model.coupling, evaluation.value,
                 np.ascontiguousarray(ranges[0][:, lead]), np.ascontiguousarray(ranges[1][:, lead]),
@@ -83,7 +87,7 @@ class ActionValue:
     def _lead_expectations(self, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
         model, table = self.evaluation.model, self.table
         assert table is not None
-        with kernels.threads_for(mean.size * 16):
+        with threads_for(mean.size * 16):
             result: np.ndarray = lead_expectations(
                 model.axes, self.lead, model.width, cells, np.ascontiguousarray(mean), model.noise, table, len(table) == 1
             )
@@ -129,7 +133,7 @@ class ActionValue:
         width = model.width + int(np.ceil((2 * reach / spacing).max())) + 4
         if self.table is None:
             combinations, first, third = derivative_combinations(model.axes.order, np.asarray((radius > 0).any(axis=0)))
-            with kernels.threads_for(len(cells) * model.reach):
+            with threads_for(len(cells) * model.reach):
                 return Enclosure(
                     *enclose(
                         model.axes, width, cells, mean, radius, model.noise, model.coupling, self.evaluation.value,
@@ -141,7 +145,7 @@ class ActionValue:
         gradient, hessian = np.zeros((count, d)), np.zeros((count, d, d))
         slope, bend = np.zeros((count, d)), np.zeros((count, d, d))
         gradient[:, j], hessian[:, j, j] = expected[1], expected[2]
-        with kernels.threads_for(count * 32):
+        with threads_for(count * 32):
             floor, slope[:, j], third, smooth, bounded = lead_enclosures(
                 model.axes, j, width, cells, np.ascontiguousarray(mean[:, j]), np.ascontiguousarray(radius[:, j]),
                 model.noise, self.table, len(self.table) == 1,

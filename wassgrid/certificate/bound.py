@@ -57,7 +57,7 @@ def certify(evaluation: Evaluation, tolerance: float | None = None) -> Certifica
     """Bound the optimal J from below, with the V of a policy, and find the best action of every cell.
 
     tolerance: width, in units of J, to which the bound need not be sharp near the optimum (default: 1e-12 of the size of
-    V); away from it, half of the gap. Guaranteed for kernels that give Markov matrices (not for `cubic`). Where
+    V); away from it, half of the gap. Guaranteed for kernels that give Markov matrices (nonnegative weights). Where
     actions are unbounded, the cost must be seen to grow: beyond some distance from the particles it alone exceeds what is
     reached (`search_box`). Nothing is proven where cost or law are not finite for all actions searched.
     """
@@ -87,7 +87,7 @@ def _search_and_bound(evaluation: Evaluation, tolerance: float | None, began: fl
     actions, values = best_actions(q, low, high)
     found = time.perf_counter()
     cells = np.arange(evaluation.policy.grid.size)
-    markov = "cubic" not in evaluation.model.kernels
+    markov = evaluation.model.markov
     if markov:
         proof = BranchAndBound(q, low, high, actions, values, tolerance)
         proof.run()
@@ -95,7 +95,8 @@ def _search_and_bound(evaluation: Evaluation, tolerance: float | None, began: fl
         method = f"branch and bound over {boxes} action boxes in {cells.size} cells"
     else:
         lower, boxes = values, 0
-        method = f"best of {PROBES} actions per cell and Newton steps from it: the cubic kernel is not a Markov matrix"
+        signed = next(kernel.name for kernel in evaluation.model.axis_kernels if not kernel.nonnegative)
+        method = f"best of {PROBES} actions per cell and Newton steps from it: the {signed} kernel is not a Markov matrix"
     if assumed:
         method += f"; {assumed}"
     slack = lower - evaluation.value

@@ -1,6 +1,6 @@
 """Enclosures of E f(s') over boxes of means: its derivatives at a centre and bounds on the next ones over the box.
 
-Letters as in `kernels` and `weight_bounds`.
+Letters as in `axis_kernels` and `weight_bounds`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from wassgrid import kernels
+from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.weight_bounds import weight_bounds
-from wassgrid.kernels import CHUNKS, PERIODIC, allocating_nothing, fold
+from wassgrid.transition.compiled import CHUNKS, PERIODIC, allocating_nothing, fold
+from wassgrid.transition.expectations import expectation
+from wassgrid.transition.walk import fill, new_walk
 
 
 @allocating_nothing
@@ -21,7 +23,7 @@ def _inner_expectation(walk, axes, first, mean, noise, coupling, f):
     last = axes.order.size - 1
     level = first
     walk.product[level] = 1.0
-    kernels._fill(walk, axes, level, mean, noise, coupling)
+    fill(walk, axes, level, mean, noise, coupling)
     walk.position[level] = -1
     total = 0.0
     while True:
@@ -43,7 +45,7 @@ def _inner_expectation(walk, axes, first, mean, noise, coupling, f):
         walk.base[level + 1] = walk.base[level] + walk.offset[level, q]
         walk.product[level + 1] = walk.product[level] * walk.w[level, 0, q]
         level += 1
-        kernels._fill(walk, axes, level, mean, noise, coupling)
+        fill(walk, axes, level, mean, noise, coupling)
         walk.position[level] = -1
 
 
@@ -52,7 +54,7 @@ def _fill_bounds(walk, axes, level, mean, radius, noise, coupling, u, polynomial
     """Fill one level with its nodes and U; return the distance from the centre to the first node, smooth, bounded."""
     j = axes.order[level]
     if radius[j] == 0.0:
-        kernels._fill(walk, axes, level, mean, noise, coupling)
+        fill(walk, axes, level, mean, noise, coupling)
         for q in range(walk.counts[level]):
             u[level, 0, q] = abs(walk.w[level, 0, q])
             u[level, 1, q] = u[level, 2, q] = u[level, 3, q] = 0.0
@@ -73,84 +75,6 @@ def _fill_bounds(walk, axes, level, mean, radius, noise, coupling, u, polynomial
         walk.offset[level, q] = node * axes.stride[j]
         walk.coordinate[level, q] = lower + (first + q) * h + shift if boundary == PERIODIC else lower + node * h
     return first * h - centre, smooth, bounded
-
-
-@allocating_nothing
-def floor_value(inner, count, bound):
-    """Bound sum w f from below over weights w <= bound that sum to one:  v - sum bound (v - f)^+, the best of some v."""
-    top = 0.0
-    for q in range(count):
-        top = max(top, bound[q])
-    best = -np.inf
-    share = 0.5
-    for _ in range(4):
-        v = np.inf
-        for q in range(count):
-            if bound[q] >= share * top:
-                v = min(v, inner[q])
-        lower = v
-        for q in range(count):
-            lower -= bound[q] * max(v - inner[q], 0.0)
-        best = max(best, lower)
-        share *= 0.1
-    v = np.inf
-    for q in range(count):
-        v = min(v, inner[q])
-    return max(best, v)
-
-
-@allocating_nothing
-def axis_bounds(inner, start, h, count, u, polynomial, parts):
-    """Bound |d^p E f| on one axis, p = 1, 2, 3, from f at its nodes: parts[p] = sum U_p |f - its polynomial of degree p - 1|.
-
-    A constant has no derivative, and those of E x and E x^2 are known (`polynomial`). The polynomials are those of least
-    squares under U_0, orthogonal on the nodes; a higher degree is used where it gives less. parts[0] is a lower bound of
-    E f itself (`floor_value`).
-    """
-    mass = x1 = x2 = x3 = x4 = f0 = f1 = f2 = 0.0
-    for q in range(count):
-        mass += u[0, q]
-        x1 += u[0, q] * q
-        f0 += u[0, q] * inner[q]
-    x1, f0 = x1 / mass, f0 / mass
-    for q in range(count):
-        x = q - x1
-        w = u[0, q] / mass
-        x2 += w * x * x
-        x3 += w * x * x * x
-        x4 += w * x * x * x * x
-        f1 += w * x * inner[q]
-    skew = 0.0
-    if x2 > 0.0:
-        f1 /= x2
-        skew = x3 / x2
-        norm = x4 - x2 * x2 - skew * x3
-        for q in range(count):
-            x = q - x1
-            f2 += u[0, q] / mass * (x * x - skew * x - x2) * inner[q]
-        f2 = f2 / norm if norm > 1e-12 * x4 else 0.0
-    constant2 = constant3 = linear2 = linear3 = quadratic3 = 0.0
-    parts[1] = 0.0
-    for q in range(count):
-        x = q - x1
-        rest = inner[q] - f0
-        parts[1] += u[1, q] * abs(rest)
-        constant2 += u[2, q] * abs(rest)
-        constant3 += u[3, q] * abs(rest)
-        rest -= f1 * x
-        linear2 += u[2, q] * abs(rest)
-        linear3 += u[3, q] * abs(rest)
-        rest -= f2 * (x * x - skew * x - x2)
-        quadratic3 += u[3, q] * abs(rest)
-    parts[0] = floor_value(inner, count, u[0])
-    parts[2], parts[3] = constant2, constant3
-    if polynomial[0] < np.inf:
-        parts[2] = min(parts[2], linear2 + abs(f1) / h * polynomial[0])
-        parts[3] = min(parts[3], linear3 + abs(f1) / h * polynomial[1])
-    if polynomial[2] < np.inf:
-        # q = (x - start)/h with x measured from the centre: the coefficients of x and x^2 in the reference
-        slope = (f1 - f2 * (2.0 * x1 + skew)) / h - 2.0 * f2 * start / (h * h)
-        parts[3] = min(parts[3], quadratic3 + abs(slope) * polynomial[1] + abs(f2) / (h * h) * polynomial[2])
 
 
 @allocating_nothing
@@ -191,7 +115,7 @@ def _pair_bounds(walk, axes, mean, radius, noise, coupling, f, u, rows, inner, c
         axis_bounds(inner, begin, axes.spacing[axes.order[1]], walk.counts[1], u[1], along, parts)
         rows[3, i], rows[4, i], rows[5, i], rows[6, i] = parts[1], parts[2], parts[3], parts[0]
         rows[0, i] = rows[1, i] = rows[2, i] = 0.0
-        kernels._fill(walk, axes, 1, mean, noise, coupling)
+        fill(walk, axes, 1, mean, noise, coupling)
         for j in range(walk.counts[1]):
             at = walk.base[1] + walk.offset[1, j]
             if last > 1:
@@ -336,14 +260,14 @@ def enclose(axes, width, cells, mean, radius, noise, coupling, f, combinations, 
         pair = pair and first[axes.order[j]] < 0
     for c in prange(CHUNKS):
         low, high = c * rows // CHUNKS, (c + 1) * rows // CHUNKS
-        walk = kernels.new_walk(d, width)
+        walk = new_walk(d, width)
         u = np.zeros((d, 4, width))
         inner = np.zeros(width)
         totals, scratch = np.zeros(combinations.shape[0]), np.zeros(22)
         table = np.zeros((7, width))
         for r in range(low, high):
             k = cells[r]
-            value[r] = kernels._expectation(walk, axes, mean[r], noise[k], coupling[k], f, 2, gradient[r], hessian[r])
+            value[r] = expectation(walk, axes, mean[r], noise[k], coupling[k], f, 2, gradient[r], hessian[r])
             if pair and radius[r, axes.order[0]] > 0.0 and radius[r, axes.order[1]] > 0.0:
                 smooth[r], bounded[r], floor[r] = _pair_bounds(
                     walk, axes, mean[r], radius[r], noise[k], coupling[k], f, u, table, inner, combinations, totals, scratch
@@ -360,84 +284,3 @@ def enclose(axes, width, cells, mean, radius, noise, coupling, f, combinations, 
                         if third[j, l, i] >= 0:
                             bend[r, j, l] += totals[third[j, l, i]] * radius[r, i]
     return value, gradient, hessian, floor, slope, bend, smooth, bounded
-
-
-@njit(cache=True, parallel=True)
-def lead_table(axes, width, mean, noise, coupling, f, low, high):
-    """Tabulate E[f(s') | lead axis at a node], (cells, n_lead), for the nodes that means in [low, high] (cells,) may reach."""
-    cells, d = mean.shape
-    lead = axes.order[0]
-    n, h, lower, boundary = axes.size[lead], axes.spacing[lead], axes.lower[lead], axes.boundary[lead]
-    table = np.zeros((cells, n))
-    for c in prange(CHUNKS):
-        first_cell, last_cell = c * cells // CHUNKS, (c + 1) * cells // CHUNKS
-        walk = kernels.new_walk(d, width)
-        known = np.full(n, -1, np.int64)
-        for k in range(first_cell, last_cell):
-            bottom, top = low[k] - lower, high[k] - lower
-            if boundary == kernels.CLAMP:
-                bottom, top = min(max(bottom, 0.0), (n - 1) * h), min(max(top, 0.0), (n - 1) * h)
-            reach = kernels.TAIL * noise[k, lead] + 3.0 * h
-            first, last = int(np.floor((bottom - reach) / h)), int(np.ceil((top + reach) / h))
-            if last - first > 4 * n:
-                first, last = 0, n - 1
-            kernels._open_cell(walk)
-            for e in range(first, last + 1):
-                node = kernels.fold(e, n, boundary)
-                if known[node] != k:
-                    known[node] = k
-                    table[k, node] = kernels._given_lead(walk, axes, mean[k], noise[k], coupling[k], f, node)
-    return table
-
-
-@njit(cache=True, parallel=True)
-def lead_expectations(axes, lead, width, cells, mean, noise, table, shared):
-    """Return E f with its first and second derivative in the lead's mean, (3, K, N), for means (K, N) of cells (K,)."""
-    rows, particles = mean.shape
-    n, h, boundary = axes.size[lead], axes.spacing[lead], axes.boundary[lead]
-    result = np.empty((3, rows, particles))
-    for c in prange(CHUNKS):
-        w = np.zeros((3, width))
-        for r in range(c * rows // CHUNKS, (c + 1) * rows // CHUNKS):
-            k = cells[r]
-            row = 0 if shared else k
-            for i in range(particles):
-                first, count = kernels.axis_weights(
-                    axes.kernel[lead], boundary, axes.lower[lead], h, n, mean[r, i], noise[k, lead], w[0], w[1], w[2]
-                )
-                t0 = t1 = t2 = 0.0
-                for q in range(count):
-                    v = table[row, kernels.fold(first + q, n, boundary)]
-                    t0 += w[0, q] * v
-                    t1 += w[1, q] * v
-                    t2 += w[2, q] * v
-                result[0, r, i], result[1, r, i], result[2, r, i] = t0, t1, t2
-    return result
-
-
-@njit(cache=True, parallel=True)
-def lead_enclosures(axes, lead, width, cells, mean, radius, noise, table, shared):
-    """Bound E f over boxes of the lead's mean: from below, its slope, third derivative, smooth, bounded, each (K,)."""
-    rows = mean.shape[0]
-    n, h, boundary = axes.size[lead], axes.spacing[lead], axes.boundary[lead]
-    floor, slope, third = np.full(rows, np.inf), np.zeros(rows), np.zeros(rows)
-    smooth, bounded = np.ones(rows, np.bool_), np.ones(rows, np.bool_)
-    for c in prange(CHUNKS):
-        u, inner = np.zeros((4, width)), np.zeros(width)
-        polynomial, parts, work = np.zeros(3), np.zeros(4), np.zeros(12)
-        for r in range(c * rows // CHUNKS, (c + 1) * rows // CHUNKS):
-            if radius[r] == 0.0:
-                continue
-            k = cells[r]
-            row = 0 if shared else k
-            first, centre, count, smooth[r], bounded[r] = weight_bounds(
-                axes.kernel[lead], boundary, axes.lower[lead], h, n, mean[r], radius[r], noise[k, lead], u, polynomial, work
-            )
-            if bounded[r]:
-                for q in range(count):
-                    inner[q] = table[row, kernels.fold(first + q, n, boundary)]
-                axis_bounds(inner, first * h - centre, h, count, u, polynomial, parts)
-                floor[r], slope[r], third[r] = parts[0], parts[1], parts[3]
-            else:
-                floor[r] = -np.inf
-    return floor, slope, third, smooth, bounded

@@ -1,7 +1,7 @@
 """Bounds of the kernels' weights and of their derivatives over intervals of means, one axis.
 
-Letters as in `kernels`: m mean of the next state, s noise, h spacing, w, w_1, w_2, w_3 a weight and its derivatives in the mean,
-z = (x - m)/s. U_p is an upper bound of |w_p| over the interval |m - c| <= r, one row per p and one column per node.
+Letters as in `axis_kernels`: m mean of the next state, s noise, h spacing, w, w_1, w_2, w_3 a weight and its derivatives in the
+mean, z = (x - m)/s. U_p is an upper bound of |w_p| over the interval |m - c| <= r, one row per p and one column per node.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import math
 
 import numpy as np
 
-from wassgrid.kernels import CLAMP, GAUSSIAN, LINEAR, PERIODIC, TAIL, allocating_nothing
+from wassgrid.transition.axis_kernels import GAUSSIAN, LINEAR
+from wassgrid.transition.axis_kernels.facts import TAIL
+from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing
 
 REACH = 6.0  # radius of an interval, in noises or cells, beyond which nothing is bounded
 TAIL_MASS = 2e-14  # weight of the nodes at the edge of the tail, which enter and leave as the mean moves

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
-from wassgrid import kernels
 from wassgrid.grid import StateGrid
-from wassgrid.kernels import Axes
+from wassgrid.transition.axis_kernels import AXIS_KERNELS
+from wassgrid.transition.axis_kernels.facts import AxisKernel
+from wassgrid.transition.compiled import BOUNDARIES, threads_for
+from wassgrid.transition.expectations import conditional_moments, expectations, push_derivative
+from wassgrid.transition.sparse import TransitionOperator, count_entries, fill_rows
+from wassgrid.transition.walk import Axes
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
     from wassgrid.problem.control_problem import ActionTables, ControlProblem
 
-KERNELS = {"gaussian": kernels.GAUSSIAN, "linear": kernels.LINEAR, "cubic": kernels.CUBIC}
-BOUNDARIES = {"clamp": kernels.CLAMP, "reflect": kernels.REFLECT, "periodic": kernels.PERIODIC}
-RESOLVED = 0.8  # noise/spacing from which the Nystrom kernel is accurate: error 2 exp(-2 pi^2 0.64) = 7e-6
-UNRESOLVED = 0.5  # noise/spacing below which it is refused: error 1.4e-2
+_SPARE = 3  # nodes of a buffer beyond the bound
 _BLOCK_BYTES = 48 * 2**20  # of derivative tables held at once
 
 
@@ -62,26 +62,8 @@ class TransitionModel:
             wanted = kernel if isinstance(kernel, str) else kernel.get(name, "auto")
             ratio = noise[:, j] / grid.spacing[j]
             if wanted == "auto":
-                wanted = "gaussian" if ratio.min() >= RESOLVED else "linear"
-            finest = int(ratio.argmin())
-            if wanted == "gaussian" and ratio[finest] < UNRESOLVED:
-                raise ResolutionError(
-                    f"grid.kernel.{name}: the gaussian kernel needs noise of at least {UNRESOLVED} cells per step, but it "
-                    f"is {noise[finest, j]:.4g} on cells of {grid.spacing[j]:.4g} at {grid.describe_cell(finest)}. Use at least "
-                    f"{_points_for(grid, j, noise[finest, j])} points or kernel = \"linear\"."
-                    if noise[finest, j] > 0
-                    else f"grid.kernel.{name}: the gaussian kernel needs noise, but there is none at "
-                    f"{grid.describe_cell(finest)}. Use kernel = \"linear\" or \"cubic\", or align the axis."
-                )
-            if wanted == "cubic":
-                if noise[:, j].any():
-                    noisy = int(noise[:, j].argmax())
-                    raise ResolutionError(
-                        f"grid.kernel.{name}: the cubic kernel is for axes without noise, but there is noise "
-                        f"{noise[noisy, j]:.4g} at {grid.describe_cell(noisy)}. Use \"gaussian\" or \"linear\"."
-                    )
-                if grid.shape[j] < 4:
-                    raise ResolutionError(f"grid.points.{name}: the cubic kernel needs at least 4 points")
+                wanted = next(name for name, kernel in AXIS_KERNELS.items() if ratio.min() >= kernel.resolving_noise)
+            _require_carried(AXIS_KERNELS[wanted], grid, j, noise[:, j])
             chosen.append(wanted)
         return cls(problem, grid, tuple(chosen), noise, np.ascontiguousarray(tables.coupling))
 
@@ -99,7 +81,7 @@ class TransitionModel:
             np.ascontiguousarray(self.grid.spacing, dtype=float),
             shape,
             np.array([BOUNDARIES[b] for b in self.grid.boundary], dtype=np.int64),
-            np.array([KERNELS[name] for name in self.kernels], dtype=np.int64),
+            np.array([kernel.code for kernel in self.axis_kernels], dtype=np.int64),
             stride,
             np.array(order, dtype=np.int64),
             np.array(self.problem.coupled, dtype=np.bool_),
@@ -127,16 +109,31 @@ class TransitionModel:
             return None
         return lead
 
+    @property
+    def axis_kernels(self) -> tuple[AxisKernel, ...]:
+        """What the kernel of every axis states of itself."""
+        return tuple(AXIS_KERNELS[name] for name in self.kernels)
+
+    @property
+    def markov(self) -> bool:
+        """Whether rows of P are probabilities for every policy."""
+        return all(kernel.nonnegative for kernel in self.axis_kernels)
+
+    @cached_property
+    def _nodes(self) -> list[float]:
+        """Bound of the number of nodes that one particle reaches, per axis."""
+        widest = self.noise.max(axis=0) / self.grid.spacing
+        return [kernel.nodes(float(noise)) for kernel, noise in zip(self.axis_kernels, widest, strict=True)]
+
     @cached_property
     def width(self) -> int:
-        """Largest number of nodes that one particle reaches on one axis."""
-        reach = 2 * kernels.TAIL * self.noise.max(axis=0) / self.grid.spacing
-        return int(np.ceil(reach.max())) + 6
+        """Length of buffers for the nodes that one particle reaches on one axis."""
+        return int(np.ceil(max(self._nodes))) + _SPARE
 
     @cached_property
     def reach(self) -> float:
         """Number of nodes that one particle reaches, at most."""
-        return float(np.prod(2 * kernels.TAIL * self.noise.max(axis=0) / self.grid.spacing + 2))
+        return float(np.prod(self._nodes))
 
     def blocks(self, cells: int, particles: int) -> Iterator[slice]:
         """Cut cells into slices whose action tables (to second order) stay within a fixed memory."""
@@ -166,16 +163,16 @@ class TransitionModel:
         np.cumsum(counts, out=start[1:])
         columns = np.empty(start[-1], np.int32)
         values = np.empty(start[-1])
-        with kernels.threads_for(weights.size * self.reach):
-            kernels.fill_rows(
+        with threads_for(weights.size * self.reach):
+            fill_rows(
                 self.axes, self.width, mean, weights, self.noise, self.coupling, start, columns, values
             )
         return TransitionOperator(start, columns, values)
 
     def entries(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Count the entries of chosen rows of P (K,) for means (K, N, d) and weights (K, N) of their particles."""
-        with kernels.threads_for(weights.size * self.reach):
-            counts: np.ndarray = kernels.count_entries(
+        with threads_for(weights.size * self.reach):
+            counts: np.ndarray = count_entries(
                 self.axes, self.width, cells, mean, weights, self.noise, self.coupling
             )
         return counts
@@ -205,16 +202,16 @@ class TransitionModel:
         shape = (0, *mean.shape[1:], m)
         first = np.empty(shape) if gradient is None else gradient
         second = np.empty((*shape, m)) if hessian is None else hessian
-        with kernels.threads_for(mean.shape[0] * mean.shape[1] * self.reach):
-            result: tuple[np.ndarray, np.ndarray, np.ndarray] = kernels.expectations(
+        with threads_for(mean.shape[0] * mean.shape[1] * self.reach):
+            result: tuple[np.ndarray, np.ndarray, np.ndarray] = expectations(
                 self.axes, self.width, cells, mean, first, second, self.noise, self.coupling, function
             )
         return result
 
     def pushed_derivative(self, mean: np.ndarray, velocity: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """Return sum_ki mass_ki d/dt p(. | s_k, mean_ki + t velocity_ki), a signed measure (cells,)."""
-        with kernels.threads_for(mass.size * self.reach):
-            measure: np.ndarray = kernels.push_derivative(
+        with threads_for(mass.size * self.reach):
+            measure: np.ndarray = push_derivative(
                 self.axes, self.width, mean, velocity, mass, self.noise, self.coupling
             )
         return measure
@@ -226,7 +223,7 @@ class TransitionModel:
         `physical` and `numerical` standard deviation per step (of the axis given the axes it follows; in units of the
         state) and `cells_per_noise`, the smallest noise/spacing.
         """
-        moments = kernels.conditional_moments(self.axes, self.width, policy_mean, self.noise, self.coupling)
+        moments = conditional_moments(self.axes, self.width, policy_mean, self.noise, self.coupling)
         report: list[dict[str, float | str]] = []
         for j, name in enumerate(self.grid.names):
             report.append(
@@ -241,66 +238,38 @@ class TransitionModel:
         return report
 
 
-def _points_for(grid: StateGrid, j: int, noise: float) -> int:
-    length = grid.spacing[j] * (grid.shape[j] - 1)
-    return int(np.ceil(RESOLVED * length / noise)) + 1
-
-
-@dataclass(frozen=True)
-class TransitionOperator:
-    """Hold a Markov matrix P in rows (start, columns, values) and, made when first needed, its transpose.
-
-    Rows sum to one to rounding. Both products run on all threads and are bit-identical for every number of threads.
-    """
-
-    start: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray
-
-    @property
-    def size(self) -> int:
-        return self.start.size - 1
-
-    @property
-    def entries(self) -> int:
-        return self.values.size
-
-    @cached_property
-    def bandwidth(self) -> float:
-        """Mean width of a row about the diagonal, in cells."""
-        rows = np.repeat(np.arange(self.size), np.diff(self.start))
-        return float(np.mean(np.abs(self.columns - rows))) * 2 + 1
-
-    @cached_property
-    def _transposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        with kernels.threads_for(4 * self.entries):
-            result: tuple[np.ndarray, np.ndarray, np.ndarray] = kernels.transpose(self.start, self.columns, self.values)
-        return result
-
-    def apply(self, function: np.ndarray) -> np.ndarray:
-        """Return P f: the expectation of f at the next state, (cells,)."""
-        return self._product((self.start, self.columns, self.values), function)
-
-    def push(self, law: np.ndarray) -> np.ndarray:
-        """Return mu P: the law of the next state, (cells,)."""
-        return self._product(self._transposed, law)
-
-    def _product(self, rows: tuple[np.ndarray, np.ndarray, np.ndarray], x: np.ndarray) -> np.ndarray:
-        with kernels.threads_for(self.entries):
-            y: np.ndarray = kernels.multiply(*rows, np.ascontiguousarray(x))
-        return y
-
-    def matrix(self) -> sparse.csr_array:
-        """Return P as a SciPy matrix that shares the memory of this operator, for reading."""
-        views = [array.view() for array in (self.values, self.columns, self.start)]
-        for view in views:
-            view.flags.writeable = False
-        return sparse.csr_array(tuple(views), shape=(self.size, self.size))
-
-    @classmethod
-    def from_matrix(cls, matrix: np.ndarray | sparse.sparray) -> TransitionOperator:
-        """Wrap any Markov matrix (finite chains; no grid)."""
-        rows = sparse.csr_array(matrix)
-        return cls(
-            rows.indptr.astype(np.int64), rows.indices.astype(np.int32), np.ascontiguousarray(rows.data, dtype=float)
+def _require_carried(kernel: AxisKernel, grid: StateGrid, j: int, noise: np.ndarray) -> None:
+    """Raise ResolutionError unless a kernel can carry the noise (cells,) of axis j on its grid."""
+    name, ratio = grid.names[j], noise / grid.spacing[j]
+    finest = int(ratio.argmin())
+    if ratio[finest] < kernel.least_noise:
+        if noise[finest] > 0:
+            others = _named(other for other in AXIS_KERNELS.values() if other.takes_noise and not other.least_noise)
+            raise ResolutionError(
+                f"grid.kernel.{name}: the {kernel.name} kernel needs noise of at least {kernel.least_noise} cells per step, "
+                f"but it is {noise[finest]:.4g} on cells of {grid.spacing[j]:.4g} at {grid.describe_cell(finest)}. Use at least "
+                f"{_points_for(kernel, grid, j, noise[finest])} points or kernel = {others}."
+            )
+        others = _named(other for other in AXIS_KERNELS.values() if not other.least_noise)
+        raise ResolutionError(
+            f"grid.kernel.{name}: the {kernel.name} kernel needs noise, but there is none at "
+            f"{grid.describe_cell(finest)}. Use kernel = {others}, or align the axis."
         )
+    if not kernel.takes_noise and noise.any():
+        noisy = int(noise.argmax())
+        others = _named(other for other in AXIS_KERNELS.values() if other.takes_noise)
+        raise ResolutionError(
+            f"grid.kernel.{name}: the {kernel.name} kernel is for axes without noise, but there is noise "
+            f"{noise[noisy]:.4g} at {grid.describe_cell(noisy)}. Use {others}."
+        )
+    if grid.shape[j] < kernel.least_points:
+        raise ResolutionError(f"grid.points.{name}: the {kernel.name} kernel needs at least {kernel.least_points} points")
+
+
+def _named(kernels: Iterable[AxisKernel]) -> str:
+    return " or ".join(f'"{kernel.name}"' for kernel in kernels)
+
+
+def _points_for(kernel: AxisKernel, grid: StateGrid, j: int, noise: float) -> int:
+    length = grid.spacing[j] * (grid.shape[j] - 1)
+    return int(np.ceil(kernel.resolving_noise * length / noise)) + 1

@@ -1,0 +1,115 @@
+"""The grid of states: a tensor product of uniform axes, aligned with the dynamics where the case asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wassgrid.grid.alignment import ALIGNED, align, uniform_axis, verify_alignment
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+    from wassgrid.problem.control_problem import ControlProblem
+
+
+@dataclass(frozen=True)
+class StateGrid:
+    """Hold the nodes of every axis and enumerate the cells in C order (last axis fastest).
+
+    | name     | symbol | shape         | meaning                                     |
+    |----------|--------|---------------|---------------------------------------------|
+    | axes     | x_k    | d x (n_k)     | node coordinates, uniform, ascending        |
+    | boundary |        | d             | "clamp", "reflect" or "periodic"            |
+    | states   | s      | (cells, d)    | coordinates of all cells                    |
+
+    A periodic axis of n nodes has n distinct nodes and period n h; the other axes include both ends.
+    """
+
+    names: tuple[str, ...]
+    axes: tuple[np.ndarray, ...]
+    boundary: tuple[str, ...]
+
+    @property
+    def dimension(self) -> int:
+        return len(self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod([axis.size for axis in self.axes]))
+
+    @cached_property
+    def lower(self) -> np.ndarray:
+        return np.array([axis[0] for axis in self.axes])
+
+    @cached_property
+    def spacing(self) -> np.ndarray:
+        """Node distance h of every axis, shape (d,)."""
+        return np.array([(axis[-1] - axis[0]) / (axis.size - 1) for axis in self.axes])
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        return np.stack([c.ravel() for c in np.meshgrid(*self.axes, indexing="ij")], axis=1)
+
+    def describe_cell(self, cell: int) -> str:
+        """Name one cell by its coordinates, for messages: `cell 12 (s = 0.5, v = -1)`."""
+        state = [axis[i] for axis, i in zip(self.axes, np.unravel_index(cell, self.shape), strict=True)]
+        return f"cell {cell} ({', '.join(f'{n} = {x:.6g}' for n, x in zip(self.names, state, strict=True))})"
+
+    def corners(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Find the 2^d grid neighbours of arbitrary states and their multilinear weights.
+
+        `states` has shape (..., d). Returns cells and weights, both (..., 2^d); weights are >= 0 and sum to one.
+        States outside the domain are wrapped, reflected or clamped like the dynamics.
+        """
+        states = np.asarray(states, dtype=float)
+        if states.ndim == 0 or states.shape[-1] != self.dimension:
+            raise ValueError(f"expected states of shape (..., {self.dimension}), got {states.shape}")
+        cells = np.zeros((*states.shape[:-1], 1), dtype=np.int64)
+        weights = np.ones((*states.shape[:-1], 1))
+        for k, axis in enumerate(self.axes):
+            n = axis.size
+            position = (states[..., k] - axis[0]) / self.spacing[k]
+            if self.boundary[k] == "periodic":
+                position = np.mod(position, n)
+            elif self.boundary[k] == "reflect":
+                position = np.mod(position, 2 * (n - 1))
+                position = np.minimum(position, 2 * (n - 1) - position)
+            else:
+                position = np.clip(position, 0, n - 1)
+            last = n - 1 if self.boundary[k] == "periodic" else n - 2
+            low = np.clip(np.floor(position).astype(np.int64), 0, last)
+            part = np.clip(position - low, 0.0, 1.0)
+            pair = np.stack([low, (low + 1) % n], axis=-1)
+            pair_weights = np.stack([1 - part, part], axis=-1)
+            cells = (cells[..., :, None] * n + pair[..., None, :]).reshape(*states.shape[:-1], -1)
+            weights = (weights[..., :, None] * pair_weights[..., None, :]).reshape(*states.shape[:-1], -1)
+        return cells, weights
+
+    @classmethod
+    def from_case(cls, case: Case) -> StateGrid:
+        """Build the grid of a case; raise GridError where an axis cannot be aligned."""
+        return cls.build(case.problem, case.grid.points)
+
+    @classmethod
+    def build(cls, problem: ControlProblem, points: Mapping[str, int | str]) -> StateGrid:
+        """Build the grid of a problem from nodes per state, or "aligned" (see `aligned_axis`)."""
+        axes: dict[str, np.ndarray] = {}
+        for k, name in enumerate(problem.state_names):
+            if points[name] != ALIGNED:
+                axes[name] = uniform_axis(problem.domain[k], int(points[name]), problem.boundary[k])
+        for k, name in enumerate(problem.state_names):
+            if points[name] == ALIGNED:
+                align(problem, k, axes)
+        grid = cls(problem.state_names, tuple(axes[name] for name in problem.state_names), tuple(problem.boundary))
+        for name in problem.state_names:
+            if points[name] == ALIGNED:
+                verify_alignment(problem, grid, problem.state_names.index(name))
+        return grid

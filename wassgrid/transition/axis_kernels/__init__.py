@@ -1,0 +1,48 @@
+"""The one-dimensional kernels: weights of the nodes of one axis for a mean and a noise, with derivatives in the mean.
+
+Letters: k cell, i particle, j and l state axes, a and b action components, m mean of the next state (alpha),
+s noise, w0, w1, w2 a weight and its first and second derivative in the mean.
+"""
+
+from __future__ import annotations
+
+from wassgrid.transition.axis_kernels import cubic, gaussian, linear
+from wassgrid.transition.axis_kernels.cubic import cubic_weights
+from wassgrid.transition.axis_kernels.facts import AxisKernel
+from wassgrid.transition.axis_kernels.gaussian import gaussian_weights
+from wassgrid.transition.axis_kernels.linear import linear_weights
+from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing
+
+# the first one that resolves the noise is what `auto` takes
+AXIS_KERNELS: dict[str, AxisKernel] = {kernel.name: kernel for kernel in (gaussian.KERNEL, linear.KERNEL, cubic.KERNEL)}
+GAUSSIAN, LINEAR, CUBIC = gaussian.KERNEL.code, linear.KERNEL.code, cubic.KERNEL.code
+
+
+@allocating_nothing
+def axis_weights(kernel, boundary, lower, h, n, mean, s, w0, w1, w2):
+    """Fill the weights of one axis and their derivatives in the mean; return (first extended index, count).
+
+    Means beyond a clamped end are clamped, with zero derivative there.
+    """
+    m = mean - lower
+    outside = False
+    if boundary == CLAMP:
+        top = (n - 1) * h
+        if m < 0.0 or m > top:
+            outside = True
+            m = min(max(m, 0.0), top)
+    elif boundary == PERIODIC:
+        m = m % (n * h)
+    else:
+        m = m % (2 * (n - 1) * h)
+    if kernel == GAUSSIAN:
+        first, count = gaussian_weights(m, s, h, n, boundary, w0, w1, w2)
+    elif kernel == LINEAR:
+        first, count = linear_weights(m, s, h, w0, w1, w2)
+    else:
+        first, count = cubic_weights(m, h, n, boundary, w0, w1, w2)
+    if outside:
+        for q in range(count):
+            w1[q] = 0.0
+            w2[q] = 0.0
+    return first, count

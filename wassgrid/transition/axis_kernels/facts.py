@@ -1,0 +1,35 @@
+"""What an axis kernel states of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TAIL = 8.0  # standard deviations: the normal density beyond is 1e-14 of its peak
+SNAP = 1e-9  # in cells: a noise-free mean this close to a node is on it
+
+
+@dataclass(frozen=True)
+class AxisKernel:
+    """The facts that decide where a kernel is taken, refused or proven; noise is in units of the spacing.
+
+    code: what compiled functions know it by. order: of accuracy in the spacing, None: beyond every order once the noise is
+    resolved. nonnegative: its weights are probabilities, so that P is a Markov matrix. least_noise: below it is refused;
+    resolving_noise: from it on it is accurate; takes_noise: False where it is for axes without noise only. least_points: of
+    its axis. snaps: noise-free means within SNAP of a node are moved onto it.
+    """
+
+    name: str
+    code: int
+    order: int | None
+    nodes_per_noise: float
+    further_nodes: int
+    nonnegative: bool
+    least_noise: float
+    resolving_noise: float
+    takes_noise: bool
+    least_points: int
+    snaps: bool
+
+    def nodes(self, noise: float) -> float:
+        """Bound the number of nodes that one mean reaches."""
+        return self.nodes_per_noise * noise + self.further_nodes
