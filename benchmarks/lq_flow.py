@@ -17,7 +17,7 @@ from rich.table import Table
 
 from wassgrid.case import Case
 from wassgrid.evaluation import Evaluation, Evaluator
-from wassgrid.flow import SCHEMES, flow_step
+from wassgrid.method.flow import SCHEMES, flow_step
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
 from wassgrid.solve import solve

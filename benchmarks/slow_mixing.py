@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from wassgrid.case import Case
+from wassgrid.chain.stationary import stationary_law
 from wassgrid.evaluation import Evaluator
 from wassgrid.policy import initial_policy
 from wassgrid.problem.exact import grassmann_taksar_heyman
-from wassgrid.stationary import stationary_law
 from wassgrid.transition.sparse import TransitionOperator
 
 CASE = Path(__file__).parent.parent / "cases" / "double_well.toml"

@@ -16,7 +16,7 @@ from wassgrid.certificate.action_value import ActionValue
 from wassgrid.certificate.branch_and_bound import Boxes, BranchAndBound, least_curvature
 from wassgrid.certificate.search_box import search_box
 from wassgrid.evaluation import Evaluation, Evaluator
-from wassgrid.newton import newton_step
+from wassgrid.method.newton import newton_step
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import Manufactured, ScalarLQ, VectorLQ
 

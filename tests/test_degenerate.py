@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from wassgrid.case import Case
+from wassgrid.chain.stationary import stationary_law
 from wassgrid.grid_solver import GridSolver
 from wassgrid.simulate import ergodic_cost
 from wassgrid.solve import solve
-from wassgrid.stationary import stationary_law
 from wassgrid.transition.sparse import TransitionOperator
 
 WALK = """

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from wassgrid.case import Case
+from wassgrid.chain.stationary import ReducibleChainError
 from wassgrid.grid_solver import GridSolver
 from wassgrid.solve import RunFailedError, solve
-from wassgrid.stationary import ReducibleChainError
 from wassgrid.transition.model import ResolutionError
 
 FOLDER = Path(__file__).parent / "failures"

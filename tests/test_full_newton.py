@@ -13,17 +13,11 @@ from scipy import optimize
 
 from wassgrid.case import Case
 from wassgrid.evaluation import Evaluation, Evaluator
-from wassgrid.full_newton import (
-    LocalCurvature,
-    ModelStep,
-    bounded_step,
-    full_newton_step,
-    truncated_conjugate_gradients,
-)
 from wassgrid.geometry import gradient_norm
 from wassgrid.grid_solver import GridSolver
 from wassgrid.hessian import Hessian
-from wassgrid.newton import newton_step
+from wassgrid.method.full_newton import LocalCurvature, ModelStep, bounded_step, full_newton_step, truncated_conjugate_gradients
+from wassgrid.method.newton import newton_step
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.exact import Manufactured, ScalarLQ, VectorLQ
 
@@ -193,7 +187,7 @@ def test_a_failing_model_falls_back_on_the_local_step(monkeypatch: pytest.Monkey
         step = bounded_step(*arguments)  # type: ignore[arg-type]
         return replace(step, field=-step.field)
 
-    monkeypatch.setattr("wassgrid.full_newton.bounded_step", uphill)
+    monkeypatch.setattr("wassgrid.method.full_newton.bounded_step", uphill)
     outcome = full_newton_step(evaluator, evaluation, 1.0)
     assert outcome.rejected == 1
     assert outcome.next_step == 0.5

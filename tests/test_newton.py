@@ -15,11 +15,11 @@ from scipy import optimize
 
 from wassgrid.case import Case
 from wassgrid.certificate import certify
-from wassgrid.evaluation import Evaluation, Evaluator
-from wassgrid.flow import objective_rounding
+from wassgrid.evaluation import Evaluation, Evaluator, objective_rounding
 from wassgrid.geometry import gradient_norm
 from wassgrid.grid_solver import GridSolver, GridState
-from wassgrid.newton import initial_pseudo_time, newton_candidates, newton_step
+from wassgrid.method.box_step import newton_candidates
+from wassgrid.method.newton import initial_pseudo_time, newton_step
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
 

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from wassgrid.evaluation import Chain
+from wassgrid.chain.classes import period, recurrent_classes
+from wassgrid.chain.fundamental import Chain, Factorisation
+from wassgrid.chain.spectrum import second_eigenvalue
+from wassgrid.chain.stationary import METHODS, stationary_law
 from wassgrid.problem.exact import grassmann_taksar_heyman
-from wassgrid.stationary import METHODS, Factorisation, period, recurrent_classes, second_eigenvalue, stationary_law
 from wassgrid.transition.sparse import TransitionOperator
 
 

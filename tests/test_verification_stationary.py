@@ -10,10 +10,11 @@ import pytest
 
 from benchmarks import slow_mixing
 from wassgrid.case import Case
-from wassgrid.evaluation import Chain, Evaluation, Evaluator
+from wassgrid.chain.fundamental import Chain
+from wassgrid.chain.stationary import stationary_law
+from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import AutoRegression, DoubleWell, FiniteChain, HeatBathPendulum, grassmann_taksar_heyman
-from wassgrid.stationary import stationary_law
 from wassgrid.transition.sparse import TransitionOperator
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wassgrid.chain.classes import period, recurrent_classes
 from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, DerivativeCheck, check_derivatives
 from wassgrid.evaluation import Evaluator
 from wassgrid.geometry import gradient_norm
@@ -17,7 +18,6 @@ from wassgrid.policy import initial_policy
 from wassgrid.report import added_noise, resolution_table
 from wassgrid.resources import amount, estimate_memory, memory_limit
 from wassgrid.solve import make_solver
-from wassgrid.stationary import period, recurrent_classes
 from wassgrid.transition.model import TransitionModel
 
 if TYPE_CHECKING:

@@ -3,184 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import linalg as sparse_linalg
 
+from wassgrid.chain.fundamental import Chain
+from wassgrid.chain.stationary import StationaryError, StationaryResult, stationary_law
 from wassgrid.policy import ParticlePolicy
 from wassgrid.resources import one_blas_thread
-from wassgrid.stationary import (
-    Factorisation,
-    StationaryError,
-    StationaryResult,
-    direct_is_cheap,
-    direct_is_possible,
-    stationary_law,
-)
 from wassgrid.transition.model import TransitionModel
 from wassgrid.transition.sparse import TransitionOperator
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
-METHODS = ("auto", "iteration", "krylov", "lu")
-_RESTART = 60
-_BICGSTAB_LIMIT = 400
-_ROUNDS = 12  # of iterative refinement
-
-
 class EvaluationError(ValueError):
     """A value function that could not be computed to the tolerance."""
-
-
-@dataclass(frozen=True)
-class ChainSolution:
-    """Report one solve with I - g P: values (cells,), largest residual, products with P or P', method."""
-
-    values: np.ndarray
-    residual: float
-    iterations: int
-    method: str
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Solve with the fundamental matrix of a policy's chain, from the right and from the left.
-
-    Average cost: D = (I - P + 1 mu)^{-1} (deviation matrix plus 1 mu). Discounted: D = (I - g P)^{-1}.
-    Both solves share one factorisation where that is the cheaper way, and are refined to `tolerance` otherwise. `known`
-    gives factors that exist already.
-    """
-
-    operator: TransitionOperator
-    law: np.ndarray
-    discount: float  # 1 for the average cost
-    method: str
-    tolerance: float
-    known: Factorisation | None = None
-
-    @cached_property
-    def factors(self) -> Factorisation:
-        if self.known is not None:
-            return self.known
-        if self.discount < 1.0:
-            return Factorisation(self.operator, self.discount)
-        return Factorisation(self.operator, pinned=int(self.law.argmax()))
-
-    @cached_property
-    def direct(self) -> bool:
-        return self.method == "lu" or (self.method == "auto" and (self.known is not None or direct_is_cheap(self.operator)))
-
-    @cached_property
-    def repeated(self) -> Chain:
-        """The same chain for many solves: by factors wherever they fit, though one solve alone would not be worth them."""
-        if self.method != "auto" or self.direct or not direct_is_possible(self.operator):
-            return self
-        return replace(self, method="lu")
-
-    def right(self, function: np.ndarray, guess: np.ndarray | None = None, tolerance: float | None = None) -> ChainSolution:
-        """Return D f. The residual is sup |f - (I - g P + 1 mu) x|."""
-        return self._solve(function, guess, tolerance, left=False)
-
-    def left(self, measure: np.ndarray, guess: np.ndarray | None = None, tolerance: float | None = None) -> ChainSolution:
-        """Return nu D for a signed measure nu. The residual is the total variation of what is left over."""
-        return self._solve(measure, guess, tolerance, left=True)
-
-    def _apply(self, x: np.ndarray, left: bool) -> np.ndarray:
-        if left:
-            result = x - self.discount * self.operator.push(x)
-            return result + x.sum() * self.law if self.discount == 1.0 else result
-        result = x - self.discount * self.operator.apply(x)
-        return result + self.law @ x if self.discount == 1.0 else result
-
-    def _direct(self, right: np.ndarray, left: bool) -> np.ndarray:
-        """D f and nu D from the factors, in which one cell is pinned for the average cost."""
-        if self.discount < 1.0:
-            return self.factors.solve_transposed(right) if left else self.factors.solve(right)
-        if left:
-            x = self.factors.solve_transposed(right - right.sum() * self.law)
-            return x + (right.sum() - x.sum()) * self.law
-        x = self.factors.solve(right - self.law @ right)
-        return x + (self.law @ right - self.law @ x)
-
-    @one_blas_thread()
-    def _solve(
-        self, right: np.ndarray, guess: np.ndarray | None, tolerance: float | None, *, left: bool
-    ) -> ChainSolution:
-        def size(r: np.ndarray) -> float:
-            return float(np.abs(r).sum() if left else np.abs(r).max())
-
-        scale = size(right)
-        if scale == 0.0:
-            return ChainSolution(np.zeros_like(right), 0.0, 0, "none")
-        target = (self.tolerance if tolerance is None else tolerance) * scale
-        x = np.zeros_like(right) if guess is None else guess.copy()
-        residual = right - self._apply(x, left)
-        products, method = 1, "none"
-        stalled = 0
-        for _ in range(_ROUNDS):
-            before = size(residual)
-            if before <= target or stalled >= 2:
-                break
-            direct = self.direct or (self.method == "auto" and stalled >= 1 and direct_is_possible(self.operator))
-            if direct:
-                method = "lu"
-                correction = self._direct(residual, left)
-            elif self.method == "iteration":
-                method = "iteration"
-                correction, used = self._iterate(residual, left, target)
-                products += used
-            else:
-                method = "krylov"
-                correction, used = self._krylov(residual, left, target, stalled > 0)
-                products += used
-            trial = x + correction
-            trial_residual = right - self._apply(trial, left)
-            products += 1
-            after = size(trial_residual)
-            if after < before:
-                x, residual = trial, trial_residual
-            stalled = stalled + 1 if not after < 0.5 * before else 0
-        return ChainSolution(x, size(residual), products, method)
-
-    def _krylov(self, residual: np.ndarray, left: bool, target: float, stalled: bool) -> tuple[np.ndarray, int]:
-        """Solve for a correction by BiCGSTAB (few vectors), by restarted GMRES where that stalled."""
-        products = 0
-
-        def apply(x: np.ndarray) -> np.ndarray:
-            nonlocal products
-            products += 1
-            return self._apply(np.asarray(x, dtype=float).ravel(), left)
-
-        n = residual.size
-        linear = sparse_linalg.LinearOperator((n, n), matvec=apply, dtype=float)
-        # the 2-norm bounds the sup-norm, and the 1-norm up to sqrt(n)
-        absolute = target / np.sqrt(n) if left else target
-        if not stalled:
-            # SciPy takes an inner product below 5e-32 for a breakdown: the system is scaled to size one
-            size = float(np.linalg.norm(residual))
-            correction, _ = sparse_linalg.bicgstab(
-                linear, residual / size, rtol=1e-10, atol=0.5 * absolute / size, maxiter=_BICGSTAB_LIMIT
-            )
-            if np.isfinite(correction).all():
-                return size * correction, products
-        correction, _ = sparse_linalg.gmres(
-            linear, residual, rtol=1e-10, atol=0.5 * absolute, restart=min(_RESTART, n), maxiter=8
-        )
-        return correction, products
-
-    def _iterate(self, residual: np.ndarray, left: bool, target: float) -> tuple[np.ndarray, int]:
-        """Sum the Neumann series x = sum_k (g P - 1 mu)^k r: relative value iteration, the reference method."""
-        x, term = np.zeros_like(residual), residual
-        products = 0
-        while products < 200_000 and np.abs(term).max() > 1e-3 * target:
-            x = x + term
-            term = term - self._apply(term, left)
-            products += 1
-        return x, products
 
 
 @dataclass(frozen=True)
@@ -388,3 +228,14 @@ class Evaluator:
             bound, self.discount, solution.method, f"{solution.method}: residual {solution.residual:.2g}",
             chain.factors if solution.method == "lu" else None,
         )  # fmt: skip
+
+
+def rounding(evaluation: Evaluation) -> float:
+    """Return the size of a change of Q that is rounding."""
+    scale = float(np.abs(evaluation.value).max() + np.abs(evaluation.cost).max())
+    return 64 * np.finfo(float).eps * scale
+
+
+def objective_rounding(evaluation: Evaluation) -> float:
+    """Return the size of a change of J that is rounding."""
+    return 1e-11 * max(abs(evaluation.objective), float(evaluation.law @ np.abs(evaluation.cost).mean(axis=1)))

@@ -5,23 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wassgrid.certificate import Certificate, certify
+from wassgrid.chain.classes import period, recurrent_classes
+from wassgrid.chain.spectrum import second_eigenvalue
+from wassgrid.chain.stationary import ReducibleChainError, starting_law
 from wassgrid.evaluation import Evaluation, Evaluator
-from wassgrid.flow import SCHEMES, StepOutcome, adaptive_flow_step, flow_step, initial_step
-from wassgrid.full_newton import full_newton_step
 from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
 from wassgrid.hessian import CURVATURE_COLUMNS, CurvatureError, Hessian, curvature_range
-from wassgrid.newton import initial_pseudo_time, newton_step
+from wassgrid.method import METHODS, Method, StepRequest
+from wassgrid.method.outcome import StepOutcome
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.solve import CONVERGED, INTERRUPTED, STOPPED, Solution, StepRecord, Verdict
-from wassgrid.stationary import ReducibleChainError, period, recurrent_classes, second_eigenvalue, starting_law
 from wassgrid.transition.model import TransitionModel
 
 if TYPE_CHECKING:
@@ -84,17 +85,18 @@ class GridSolver:
         evaluation = self.evaluator.evaluate(policy, (law, value))
         certificate = certify(evaluation)
         facts = self._curvature(0, evaluation) | {"time_certificate": sum(certificate.times.values())}
-        size = self._first_step(evaluation)
+        size = self._method.first_step(evaluation) if self._fixed_step is None else self._fixed_step
         return GridState(0, 0.0, size, evaluation, law, value, certificate, time.perf_counter() - began, facts)
 
-    def _first_step(self, evaluation: Evaluation) -> float:
-        """Return the step length of the first step in the units of the method."""
-        flow = self.case.flow
-        if not isinstance(flow.step, str):
-            return float(flow.step)
-        if flow.method == "newton":
-            return initial_pseudo_time(evaluation)
-        return 1.0 if flow.method == "full_newton" else initial_step(evaluation)
+    @property
+    def _method(self) -> Method:
+        return METHODS[self.case.flow.method]
+
+    @property
+    def _fixed_step(self) -> float | None:
+        """The step length that the user set; None: adaptive."""
+        step = self.case.flow.step
+        return None if isinstance(step, str) else float(step)
 
     def restore(self, checkpoint: Mapping[str, Any]) -> GridState:
         """Evaluate the policy of a checkpoint again, from the same warm start as then."""
@@ -148,23 +150,13 @@ class GridSolver:
         return {**columns, "time_curvature": time.perf_counter() - began}
 
     def _step(self, state: GridState) -> StepOutcome:
-        flow = self.case.flow
-        size = state.step_size
-        if flow.method not in SCHEMES:
-            certificate = state.certificate if flow.escape is not False else None
-            if flow.method == "full_newton":
-                return full_newton_step(self.evaluator, state.evaluation, size, certificate)
-            adaptive = isinstance(flow.step, str)
-            return newton_step(self.evaluator, state.evaluation, size, certificate, adaptive)
-        scheme = SCHEMES[flow.method]
+        flow, method = self.case.flow, self._method
         horizon = flow.stop.flow_time
-        if isinstance(flow.step, str):
-            # the last step ends on the flow time asked for; the step length goes on as if it had not been cut
-            cut = size if horizon is None else min(size, max(horizon - state.flow_time, 0.0))
-            outcome = adaptive_flow_step(self.evaluator, state.evaluation, scheme, cut)
-            return replace(outcome, next_step=max(outcome.next_step, size)) if cut < size and not outcome.rejected else outcome
-        size = float(flow.step) if horizon is None else min(float(flow.step), horizon - state.flow_time)
-        return flow_step(self.evaluator, state.evaluation, scheme, size)
+        remaining = np.inf if horizon is None else horizon - state.flow_time
+        certificate = state.certificate if method.escapes and flow.escape is not False else None
+        return method.step(
+            StepRequest(self.evaluator, state.evaluation, state.step_size, self._fixed_step, remaining, certificate)
+        )
 
     def record(self, state: GridState) -> StepRecord:
         evaluation = state.evaluation
@@ -246,12 +238,8 @@ class GridSolver:
         return None
 
     def _at_rest(self, state: GridState) -> bool:
-        """Whether a Newton method has come to its end: its moves are rounding, those of a next step would be their squares.
-
-        The moves of the gradient flow, and of steps of a length that the user set, say nothing of the kind.
-        """
-        flow = self.case.flow
-        if flow.method in SCHEMES or not isinstance(flow.step, str) or state.step == 0:
+        """Whether a method that comes to rest has: its moves are rounding. Steps of a length that the user set say nothing."""
+        if not self._method.rests or self._fixed_step is not None or state.step == 0:
             return False
         moves, actions = state.facts.get("largest_move", np.inf), state.evaluation.policy.actions
         return bool(moves <= _AT_REST * np.abs(actions).max())

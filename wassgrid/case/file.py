@@ -16,6 +16,7 @@ from wassgrid.case.keys import override, table_at
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.case.readers import CaseError, shown
 from wassgrid.case.tables import CaseTables
+from wassgrid.method.facts import METHOD_FACTS
 from wassgrid.problem.names import member, remedy, split_family
 
 if typing.TYPE_CHECKING:
@@ -162,7 +163,7 @@ class Case(CaseTables):
         for key, state in self.states.items():
             if state.boundary != "clamp" and state.domain is None:
                 raise CaseError(f"states.{key}.domain: missing, boundary = {state.boundary!r} needs two numbers")
-        if self.flow.escape and self.flow.method not in ("newton", "full_newton"):
+        if self.flow.escape and not METHOD_FACTS[self.flow.method].escapes:
             raise CaseError(
                 f'flow.escape: the gradient flow by {self.flow.method} cannot jump, use method = "newton" or escape = false'
             )

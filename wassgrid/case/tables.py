@@ -28,6 +28,7 @@ from wassgrid.case.readers import (
     read_text,
     word_or,
 )
+from wassgrid.method.facts import METHOD_FACTS
 
 ALIGNED = "aligned"
 KERNELS = ("auto", "gaussian", "linear", "cubic")
@@ -167,7 +168,7 @@ class StopTable(Table):
 class FlowTable(Table):
     """How the particles move."""
 
-    method: Annotated[str, PlainValidator(choice("euler", "heun", "rk4", "newton", "full_newton"))] = Field(
+    method: Annotated[str, PlainValidator(choice(*METHOD_FACTS))] = Field(
         "newton", description="gradient flow by euler, heun or rk4; newton (local curvature) or full_newton (exact)"
     )
     step: Annotated[str | float, PlainValidator(word_or("adaptive", read_positive))] = Field(

@@ -10,8 +10,7 @@ import numpy as np
 from wassgrid.certificate.enclosure import derivative_combinations, enclose
 from wassgrid.certificate.lead_enclosure import lead_enclosures, lead_expectations, lead_table
 from wassgrid.certificate.weight_bounds import REACH, TAIL_MASS
-from wassgrid.evaluation import Evaluation
-from wassgrid.flow import rounding
+from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.transition.axis_kernels.facts import SNAP
 from wassgrid.transition.compiled import threads_for
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wassgrid.certificate.action_value import ActionValue
-from wassgrid.flow import rounding
-from wassgrid.newton import newton_candidates
+from wassgrid.evaluation import rounding
+from wassgrid.method.box_step import newton_candidates
 
 PROBES = 9  # actions per cell that start the search for the best one
 _DESCENT = 40  # steps at most from the best probe to its local minimum

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wassgrid.certificate.action_value import ActionValue, Enclosure
-from wassgrid.flow import rounding
+from wassgrid.evaluation import rounding
 from wassgrid.problem.control_problem import ActionRanges
 
 _LOOSENESS = 0.5  # of the gap that branch and bound may leave unproven

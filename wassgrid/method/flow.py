@@ -1,15 +1,16 @@
-"""The gradient flow a' = -grad_a Q of the particles: explicit schemes in flow time, and the search that keeps J falling."""
+"""The gradient flow a' = -grad_a Q of the particles: explicit schemes in flow time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wassgrid.evaluation import Evaluation, Evaluator
+from wassgrid.evaluation import Evaluation, Evaluator, objective_rounding
 from wassgrid.geometry import free_gradient, gradient_norm
+from wassgrid.method.monotone_search import monotone_search
+from wassgrid.method.outcome import StepOutcome
 
-_HALVINGS = 40  # of one particle's move before it stays where it is
 _DEFECT = 0.2  # accepted relative defect of the energy identity
 _TARGET = 0.05  # defect that the step length aims at
 _GROWTH, _SHRINK = 1.5, 0.3
@@ -35,70 +36,6 @@ SCHEMES = {
     "heun": Scheme("heun", 2, ((), (1.0,)), (0.5, 0.5)),
     "rk4": Scheme("rk4", 4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """Report one step of any method.
-
-    evaluation: of the new policy; flow_time: advanced (nan where the method has none); next_step: the step length that
-    the method suggests next; guarded: particles held back lest J rise; escaped: particles that jumped; rejected: trials thrown
-    away; tamed: particles whose curvature is too large for the step, held back lest they fly apart.
-    """
-
-    evaluation: Evaluation
-    flow_time: float
-    next_step: float
-    guarded: int = 0
-    escaped: int = 0
-    rejected: int = 0
-    tamed: int = 0
-
-
-def rounding(evaluation: Evaluation) -> float:
-    """Return the size of a change of Q that is rounding."""
-    scale = float(np.abs(evaluation.value).max() + np.abs(evaluation.cost).max())
-    return 64 * np.finfo(float).eps * scale
-
-
-def objective_rounding(evaluation: Evaluation) -> float:
-    """Return the size of a change of J that is rounding."""
-    return 1e-11 * max(abs(evaluation.objective), float(evaluation.law @ np.abs(evaluation.cost).mean(axis=1)))
-
-
-def monotone_search(
-    evaluation: Evaluation, candidates: np.ndarray, slope: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shorten the move of every particle whose own Q_pi(s, .) would rise, V frozen.
-
-    By the performance difference identity J(pi') - J(pi) = int mu_{pi'} int [Q_pi(s, a') pi'_s(da') - Q_pi(s, a) pi_s(da)]
-    J cannot rise if no particle's Q does. candidates (cells, N, m). With `slope` (cells, N), the predicted first-order
-    change of Q along each full move (negative), the decrease must be a fraction 1e-4 of it (Armijo).
-    Returns the actions and the number of halvings of every particle (cells, N); a particle that finds no decrease stays.
-    """
-    old, q = evaluation.policy.actions, evaluation.q
-    cells, particles = q.shape
-    allowed = rounding(evaluation)
-    new = candidates.copy()
-    halvings = np.zeros((cells, particles), np.int64)
-    moved = np.any(new != old, axis=2)
-    rows, columns = np.nonzero(moved)
-    for halving in range(_HALVINGS + 1):
-        trial = evaluation.q_values(rows, new[rows, columns][:, None, :])[:, 0]
-        limit = q[rows, columns] + allowed
-        if slope is not None:
-            limit = limit + 1e-4 * 0.5**halving * slope[rows, columns]
-        rising = ~(trial <= limit)
-        rows, columns = rows[rising], columns[rising]
-        if rows.size == 0:
-            break
-        halvings[rows, columns] += 1
-        if halving == _HALVINGS:
-            new[rows, columns] = old[rows, columns]
-            break
-        # the segment between two points of a box stays in the box
-        new[rows, columns] = 0.5 * (new[rows, columns] + old[rows, columns])
-    return new, halvings
 
 
 def flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step: float) -> StepOutcome:
@@ -176,3 +113,17 @@ def initial_step(evaluation: Evaluation) -> float:
     carried = curvature[evaluation.law > 1e-6 * evaluation.law.max()]
     top = float(carried.max()) if carried.size else float(curvature.max())
     return 0.5 / top if top > 0 else 1.0
+
+
+def timed_flow_step(
+    evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, size: float, fixed: float | None, remaining: float
+) -> StepOutcome:
+    """Advance by a step of the length that the user fixed, or by an adaptive one of `size`, not beyond the time `remaining`.
+
+    A last adaptive step ends on the flow time asked for; the step length goes on as if it had not been cut.
+    """
+    if fixed is not None:
+        return flow_step(evaluator, evaluation, scheme, min(fixed, remaining))
+    cut = min(size, max(remaining, 0.0))
+    outcome = adaptive_flow_step(evaluator, evaluation, scheme, cut)
+    return replace(outcome, next_step=max(outcome.next_step, size)) if cut < size and not outcome.rejected else outcome

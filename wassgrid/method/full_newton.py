@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wassgrid.chain.stationary import StationaryError
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator
-from wassgrid.flow import StepOutcome, monotone_search
 from wassgrid.geometry import free_components
 from wassgrid.hessian import Hessian
-from wassgrid.newton import newton_candidates, newton_step, reach
-from wassgrid.stationary import StationaryError
+from wassgrid.method.box_step import newton_candidates
+from wassgrid.method.monotone_search import monotone_search
+from wassgrid.method.newton import newton_step, reach
+from wassgrid.method.outcome import StepOutcome
 
 if TYPE_CHECKING:
     from wassgrid.certificate import Certificate

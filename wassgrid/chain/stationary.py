@@ -1,26 +1,24 @@
-"""The stationary law of a chain, mu P = mu, its mixing rate, and the recurrent classes."""
+"""The stationary law of a chain, mu P = mu, and how well it is known."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
 
+from wassgrid.chain.classes import recurrent_classes
+from wassgrid.chain.fundamental import Factorisation, direct_is_cheap, direct_is_possible, direct_products
+from wassgrid.chain.spectrum import direct_rate, observed_rate, probe_function
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.sparse import TransitionOperator
 
 METHODS = ("auto", "power", "krylov", "lu", "arnoldi")
-_EDGE = 1e-14  # transition probabilities below are rounding
 _PROBE = 64  # products after which the rate of power iteration is judged
 _PATIENCE = 800.0  # products of power iteration; a Krylov method takes some 400, each at most twice as expensive
 _DIRECT_PATIENCE = 2.0  # the same in units of a cheap factorisation, which serves the value function too
 _KRYLOV_ROUNDS, _KRYLOV_STEPS = 6, 150  # restarts of BiCGSTAB, and its steps (of two products) between them
 _ROUNDING = 2e-15  # residuals |mu P - mu|_1 at rounding level
-_DIRECT_COST = 400.0  # products that one factorisation of a narrow matrix may cost
-_DENSE = 200  # cells up to which all eigenvalues are computed
 _NEGATIVE_MASS = 1e-2  # total that the signed weights of the cubic kernel may leave in the law
 
 
@@ -52,39 +50,6 @@ class StationaryResult:
     factors: Factorisation | None = None
 
 
-def recurrent_classes(operator: TransitionOperator) -> list[np.ndarray]:
-    """Return the cells of every recurrent class: strongly connected, with no edge that leaves.
-
-    Edges with probability below rounding do not count.
-    """
-    matrix = operator.matrix()
-    # a copy: what follows works in place, and the matrix shares its memory with the operator
-    edges = sparse.csr_array(
-        (matrix.data > _EDGE, matrix.indices, matrix.indptr), shape=matrix.shape, dtype=np.int8, copy=True
-    )
-    edges.eliminate_zeros()
-    count, label = csgraph.connected_components(edges, directed=True, connection="strong")
-    source = np.repeat(label, np.diff(edges.indptr))
-    open_classes = np.unique(source[source != label[edges.indices]])
-    closed = np.setdiff1d(np.arange(count), open_classes)
-    order = np.argsort(label, kind="stable")
-    bounds = np.searchsorted(label[order], closed, side="left"), np.searchsorted(label[order], closed, side="right")
-    return [order[low:high] for low, high in zip(*bounds, strict=True)]
-
-
-def period(operator: TransitionOperator, cells: np.ndarray) -> int:
-    """Return the period of one recurrent class: the gcd of its cycle lengths, by breadth-first levels."""
-    matrix = operator.matrix()[cells][:, cells]
-    matrix.data = np.where(matrix.data > _EDGE, 1.0, 0.0)
-    matrix.eliminate_zeros()
-    order, parents = csgraph.breadth_first_order(matrix, 0, directed=True)
-    level = np.zeros(cells.size, np.int64)
-    for node in order[1:]:
-        level[node] = level[parents[node]] + 1
-    source = np.repeat(np.arange(cells.size), np.diff(matrix.indptr))
-    return int(np.gcd.reduce(np.abs(level[source] + 1 - level[matrix.indices]))) or 1
-
-
 @one_blas_thread()
 def stationary_law(
     operator: TransitionOperator,
@@ -114,7 +79,7 @@ def stationary_law(
         return _krylov(operator, start, tolerance)
     patience = _PATIENCE
     if direct_is_cheap(operator):
-        patience = min(patience, _PROBE + _DIRECT_PATIENCE * _direct_products(operator))
+        patience = min(patience, _PROBE + _DIRECT_PATIENCE * direct_products(operator))
     result = _power(operator, start, tolerance, limit, lazy=False, patience=patience)
     if result.converged:
         return result
@@ -142,16 +107,8 @@ def stationary_law(
 
 def starting_law(n: int) -> np.ndarray:
     """Return a law close to the uniform one and without symmetry, so that every mode of a chain shows in its decay."""
-    law = 1.0 + 0.1 * _probe(n)
+    law = 1.0 + 0.1 * probe_function(n)
     return law / law.sum()
-
-
-def _probe(n: int) -> np.ndarray:
-    """Return a fixed function without symmetry, smooth along the first axis, where slow modes are, and rough along all."""
-    cells = np.arange(n)
-    ramp = cells / n
-    probe: np.ndarray = ramp + ramp**2 + np.cos(cells * 2.399963)
-    return probe
 
 
 def _usable(law: np.ndarray) -> np.ndarray:
@@ -159,23 +116,6 @@ def _usable(law: np.ndarray) -> np.ndarray:
     law = np.where(np.isfinite(law), np.maximum(law, 0.0), 0.0)
     total = law.sum()
     return law / total if total > 0 else np.full(law.size, 1.0 / law.size)
-
-
-def direct_is_cheap(operator: TransitionOperator) -> bool:
-    """Tell whether sparse LU is likely to beat some thousand products: narrow bands, few entries or small matrices."""
-    return _direct_products(operator) <= _DIRECT_COST
-
-
-def direct_is_possible(operator: TransitionOperator) -> bool:
-    """Tell whether the factors surely fit in a few GiB, filled completely in the worst case."""
-    return operator.size <= 12_000 or direct_is_cheap(operator)
-
-
-def _direct_products(operator: TransitionOperator) -> float:
-    """Estimate the cost of an LU in products with P: n b^2 operations for bandwidth b after natural ordering."""
-    n = operator.size
-    band = min(operator.bandwidth, float(n), 6.0 * np.sqrt(n) * np.sqrt(operator.entries / n))
-    return n * band * band / max(operator.entries, 1)
 
 
 def _power(
@@ -207,7 +147,7 @@ def _power(
         residuals.append(residual)
         window = min(16, len(residuals) - 1)
         if residual == 0.0:
-            rate = slowest or _observed_rate(operator, law)
+            rate = slowest or observed_rate(operator, law)
             return _checked(operator, law, iteration, rate, "power", tolerance, 0.0)
         if window < 4:
             continue
@@ -216,7 +156,7 @@ def _power(
             slowest = rate
         else:
             # a start at rounding level shows no rate
-            slowest = slowest or _observed_rate(operator, law)
+            slowest = slowest or observed_rate(operator, law)
             rate = slowest
         bound = residual * rate / (1 - rate) if rate < 1 else np.inf
         if bound <= tolerance or residual <= _ROUNDING:
@@ -260,52 +200,6 @@ def _checked(
     return StationaryResult(law, bool(good), iterations, residual, bound, rate, method, reason)
 
 
-class Factorisation:
-    """Factorise I - g P once for solves with it and with its transpose.
-
-    With g = 1 the matrix is singular; one recurrent cell r is taken out (its value and its mass are then known), and
-    what is left is a nonsingular M-matrix, factorised without pivoting: stable, and sparse in a symmetric ordering.
-    """
-
-    def __init__(self, operator: TransitionOperator, discount: float = 1.0, pinned: int | None = None) -> None:
-        n = operator.size
-        matrix = sparse.csc_array(sparse.eye_array(n, format="csr") - discount * operator.matrix())
-        self.keep = np.ones(n, bool)
-        if discount == 1.0:
-            if pinned is None:
-                raise ValueError("an average-cost factorisation needs the cell to be pinned")
-            self.keep[pinned] = False
-            index = np.flatnonzero(self.keep)
-            self.row = matrix[[pinned], :][:, index].toarray()[0]
-            matrix = sparse.csc_array(matrix[index][:, index])
-        self.pinned = pinned
-        matrix.sort_indices()
-        matrix.indices = matrix.indices.astype(np.int32)
-        matrix.indptr = matrix.indptr.astype(np.int32)
-        self.factors = sparse_linalg.splu(
-            matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
-        )
-
-    def solve(self, right: np.ndarray) -> np.ndarray:
-        """Solve (I - g P) x = right; for g = 1 with x = 0 at the pinned cell, whose equation is left out."""
-        x = np.zeros(right.size)
-        x[self.keep] = self.factors.solve(right[self.keep])
-        return x
-
-    def solve_transposed(self, right: np.ndarray) -> np.ndarray:
-        """Solve x (I - g P) = right; for g = 1 with x = 0 at the pinned cell, whose equation is left out."""
-        x = np.zeros(right.size)
-        x[self.keep] = self.factors.solve(right[self.keep], trans="T")
-        return x
-
-    def null_law(self) -> np.ndarray:
-        """Return the law with mu (I - P) = 0 from mu_r = 1: the expected visits between returns to the pinned cell."""
-        law = np.zeros(self.keep.size)
-        law[self.keep] = self.factors.solve(-self.row, trans="T")
-        law[self.pinned] = 1.0
-        return law / law.sum()
-
-
 def _krylov(
     operator: TransitionOperator, law: np.ndarray, tolerance: float, rate: float | None = None
 ) -> StationaryResult:
@@ -336,45 +230,8 @@ def _krylov(
         following = operator.push(mu)
         mu = following / following.sum()
     if rate is None:
-        rate = _observed_rate(operator, mu)
+        rate = observed_rate(operator, mu)
     return _checked(operator, mu, products + polish, rate, "krylov", tolerance)
-
-
-def _observed_rate(operator: TransitionOperator, law: np.ndarray, products: int = 48) -> float:
-    """Estimate |lambda_2| from the decay of a function of mean zero under P."""
-    function = _probe(operator.size)
-    norms = []
-    for _ in range(products):
-        function = function - law @ function
-        norms.append(float(np.abs(function).max()))
-        if norms[-1] == 0.0:
-            return 0.0
-        function = operator.apply(function / norms[-1])
-    return float(min(np.exp(np.mean(np.log(norms[-16:]))), 1.0 - 1e-16))
-
-
-@one_blas_thread()
-def second_eigenvalue(operator: TransitionOperator, restarts: int = 50) -> float:
-    """Return the modulus of the second eigenvalue of P; nan where `restarts` of Arnoldi's method do not find it.
-
-    One for a periodic chain and for one with several recurrent classes.
-    """
-    n = operator.size
-    if n <= _DENSE:
-        sizes = np.sort(np.abs(np.linalg.eigvals(operator.matrix().toarray())))
-        return float(sizes[-2]) if n > 1 else 0.0
-
-    def product(x: np.ndarray) -> np.ndarray:
-        return operator.apply(np.asarray(x, dtype=float).ravel())
-
-    linear = sparse_linalg.LinearOperator((n, n), matvec=product, dtype=float)
-    try:
-        values = sparse_linalg.eigs(
-            linear, k=2, which="LM", v0=1.0 + 0.1 * _probe(n), tol=1e-8, maxiter=restarts, return_eigenvectors=False
-        )
-    except sparse_linalg.ArpackError:
-        return float("nan")
-    return float(np.abs(values).min())
 
 
 def _direct(
@@ -398,30 +255,6 @@ def _direct(
     del rate  # the error of a direct solve depends on the eigenvalue of I - P next to zero, which inverse iteration knows better
     found = _checked(operator, mu, 8, direct_rate(operator, factors, mu), "lu", tolerance)
     return replace(found, factors=factors)
-
-
-def direct_rate(operator: TransitionOperator, factors: Factorisation, law: np.ndarray, steps: int = 30) -> float:
-    """Estimate |lambda_2| by inverse iteration with I - P on functions of mean zero: the slowest mode.
-
-    The eigenvalue of I - P nearest to zero (after the simple zero) dominates; 1 - |that| is the rate for a slowly
-    mixing chain, which is where the figure matters.
-    """
-    function = _probe(operator.size)
-    function -= law @ function
-    gap = 1.0
-    for step in range(steps):
-        norm = np.sqrt(np.abs(law) @ function**2)
-        if norm == 0:
-            return 0.0
-        function = function / norm
-        solution = factors.solve(function)
-        solution -= law @ solution
-        inverse = law @ (function * solution)
-        previous, gap = gap, 1.0 / inverse if inverse != 0 else 1.0
-        function = solution
-        if step >= 8 and abs(gap - previous) <= 1e-6 * abs(gap):
-            break
-    return float(min(max(abs(1.0 - gap), 0.0), 1.0 - 1e-16))
 
 
 def _arnoldi(

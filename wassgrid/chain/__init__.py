@@ -1,0 +1,1 @@
+"""The Markov chain of a policy: recurrent classes, stationary law, fundamental matrix, spectrum."""

@@ -1,0 +1,44 @@
+"""The recurrent classes of a chain and their periods."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from wassgrid.transition.sparse import TransitionOperator
+
+_EDGE = 1e-14  # transition probabilities below are rounding
+
+
+def recurrent_classes(operator: TransitionOperator) -> list[np.ndarray]:
+    """Return the cells of every recurrent class: strongly connected, with no edge that leaves.
+
+    Edges with probability below rounding do not count.
+    """
+    matrix = operator.matrix()
+    # a copy: what follows works in place, and the matrix shares its memory with the operator
+    edges = sparse.csr_array(
+        (matrix.data > _EDGE, matrix.indices, matrix.indptr), shape=matrix.shape, dtype=np.int8, copy=True
+    )
+    edges.eliminate_zeros()
+    count, label = csgraph.connected_components(edges, directed=True, connection="strong")
+    source = np.repeat(label, np.diff(edges.indptr))
+    open_classes = np.unique(source[source != label[edges.indices]])
+    closed = np.setdiff1d(np.arange(count), open_classes)
+    order = np.argsort(label, kind="stable")
+    bounds = np.searchsorted(label[order], closed, side="left"), np.searchsorted(label[order], closed, side="right")
+    return [order[low:high] for low, high in zip(*bounds, strict=True)]
+
+
+def period(operator: TransitionOperator, cells: np.ndarray) -> int:
+    """Return the period of one recurrent class: the gcd of its cycle lengths, by breadth-first levels."""
+    matrix = operator.matrix()[cells][:, cells]
+    matrix.data = np.where(matrix.data > _EDGE, 1.0, 0.0)
+    matrix.eliminate_zeros()
+    order, parents = csgraph.breadth_first_order(matrix, 0, directed=True)
+    level = np.zeros(cells.size, np.int64)
+    for node in order[1:]:
+        level[node] = level[parents[node]] + 1
+    source = np.repeat(np.arange(cells.size), np.diff(matrix.indptr))
+    return int(np.gcd.reduce(np.abs(level[source] + 1 - level[matrix.indices]))) or 1

@@ -1,0 +1,229 @@
+"""Solves with the fundamental matrix of a chain: with I - g P and its transpose, by factors or by iteration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import linalg as sparse_linalg
+
+from wassgrid.resources import one_blas_thread
+from wassgrid.transition.sparse import TransitionOperator
+
+METHODS = ("auto", "iteration", "krylov", "lu")
+_RESTART = 60
+_BICGSTAB_LIMIT = 400
+_ROUNDS = 12  # of iterative refinement
+_DIRECT_COST = 400.0  # products that one factorisation of a narrow matrix may cost
+
+
+class Factorisation:
+    """Factorise I - g P once for solves with it and with its transpose.
+
+    With g = 1 the matrix is singular; one recurrent cell r is taken out (its value and its mass are then known), and
+    what is left is a nonsingular M-matrix, factorised without pivoting: stable, and sparse in a symmetric ordering.
+    """
+
+    def __init__(self, operator: TransitionOperator, discount: float = 1.0, pinned: int | None = None) -> None:
+        n = operator.size
+        matrix = sparse.csc_array(sparse.eye_array(n, format="csr") - discount * operator.matrix())
+        self.keep = np.ones(n, bool)
+        if discount == 1.0:
+            if pinned is None:
+                raise ValueError("an average-cost factorisation needs the cell to be pinned")
+            self.keep[pinned] = False
+            index = np.flatnonzero(self.keep)
+            self.row = matrix[[pinned], :][:, index].toarray()[0]
+            matrix = sparse.csc_array(matrix[index][:, index])
+        self.pinned = pinned
+        matrix.sort_indices()
+        matrix.indices = matrix.indices.astype(np.int32)
+        matrix.indptr = matrix.indptr.astype(np.int32)
+        self.factors = sparse_linalg.splu(
+            matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+        )
+
+    def solve(self, right: np.ndarray) -> np.ndarray:
+        """Solve (I - g P) x = right; for g = 1 with x = 0 at the pinned cell, whose equation is left out."""
+        x = np.zeros(right.size)
+        x[self.keep] = self.factors.solve(right[self.keep])
+        return x
+
+    def solve_transposed(self, right: np.ndarray) -> np.ndarray:
+        """Solve x (I - g P) = right; for g = 1 with x = 0 at the pinned cell, whose equation is left out."""
+        x = np.zeros(right.size)
+        x[self.keep] = self.factors.solve(right[self.keep], trans="T")
+        return x
+
+    def null_law(self) -> np.ndarray:
+        """Return the law with mu (I - P) = 0 from mu_r = 1: the expected visits between returns to the pinned cell."""
+        law = np.zeros(self.keep.size)
+        law[self.keep] = self.factors.solve(-self.row, trans="T")
+        law[self.pinned] = 1.0
+        return law / law.sum()
+
+
+def direct_is_cheap(operator: TransitionOperator) -> bool:
+    """Tell whether sparse LU is likely to beat some thousand products: narrow bands, few entries or small matrices."""
+    return direct_products(operator) <= _DIRECT_COST
+
+
+def direct_is_possible(operator: TransitionOperator) -> bool:
+    """Tell whether the factors surely fit in a few GiB, filled completely in the worst case."""
+    return operator.size <= 12_000 or direct_is_cheap(operator)
+
+
+def direct_products(operator: TransitionOperator) -> float:
+    """Estimate the cost of an LU in products with P: n b^2 operations for bandwidth b after natural ordering."""
+    n = operator.size
+    band = min(operator.bandwidth, float(n), 6.0 * np.sqrt(n) * np.sqrt(operator.entries / n))
+    return n * band * band / max(operator.entries, 1)
+
+
+@dataclass(frozen=True)
+class ChainSolution:
+    """Report one solve with I - g P: values (cells,), largest residual, products with P or P', method."""
+
+    values: np.ndarray
+    residual: float
+    iterations: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Solve with the fundamental matrix of a policy's chain, from the right and from the left.
+
+    Average cost: D = (I - P + 1 mu)^{-1} (deviation matrix plus 1 mu). Discounted: D = (I - g P)^{-1}.
+    Both solves share one factorisation where that is the cheaper way, and are refined to `tolerance` otherwise. `known`
+    gives factors that exist already.
+    """
+
+    operator: TransitionOperator
+    law: np.ndarray
+    discount: float  # 1 for the average cost
+    method: str
+    tolerance: float
+    known: Factorisation | None = None
+
+    @cached_property
+    def factors(self) -> Factorisation:
+        if self.known is not None:
+            return self.known
+        if self.discount < 1.0:
+            return Factorisation(self.operator, self.discount)
+        return Factorisation(self.operator, pinned=int(self.law.argmax()))
+
+    @cached_property
+    def direct(self) -> bool:
+        return self.method == "lu" or (self.method == "auto" and (self.known is not None or direct_is_cheap(self.operator)))
+
+    @cached_property
+    def repeated(self) -> Chain:
+        """The same chain for many solves: by factors wherever they fit, though one solve alone would not be worth them."""
+        if self.method != "auto" or self.direct or not direct_is_possible(self.operator):
+            return self
+        return replace(self, method="lu")
+
+    def right(self, function: np.ndarray, guess: np.ndarray | None = None, tolerance: float | None = None) -> ChainSolution:
+        """Return D f. The residual is sup |f - (I - g P + 1 mu) x|."""
+        return self._solve(function, guess, tolerance, left=False)
+
+    def left(self, measure: np.ndarray, guess: np.ndarray | None = None, tolerance: float | None = None) -> ChainSolution:
+        """Return nu D for a signed measure nu. The residual is the total variation of what is left over."""
+        return self._solve(measure, guess, tolerance, left=True)
+
+    def _apply(self, x: np.ndarray, left: bool) -> np.ndarray:
+        if left:
+            result = x - self.discount * self.operator.push(x)
+            return result + x.sum() * self.law if self.discount == 1.0 else result
+        result = x - self.discount * self.operator.apply(x)
+        return result + self.law @ x if self.discount == 1.0 else result
+
+    def _direct(self, right: np.ndarray, left: bool) -> np.ndarray:
+        """D f and nu D from the factors, in which one cell is pinned for the average cost."""
+        if self.discount < 1.0:
+            return self.factors.solve_transposed(right) if left else self.factors.solve(right)
+        if left:
+            x = self.factors.solve_transposed(right - right.sum() * self.law)
+            return x + (right.sum() - x.sum()) * self.law
+        x = self.factors.solve(right - self.law @ right)
+        return x + (self.law @ right - self.law @ x)
+
+    @one_blas_thread()
+    def _solve(
+        self, right: np.ndarray, guess: np.ndarray | None, tolerance: float | None, *, left: bool
+    ) -> ChainSolution:
+        def size(r: np.ndarray) -> float:
+            return float(np.abs(r).sum() if left else np.abs(r).max())
+
+        scale = size(right)
+        if scale == 0.0:
+            return ChainSolution(np.zeros_like(right), 0.0, 0, "none")
+        target = (self.tolerance if tolerance is None else tolerance) * scale
+        x = np.zeros_like(right) if guess is None else guess.copy()
+        residual = right - self._apply(x, left)
+        products, method = 1, "none"
+        stalled = 0
+        for _ in range(_ROUNDS):
+            before = size(residual)
+            if before <= target or stalled >= 2:
+                break
+            direct = self.direct or (self.method == "auto" and stalled >= 1 and direct_is_possible(self.operator))
+            if direct:
+                method = "lu"
+                correction = self._direct(residual, left)
+            elif self.method == "iteration":
+                method = "iteration"
+                correction, used = self._iterate(residual, left, target)
+                products += used
+            else:
+                method = "krylov"
+                correction, used = self._krylov(residual, left, target, stalled > 0)
+                products += used
+            trial = x + correction
+            trial_residual = right - self._apply(trial, left)
+            products += 1
+            after = size(trial_residual)
+            if after < before:
+                x, residual = trial, trial_residual
+            stalled = stalled + 1 if not after < 0.5 * before else 0
+        return ChainSolution(x, size(residual), products, method)
+
+    def _krylov(self, residual: np.ndarray, left: bool, target: float, stalled: bool) -> tuple[np.ndarray, int]:
+        """Solve for a correction by BiCGSTAB (few vectors), by restarted GMRES where that stalled."""
+        products = 0
+
+        def apply(x: np.ndarray) -> np.ndarray:
+            nonlocal products
+            products += 1
+            return self._apply(np.asarray(x, dtype=float).ravel(), left)
+
+        n = residual.size
+        linear = sparse_linalg.LinearOperator((n, n), matvec=apply, dtype=float)
+        # the 2-norm bounds the sup-norm, and the 1-norm up to sqrt(n)
+        absolute = target / np.sqrt(n) if left else target
+        if not stalled:
+            # SciPy takes an inner product below 5e-32 for a breakdown: the system is scaled to size one
+            size = float(np.linalg.norm(residual))
+            correction, _ = sparse_linalg.bicgstab(
+                linear, residual / size, rtol=1e-10, atol=0.5 * absolute / size, maxiter=_BICGSTAB_LIMIT
+            )
+            if np.isfinite(correction).all():
+                return size * correction, products
+        correction, _ = sparse_linalg.gmres(
+            linear, residual, rtol=1e-10, atol=0.5 * absolute, restart=min(_RESTART, n), maxiter=8
+        )
+        return correction, products
+
+    def _iterate(self, residual: np.ndarray, left: bool, target: float) -> tuple[np.ndarray, int]:
+        """Sum the Neumann series x = sum_k (g P - 1 mu)^k r: relative value iteration, the reference method."""
+        x, term = np.zeros_like(residual), residual
+        products = 0
+        while products < 200_000 and np.abs(term).max() > 1e-3 * target:
+            x = x + term
+            term = term - self._apply(term, left)
+            products += 1
+        return x, products

@@ -1,0 +1,81 @@
+"""How fast a chain mixes: its second eigenvalue, and rates seen along the way of other solves."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import linalg as sparse_linalg
+
+from wassgrid.chain.fundamental import Factorisation
+from wassgrid.resources import one_blas_thread
+from wassgrid.transition.sparse import TransitionOperator
+
+_DENSE = 200  # cells up to which all eigenvalues are computed
+
+
+def probe_function(n: int) -> np.ndarray:
+    """Return a fixed function without symmetry, smooth along the first axis, where slow modes are, and rough along all."""
+    cells = np.arange(n)
+    ramp = cells / n
+    probe: np.ndarray = ramp + ramp**2 + np.cos(cells * 2.399963)
+    return probe
+
+
+def observed_rate(operator: TransitionOperator, law: np.ndarray, products: int = 48) -> float:
+    """Estimate |lambda_2| from the decay of a function of mean zero under P."""
+    function = probe_function(operator.size)
+    norms = []
+    for _ in range(products):
+        function = function - law @ function
+        norms.append(float(np.abs(function).max()))
+        if norms[-1] == 0.0:
+            return 0.0
+        function = operator.apply(function / norms[-1])
+    return float(min(np.exp(np.mean(np.log(norms[-16:]))), 1.0 - 1e-16))
+
+
+@one_blas_thread()
+def second_eigenvalue(operator: TransitionOperator, restarts: int = 50) -> float:
+    """Return the modulus of the second eigenvalue of P; nan where `restarts` of Arnoldi's method do not find it.
+
+    One for a periodic chain and for one with several recurrent classes.
+    """
+    n = operator.size
+    if n <= _DENSE:
+        sizes = np.sort(np.abs(np.linalg.eigvals(operator.matrix().toarray())))
+        return float(sizes[-2]) if n > 1 else 0.0
+
+    def product(x: np.ndarray) -> np.ndarray:
+        return operator.apply(np.asarray(x, dtype=float).ravel())
+
+    linear = sparse_linalg.LinearOperator((n, n), matvec=product, dtype=float)
+    try:
+        values = sparse_linalg.eigs(
+            linear, k=2, which="LM", v0=1.0 + 0.1 * probe_function(n), tol=1e-8, maxiter=restarts, return_eigenvectors=False
+        )
+    except sparse_linalg.ArpackError:
+        return float("nan")
+    return float(np.abs(values).min())
+
+
+def direct_rate(operator: TransitionOperator, factors: Factorisation, law: np.ndarray, steps: int = 30) -> float:
+    """Estimate |lambda_2| by inverse iteration with I - P on functions of mean zero: the slowest mode.
+
+    The eigenvalue of I - P nearest to zero (after the simple zero) dominates; 1 - |that| is the rate for a slowly
+    mixing chain, which is where the figure matters.
+    """
+    function = probe_function(operator.size)
+    function -= law @ function
+    gap = 1.0
+    for step in range(steps):
+        norm = np.sqrt(np.abs(law) @ function**2)
+        if norm == 0:
+            return 0.0
+        function = function / norm
+        solution = factors.solve(function)
+        solution -= law @ solution
+        inverse = law @ (function * solution)
+        previous, gap = gap, 1.0 / inverse if inverse != 0 else 1.0
+        function = solution
+        if step >= 8 and abs(gap - previous) <= 1e-6 * abs(gap):
+            break
+    return float(min(max(abs(1.0 - gap), 0.0), 1.0 - 1e-16))

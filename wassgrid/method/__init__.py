@@ -1,0 +1,95 @@
+"""The methods that move the particles. One is: the length of its first step, its step, and its facts (`facts`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wassgrid.method.facts import METHOD_FACTS
+
+if TYPE_CHECKING:
+    from wassgrid.certificate import Certificate
+    from wassgrid.evaluation import Evaluation, Evaluator
+    from wassgrid.method.outcome import StepOutcome
+
+
+@dataclass(frozen=True)
+class StepRequest:
+    """What a run asks of one step.
+
+    size: the length that the step before suggested, in the units of the method; fixed: the length that the user set, None:
+    adaptive; remaining: flow time that is left, infinite where none was asked for; certificate: where particles may escape.
+    """
+
+    evaluator: Evaluator
+    evaluation: Evaluation
+    size: float
+    fixed: float | None
+    remaining: float
+    certificate: Certificate | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: its name in the case language, its first adaptive step length and one step."""
+
+    name: str
+    first_step: Callable[[Evaluation], float]
+    step: Callable[[StepRequest], StepOutcome]
+
+    @property
+    def escapes(self) -> bool:
+        return METHOD_FACTS[self.name].escapes
+
+    @property
+    def rests(self) -> bool:
+        return METHOD_FACTS[self.name].rests
+
+
+# what a step imports waits until it is taken: the facts of a method are read with every case
+
+
+def _flow(name: str) -> Method:
+    def step(ask: StepRequest) -> StepOutcome:
+        from wassgrid.method.flow import SCHEMES, timed_flow_step
+
+        return timed_flow_step(ask.evaluator, ask.evaluation, SCHEMES[name], ask.size, ask.fixed, ask.remaining)
+
+    return Method(name, _first_flow_step, step)
+
+
+def _first_flow_step(evaluation: Evaluation) -> float:
+    from wassgrid.method.flow import initial_step
+
+    return initial_step(evaluation)
+
+
+def _newton_step(ask: StepRequest) -> StepOutcome:
+    from wassgrid.method.newton import newton_step
+
+    return newton_step(ask.evaluator, ask.evaluation, ask.size, ask.certificate, ask.fixed is None)
+
+
+def _first_newton_step(evaluation: Evaluation) -> float:
+    from wassgrid.method.newton import initial_pseudo_time
+
+    return initial_pseudo_time(evaluation)
+
+
+def _full_newton_step(ask: StepRequest) -> StepOutcome:
+    from wassgrid.method.full_newton import full_newton_step
+
+    return full_newton_step(ask.evaluator, ask.evaluation, ask.size, ask.certificate)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        _flow("euler"),
+        _flow("heun"),
+        _flow("rk4"),
+        Method("newton", _first_newton_step, _newton_step),
+        Method("full_newton", lambda evaluation: 1.0, _full_newton_step),
+    )
+}

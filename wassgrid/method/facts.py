@@ -1,0 +1,23 @@
+"""What every method states of itself; read by the case language, so nothing is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """escapes: particles may jump to better actions that the certificate found. rests: a step whose moves are rounding is its
+    end, since those of the next one would be their squares; of the gradient flow it says nothing."""
+
+    escapes: bool
+    rests: bool
+
+
+METHOD_FACTS = {
+    "euler": MethodFacts(escapes=False, rests=False),
+    "heun": MethodFacts(escapes=False, rests=False),
+    "rk4": MethodFacts(escapes=False, rests=False),
+    "newton": MethodFacts(escapes=True, rests=True),
+    "full_newton": MethodFacts(escapes=True, rests=True),
+}
