@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from wassgrid.case import Case
-from wassgrid.solve import Solution, StepRecord, Verdict, solve
+from wassgrid.run.loop import StepRecord, Verdict
+from wassgrid.run.solution import Solution
+from wassgrid.run.solvers import solve
 
 CASE = Path(__file__).parent.parent / "cases" / "inverted_pendulum.toml"
 

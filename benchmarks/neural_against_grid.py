@@ -22,8 +22,8 @@ from wassgrid.evaluation import Evaluator
 from wassgrid.neural import load_policy
 from wassgrid.neural.computed_policy import NeuralPolicy
 from wassgrid.policy import ParticlePolicy
+from wassgrid.run.solvers import solve
 from wassgrid.simulate import ergodic_cost
-from wassgrid.solve import solve
 from wassgrid.storage import ResultFile
 
 CASES = Path(__file__).parent.parent / "cases"

@@ -1,4 +1,7 @@
-"""Imports go one way: the rooms below know nothing of the rooms above, and heavy libraries wait until they are used."""
+"""Imports go one way: the rooms below know nothing of the rooms above, and heavy libraries wait until they are used.
+
+Every import counts, those for typing and those inside functions too.
+"""
 
 from __future__ import annotations
 
@@ -7,71 +10,121 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import coo_array, csgraph
 
 PACKAGE = Path(__file__).resolve().parent.parent / "wassgrid"
 
-# each room may import rooms of its own floor and of the floors before it
+# A room is a module or a package; a module of a package may stand on a floor of its own, its longest name counts. Each may import
+# from its own floor and from the floors before it.
 FLOORS = [
-    {"quantity", "tables", "keys", "problem", "case", "storage"},
-    {"grid", "kernels", "resources"},
+    {"problem", "storage", "method.facts"},
+    {"case"},
+    {"grid"},
     {"policy", "transition"},
-    {"stationary", "evaluation"},
-    {"geometry", "differences"},
-    {"hessian", "flow", "certificate", "newton", "full_newton"},
-    {"grid_solver", "simulate", "compare", "differences"},
-    {"solve"},
-    {"check", "observers", "plotting", "report", "neural"},
-    {"cli", "__main__"},
+    {"resources"},
+    {"chain"},
+    {"evaluation"},
+    {"geometry"},
+    {"hessian", "method.box_step", "method.outcome", "method.monotone_search"},
+    {"certificate"},
+    {"method"},
+    {"run.loop", "run.schema", "run.solution"},
+    {"run.grid_schema", "run.grid_solver", "neural"},
+    {"run", "load_policy"},
+    {"differences", "simulate", "compare", "observers"},
+    {"report", "plotting"},
+    {"check"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
 ]
-# the loop names the solver that it is given, and solvers speak the language of the loop
-ALLOWED = {
-    ("grid_solver", "solve"), ("policy", "storage"), ("problem", "case"),
-    ("case", "neural"), ("solve", "neural"), ("policy", "neural"), ("simulate", "neural"),
-}  # fmt: skip
+FACE = {"observers.recorder", "cli"}  # ask the package for its version
 
 
-def room_of(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0].removesuffix(".py")
+def files() -> dict[str, Path]:
+    """Return every file by the name of its module, packages as `name.__init__`."""
+    return {str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+FILES = files()
+
+
+def file_of(module: str, name: str | None = None) -> str:
+    """Return the file that `import module` or `from module import name` reads, names without the leading `wassgrid`."""
+    for found in ([f"{module}.{name}".strip("."), f"{module}.{name}.__init__".strip(".")] if name else []) + [
+        module,
+        f"{module}.__init__".strip("."),
+    ]:
+        if found in FILES:
+            return found
+    raise AssertionError(f"wassgrid.{module} has no file")
 
 
 def imports_of(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
+    """Return the files of the package that a file imports from."""
     found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "wassgrid":
-            names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
-            found.update(names)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module and node.module.split(".")[0] == "wassgrid":
+                module = ".".join(node.module.split(".")[1:])
+                found.update(file_of(module, alias.name) for alias in node.names)
         elif isinstance(node, ast.Import):
-            found.update(a.name.split(".")[1] for a in node.names if a.name.startswith("wassgrid."))
+            names = [alias.name.split(".") for alias in node.names]
+            found.update(file_of(".".join(parts[1:])) for parts in names if parts[0] == "wassgrid")
     return found
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_one_way(path):
+def room_of(module: str) -> str:
+    """Return the room on the floors that a file belongs to."""
+    rooms = set().union(*FLOORS)
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if (room := ".".join(parts[:length])) in rooms:
+            return room
+    raise AssertionError(f"wassgrid/{module} has no floor: name it in FLOORS")
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of files that import each other in a loop."""
+    names = list(imports)
+    places = {name: k for k, name in enumerate(names)}
+    pairs = np.array([(places[one], places[other]) for one in names for other in imports[one]]).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(names), len(names)))
+    _, label = csgraph.connected_components(graph, directed=True, connection="strong")
+    groups = [[name for name in names if label[places[name]] == k] for k in range(label.max() + 1)]
+    return [group for group in groups if len(group) > 1]
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({name: imports_of(path) - {name} for name, path in FILES.items()}) == []
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_go_one_way(module):
     floor = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-    room = room_of(path)
-    if room == "__init__":
-        return
-    assert room in floor, f"wassgrid/{room} has no floor: name it in FLOORS"
-    for other in imports_of(path) - {room}:
-        if (room, other) in ALLOWED or other not in floor:
+    for other in imports_of(FILES[module]) - {module}:
+        if other == "__init__" and module in FACE:
             continue
-        assert floor[other] <= floor[room], f"{path.name} imports wassgrid.{other} from a floor above"
+        assert floor[room_of(other)] <= floor[room_of(module)], f"{module} imports wassgrid.{other} from a floor above"
+
+
+def test_the_problem_knows_nothing_of_the_case():
+    for module, path in FILES.items():
+        if module.startswith("problem."):
+            assert all(other.startswith("problem.") for other in imports_of(path)), module
 
 
 def test_storage_knows_nothing_of_the_method():
     for path in (PACKAGE / "storage").glob("*.py"):
-        assert imports_of(path) <= {"storage", "__version__"}, path
+        assert all(other.startswith("storage.") for other in imports_of(path)), path
+
+
+def test_the_loop_knows_no_solver():
+    assert {room_of(other) for other in imports_of(PACKAGE / "run" / "loop.py")} <= {"case"}
 
 
 def test_help_loads_no_heavy_library():
@@ -82,3 +135,16 @@ def test_help_loads_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_word_of_the_case_has_its_entry():
+    from wassgrid.case.tables import KERNELS
+    from wassgrid.method import METHODS
+    from wassgrid.method.facts import METHOD_FACTS
+    from wassgrid.run.grid_schema import CURVATURE, GRID_COLUMNS
+    from wassgrid.run.schema import PHASES, phase_time
+    from wassgrid.transition.axis_kernels import AXIS_KERNELS
+
+    assert list(METHODS) == list(METHOD_FACTS)
+    assert KERNELS == ("auto", *AXIS_KERNELS)
+    assert [phase_time(phase) for phase in PHASES] == [name for name in [*GRID_COLUMNS, *CURVATURE] if name.startswith("time_")]

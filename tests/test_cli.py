@@ -22,12 +22,12 @@ import wassgrid
 from wassgrid.case import Case
 from wassgrid.cli import main
 from wassgrid.grid import StateGrid
-from wassgrid.grid_solver import GridSolver
 from wassgrid.observers.progress import Pace, ProgressLines, clock
 from wassgrid.observers.watches import SIGNALS, FinitenessWatch
 from wassgrid.policy import ParticlePolicy
+from wassgrid.run.grid_solver import GridSolver
+from wassgrid.run.loop import StepRecord
 from wassgrid.simulate import discounted_cost, ergodic_cost
-from wassgrid.solve import StepRecord
 from wassgrid.storage import ResultFile, StorageError
 
 TINY = """
@@ -178,7 +178,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(case, capsys, arguments, me
 
 
 def test_package_names_do_not_depend_on_what_was_imported():
-    script = "import wassgrid.solve, wassgrid.case, wassgrid as wg; print(callable(wg.solve), wg.Case.load.__name__)"
+    script = "import wassgrid.run.solvers, wassgrid.case, wassgrid as wg; print(callable(wg.solve), wg.Case.load.__name__)"
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert output == "True load\n"
     assert set(wassgrid.__all__) == set(dir(wassgrid))

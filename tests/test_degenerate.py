@@ -9,9 +9,9 @@ import pytest
 
 from wassgrid.case import Case
 from wassgrid.chain.stationary import stationary_law
-from wassgrid.grid_solver import GridSolver
+from wassgrid.run.grid_solver import GridSolver
+from wassgrid.run.solvers import solve
 from wassgrid.simulate import ergodic_cost
-from wassgrid.solve import solve
 from wassgrid.transition.sparse import TransitionOperator
 
 WALK = """

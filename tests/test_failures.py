@@ -8,8 +8,9 @@ import pytest
 
 from wassgrid.case import Case
 from wassgrid.chain.stationary import ReducibleChainError
-from wassgrid.grid_solver import GridSolver
-from wassgrid.solve import RunFailedError, solve
+from wassgrid.run.grid_solver import GridSolver
+from wassgrid.run.loop import RunFailedError
+from wassgrid.run.solvers import solve
 from wassgrid.transition.model import ResolutionError
 
 FOLDER = Path(__file__).parent / "failures"

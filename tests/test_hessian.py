@@ -12,10 +12,11 @@ from scipy import linalg
 from wassgrid.case import Case
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.geometry import inner
-from wassgrid.grid_solver import GridSolver
-from wassgrid.hessian import CURVATURE_COLUMNS, CurvatureError, Hessian, curvature_range, second_derivative
+from wassgrid.hessian import CurvatureError, Hessian, curvature_range, second_derivative
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
+from wassgrid.run.grid_solver import GridSolver
+from wassgrid.run.schema import CURVATURE_COLUMNS
 
 CASES = Path(__file__).parent.parent / "cases"
 STEPS = [0.005 / 2**k for k in range(4)]

@@ -23,8 +23,9 @@ from wassgrid.observers.recorder import Recorder
 from wassgrid.problem.control_problem import ProblemError
 from wassgrid.problem.exact import ScalarLQ
 from wassgrid.report import expectations
+from wassgrid.run.loop import RunFailedError
+from wassgrid.run.solvers import solve
 from wassgrid.simulate import simulate_file
-from wassgrid.solve import RunFailedError, solve
 from wassgrid.storage import ResultFile
 
 FILES = sorted((Path(__file__).parent.parent / "cases").glob("*.toml"))

@@ -17,11 +17,11 @@ from wassgrid.case import Case
 from wassgrid.certificate import certify
 from wassgrid.evaluation import Evaluation, Evaluator, objective_rounding
 from wassgrid.geometry import gradient_norm
-from wassgrid.grid_solver import GridSolver, GridState
 from wassgrid.method.box_step import newton_candidates
 from wassgrid.method.newton import initial_pseudo_time, newton_step
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
+from wassgrid.run.grid_solver import GridSolver, GridState
 
 CASES = Path(__file__).parent.parent / "cases"
 LQ = ScalarLQ()

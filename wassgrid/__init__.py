@@ -5,16 +5,15 @@ The public names are imported on first use, so that ``import wassgrid`` costs no
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wassgrid.case import Case, CaseError
+    from wassgrid.load_policy import Policy
     from wassgrid.policy import ParticlePolicy
-    from wassgrid.policy import ParticlePolicy as Policy
-    from wassgrid.solve import Solution, solve
+    from wassgrid.run.solution import Solution
+    from wassgrid.run.solvers import solve
     from wassgrid.storage import ResultFile, StorageError
 
 __version__ = "0.1.0"
@@ -23,11 +22,11 @@ _HOMES = {
     "Case": ("wassgrid.case", "Case"),
     "CaseError": ("wassgrid.case", "CaseError"),
     "ParticlePolicy": ("wassgrid.policy", "ParticlePolicy"),
-    "Policy": ("wassgrid.policy", "ParticlePolicy"),
+    "Policy": ("wassgrid.load_policy", "Policy"),
     "ResultFile": ("wassgrid.storage", "ResultFile"),
-    "Solution": ("wassgrid.solve", "Solution"),
+    "Solution": ("wassgrid.run.solution", "Solution"),
     "StorageError": ("wassgrid.storage", "StorageError"),
-    "solve": ("wassgrid.solve", "solve"),
+    "solve": ("wassgrid.run.solvers", "solve"),
 }
 
 __all__ = [
@@ -54,14 +53,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    # The function ``wassgrid.solve`` lives in the module of the same name, and importing a module binds its name in the
-    # package: without this, what ``wassgrid.solve`` means would depend on what was imported before.
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -17,7 +17,8 @@ from wassgrid.grid import ALIGNED, GridError, StateGrid, misalignment
 from wassgrid.policy import initial_policy
 from wassgrid.report import added_noise, resolution_table
 from wassgrid.resources import amount, estimate_memory, memory_limit
-from wassgrid.solve import make_solver
+from wassgrid.run.schema import STEP
+from wassgrid.run.solvers import SOLVERS, make_solver
 from wassgrid.transition.model import TransitionModel
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def check_case(case: Case) -> CheckReport:
     case itself (expressions, alignment, resolution of the noise).
     """
     title = f"{case.name}: {case.title}" if case.title else case.name
-    if case.solver.kind == "neural":
+    if not SOLVERS[case.solver.kind].gridded:
         return CheckReport(title, (_step_time(case),))
     findings: list[Finding] = []
     grid = StateGrid.from_case(case)
@@ -203,7 +204,7 @@ def _step_time(case: Case) -> Finding:
             break
     if not seconds:
         return Finding("time", f"{_seconds(start)} to start; the run ends at its first state")
-    steps = case.neural.steps if case.solver.kind == "neural" and case.neural is not None else case.flow.stop.steps
+    steps = int(SOLVERS[case.solver.kind].rules(case)[STEP])
     total = start + steps * seconds[-1]
     return Finding(
         "time", f"{start:.3g} s to start, {seconds[-1]:.3g} s for a step: at most about {total:.3g} s for {steps} steps"

@@ -165,7 +165,8 @@ def _solve(recorder: "Recorder", quiet: bool) -> NoReturn:
     from wassgrid.observers.progress import Notice, ProgressBar, ProgressLines
     from wassgrid.observers.watches import FinitenessWatch, SignalWatch
     from wassgrid.report import expectations, print_summary
-    from wassgrid.solve import RunFailedError, RunInterrupted, solve
+    from wassgrid.run.loop import RunFailedError, RunInterrupted
+    from wassgrid.run.solvers import solve
     from wassgrid.storage import ResultFile, StorageError
 
     path, watch = recorder.path, SignalWatch(lambda: recorder.busy)

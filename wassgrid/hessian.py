@@ -16,8 +16,6 @@ from wassgrid.resources import one_blas_thread
 MASS_FLOOR = 1e-10  # of the stationary probability: a cell with less is not part of the Hessian
 _DENSE = 64  # unknowns up to which the spectrum is computed from the full matrix
 _KRYLOV_VECTORS = 24
-_PARTS = ("", "_local", "_transport", "_residual")
-CURVATURE_COLUMNS = tuple(f"curvature_{name}{part}" for name in ("min", "max") for part in _PARTS)
 
 
 class CurvatureError(ValueError):
@@ -174,14 +172,6 @@ class CurvatureRange:
     def convex(self) -> bool:
         """Whether J is geodesically convex to second order at this policy: no eigenvalue negative beyond its residual."""
         return is_convex(self.smallest.value, self.smallest.residual, self.largest.value)
-
-    def columns(self) -> dict[str, float]:
-        """Return the scalars that a run records."""
-        return {
-            f"curvature_{name}{part}": getattr(end, part.removeprefix("_") or "value")
-            for name, end in (("min", self.smallest), ("max", self.largest))
-            for part in _PARTS
-        }
 
 
 @one_blas_thread()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.grid import StateGrid
+from wassgrid.storage import ResultFile
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
-    from wassgrid.neural.computed_policy import NeuralPolicy
 
 
 class PolicyError(ValueError):
@@ -127,15 +127,11 @@ class ParticlePolicy:
         return cls(grid, centre[:, None, :] + cloud, np.tile(shares, (grid.size, 1)))
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> ParticlePolicy | NeuralPolicy:
-        """Read the last stored policy from a result file; of a neural run it is a `wassgrid.neural` policy."""
-        from wassgrid.storage import ResultFile
-
+    def load(cls, path: str | PathLike[str]) -> ParticlePolicy:
+        """Read the last stored particle policy from a result file; raise PolicyError for another kind (see `Policy.load`)."""
         with ResultFile(path) as file:
-            if "neural" in file.series:
-                from wassgrid.neural import load_policy
-
-                return load_policy(file)
+            if "trajectory" not in file.series:
+                raise PolicyError(f"'{path}' holds no particle policy, use wassgrid.Policy.load")
             return cls.from_result(file)
 
     @classmethod

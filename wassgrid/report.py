@@ -14,10 +14,25 @@ from rich.table import Table
 
 from wassgrid.case import Case
 from wassgrid.observers.progress import clock
+from wassgrid.run.schema import (
+    CURVATURE_ENDS,
+    FLOW_TIME,
+    GRADIENT_NORM,
+    LOWER_BOUND,
+    MIXING_RATE,
+    OBJECTIVE,
+    PHASES,
+    STATIONARY_ERROR,
+    STATIONARY_RESIDUAL,
+    STEP,
+    VALUE_RESIDUAL,
+    WALL_TIME,
+    curvature,
+    phase_time,
+)
 from wassgrid.storage import ResultFile
 
 ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is told
-PHASES = ("assembly", "stationary", "evaluation", "derivatives", "certificate", "flow", "curvature")
 
 
 def print_summary(result: ResultFile, console: Console, case: Case | None = None) -> None:
@@ -109,31 +124,31 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
     last = {name: float(values[-1]) for name, values in columns.items()}
     summary = json.loads(result.attributes.get("summary", "{}"))
     # a neural run measures its finished policy in a long simulation of its own
-    last["objective"] = summary.pop("objective", last["objective"])
-    units = result.description("convergence/objective")["units"]
+    last[OBJECTIVE] = summary.pop(OBJECTIVE, last[OBJECTIVE])
+    units = result.description(f"convergence/{OBJECTIVE}")["units"]
     rows = [
         ("status", f"{result.status}: {result.reason}" if result.reason else result.status),
-        ("objective J", f"{last['objective']:.12g}{'' if units == '1' else f' {units}'}"),
+        ("objective J", f"{last[OBJECTIVE]:.12g}{'' if units == '1' else f' {units}'}"),
     ]
-    if math.isfinite(last.get("lower_bound", math.nan)):
-        bound = last["lower_bound"]
-        rows.append(("lower bound", f"{bound:.12g}, gap {last['objective'] - bound:.2e}"))
-    rows.append(("gradient norm", f"{last['gradient_norm']:.3e}"))
-    time = f", flow time {last['flow_time']:.6g}" if last.get("flow_time", 0.0) > 0 else ""
-    rows.append(("steps", f"{last['step']:.0f}{time}"))
-    if "stationary_residual" in last:
-        error = f", error below {last['stationary_error']:.1e}" if math.isfinite(last["stationary_error"]) else ""
-        rows.append(("residual of mu", f"{last['stationary_residual']:.1e}{error}"))
-        rows.append(("residual of V", f"{last['value_residual']:.1e}"))
+    if math.isfinite(last.get(LOWER_BOUND, math.nan)):
+        bound = last[LOWER_BOUND]
+        rows.append(("lower bound", f"{bound:.12g}, gap {last[OBJECTIVE] - bound:.2e}"))
+    rows.append(("gradient norm", f"{last[GRADIENT_NORM]:.3e}"))
+    time = f", flow time {last[FLOW_TIME]:.6g}" if last.get(FLOW_TIME, 0.0) > 0 else ""
+    rows.append(("steps", f"{last[STEP]:.0f}{time}"))
+    if STATIONARY_RESIDUAL in last:
+        error = f", error below {last[STATIONARY_ERROR]:.1e}" if math.isfinite(last[STATIONARY_ERROR]) else ""
+        rows.append(("residual of mu", f"{last[STATIONARY_RESIDUAL]:.1e}{error}"))
+        rows.append(("residual of V", f"{last[VALUE_RESIDUAL]:.1e}"))
         second = summary.pop("second_eigenvalue", None)
-        rate = f"decay of {last['mixing_rate']:.6g} per step" if second is None else f"second eigenvalue of modulus {second:.9g}"
+        rate = f"decay of {last[MIXING_RATE]:.6g} per step" if second is None else f"second eigenvalue of modulus {second:.9g}"
         rows.append(("mixing", rate))
-    if "curvature_min" in columns:
+    if curvature("min") in columns:
         rows += _curvature_rows(columns)
     rows += _summary_rows(result, summary)
-    rows.append(("wall time", _times(columns, last["wall_time"])))
+    rows.append(("wall time", _times(columns, last[WALL_TIME])))
     if case is not None:
-        rows += [("expected", text) for text in expectations(case, last["objective"])[1]]
+        rows += [("expected", text) for text in expectations(case, last[OBJECTIVE])[1]]
     return rows
 
 
@@ -141,11 +156,11 @@ def _curvature_rows(columns: dict[str, np.ndarray]) -> list[tuple[str, str]]:
     """Return the extreme eigenvalues of the Hessian at the last recorded step, and whether all were nonnegative."""
     from wassgrid.hessian import is_convex
 
-    known = np.flatnonzero(np.isfinite(columns["curvature_min"]))
+    known = np.flatnonzero(np.isfinite(columns[curvature("min")]))
     if known.size == 0:
         return [("curvature", "no eigenvalue of the Hessian was found")]
-    ends = [{name: columns[f"curvature_{end}{name}"][known] for name in ("", "_residual")} for end in ("min", "max")]
-    low, high, steps = ends[0][""], ends[1][""], columns["step"][known]
+    ends = [{name: columns[curvature(end, name)][known] for name in ("", "_residual")} for end in CURVATURE_ENDS]
+    low, high, steps = ends[0][""], ends[1][""], columns[STEP][known]
     convex = np.array([is_convex(*values) for values in zip(low, ends[0]["_residual"], high, strict=True)])
     rows = [("curvature", f"{low[-1]:.6g} to {high[-1]:.6g} at step {steps[-1]:.0f}")]
     if convex.all():
@@ -179,7 +194,7 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
 
 
 def _times(columns: dict[str, np.ndarray], total: float) -> str:
-    spent = {name: float(np.nansum(columns[f"time_{name}"])) for name in PHASES if f"time_{name}" in columns}
+    spent = {name: float(np.nansum(columns[phase_time(name)])) for name in PHASES if phase_time(name) in columns}
     parts = [f"{name} {_seconds(seconds)}" for name, seconds in spent.items() if seconds > 0]
     return _seconds(total) + (f": {', '.join(parts)}" if parts else "")
 

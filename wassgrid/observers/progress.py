@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from wassgrid.case import Case
-from wassgrid.solve import StepRecord, Verdict
+from wassgrid.run.loop import StepRecord, Verdict
+from wassgrid.run.schema import FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STEP
+from wassgrid.run.solvers import SOLVERS
 
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 2.0, 300.0, 1.5  # seconds between the lines of a log
 
@@ -26,7 +28,7 @@ class Pace:
     WINDOW = 20  # steps that the recent pace is taken over
 
     def __init__(self, case: Case, first: StepRecord) -> None:
-        self._limits = _limits(case)
+        self._limits = SOLVERS[case.solver.kind].rules(case)
         self._first = first.scalars
         self._history = [(time.monotonic(), self._share(first))]
 
@@ -47,7 +49,7 @@ class Pace:
     def _share(self, record: StepRecord) -> dict[str, float]:
         shares = {}
         for name, limit in self._limits.items():
-            if name in ("step", "flow_time"):
+            if name in (STEP, FLOW_TIME):
                 shares[name] = record.scalars.get(name, 0.0) / limit if limit > 0 else 1.0
             else:
                 start, value = _measure(self._first, name), _measure(record.scalars, name)
@@ -56,26 +58,16 @@ class Pace:
         return {name: min(max(share, 0.0), 1.0) for name, share in shares.items()}
 
 
-def _limits(case: Case) -> dict[str, float]:
-    if case.solver.kind == "neural":
-        from wassgrid.case.neural_tables import NeuralSettings
-
-        return {"step": float((case.neural or NeuralSettings.model_validate({})).steps)}
-    stop = case.flow.stop
-    rules = {"step": stop.steps, "flow_time": stop.flow_time, "gradient_norm": stop.gradient_norm, "gap": stop.gap}
-    return {name: float(limit) for name, limit in rules.items() if limit is not None}
-
-
 def _measure(scalars: Any, name: str) -> float:
     if name == "gap":
-        return float(scalars.get("objective", math.nan)) - float(scalars.get("lower_bound", math.nan))
+        return float(scalars.get(OBJECTIVE, math.nan)) - float(scalars.get(LOWER_BOUND, math.nan))
     return float(scalars.get(name, math.nan))
 
 
 def describe(record: StepRecord) -> str:
     """Return the numbers of a step that one watches: J, gradient norm, gap."""
-    parts = [f"J {record.scalars['objective']:<12.9g}"]
-    for text, name in (("gradient", "gradient_norm"), ("gap", "gap")):
+    parts = [f"J {record.scalars[OBJECTIVE]:<12.9g}"]
+    for text, name in (("gradient", GRADIENT_NORM), ("gap", "gap")):
         value = _measure(record.scalars, name)
         if math.isfinite(value):
             parts.append(f"{text} {value:.2e}")

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from wassgrid.solve import RunInterrupted, StepRecord, Verdict
+from wassgrid.run.loop import RunInterrupted, StepRecord, Verdict
+from wassgrid.run.schema import GRADIENT_NORM, OBJECTIVE, STATIONARY_RESIDUAL, STEP_LENGTH, VALUE_RESIDUAL
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -19,7 +20,7 @@ class FinitenessWatch:
     """Observer that fails the run as soon as one of its numbers is not finite; placed before the recorder, it keeps the
     last good step in the file."""
 
-    WATCHED = ("objective", "gradient_norm", "step_length", "stationary_residual", "value_residual")
+    WATCHED = (OBJECTIVE, GRADIENT_NORM, STEP_LENGTH, STATIONARY_RESIDUAL, VALUE_RESIDUAL)
 
     def start(self, case: Any, solver: Any, first: StepRecord, resumed: bool) -> None:
         self.step(first)

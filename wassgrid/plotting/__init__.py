@@ -14,6 +14,7 @@ from wassgrid.plotting.convergence import convergence
 from wassgrid.plotting.curvature import curvature
 from wassgrid.plotting.fields import policy, stationary, value
 from wassgrid.plotting.trajectories import trajectories
+from wassgrid.run.schema import curvature as curvature_column
 from wassgrid.storage import ResultFile, StorageError
 
 __all__ = ["comparison", "convergence", "curvature", "figures", "policy", "save", "stationary", "trajectories", "value"]
@@ -27,7 +28,7 @@ def figures(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Figure]:
     for path in paths:
         with ResultFile(path) as result:
             stored = len(result.steps("trajectory")) > 0 and "actions" in result.variables("trajectory")
-            curved = bool(np.isfinite(result.convergence.get("curvature_min", np.nan)).any())
+            curved = bool(np.isfinite(result.convergence.get(curvature_column("min"), np.nan)).any())
         if curved:
             made[f"{Path(path).stem}_curvature"] = curvature(path)
         if stored:

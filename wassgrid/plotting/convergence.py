@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wassgrid.plotting.style import COLOURS, LINES, canvas, label, styled
+from wassgrid.run.schema import FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STANDARD_ERROR, STEP, WALL_TIME
 from wassgrid.storage import ResultFile, StorageError
 
 _PROBLEM = ("parameters", "indices", "states", "actions", "time", "cost", "criterion", "grid")
@@ -32,7 +33,7 @@ class _Run:
     def read(cls, path: str | os.PathLike[str]) -> _Run:
         with ResultFile(path) as result:
             columns = result.convergence
-            if len(columns["step"]) == 0:
+            if len(columns[STEP]) == 0:
                 raise StorageError(f"'{path}' holds no step yet: there is nothing to plot")
             case = tomllib.loads(result.case_text)
             summary = json.loads(result.attributes.get("summary", "{}"))
@@ -40,18 +41,18 @@ class _Run:
                 result.path.stem,
                 columns,
                 {key: case.get(key) for key in _PROBLEM},
-                result.description("convergence/objective")["units"],
-                result.description("convergence/flow_time")["units"] if "flow_time" in columns else "1",
-                summary.get("objective", columns["objective"][-1]),
+                result.description(f"convergence/{OBJECTIVE}")["units"],
+                result.description(f"convergence/{FLOW_TIME}")["units"] if FLOW_TIME in columns else "1",
+                summary.get(OBJECTIVE, columns[OBJECTIVE][-1]),
             )
 
     @property
     def simulated(self) -> bool:
         """Whether the objective of a step is an estimate with a standard error."""
-        return "standard_error" in self.columns
+        return STANDARD_ERROR in self.columns
 
     def finite(self, name: str) -> np.ndarray:
-        values = self.columns.get(name, np.full(len(self.columns["step"]), np.nan))
+        values = self.columns.get(name, np.full(len(self.columns[STEP]), np.nan))
         return np.where(np.isfinite(values), values, np.nan)
 
 
@@ -65,23 +66,23 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
     line shows the rate r. Raises StorageError for a file without a step.
     """
     runs = [_Run.read(path) for path in paths]
-    abscissae = [name for name in ("step", "flow_time", "wall_time") if any(_advances(run, name) for run in runs)]
-    abscissae = abscissae or ["step"]
-    measured = any(np.isfinite(run.finite("gradient_norm")).any() for run in runs)
+    abscissae = [name for name in (STEP, FLOW_TIME, WALL_TIME) if any(_advances(run, name) for run in runs)]
+    abscissae = abscissae or [STEP]
+    measured = any(np.isfinite(run.finite(GRADIENT_NORM)).any() for run in runs)
     figure, axes = canvas(2 if measured else 1, len(abscissae), height=2.9, sharex="col", sharey="row")
     references = [_reference(run, runs) for run in runs]
     for column, abscissa in enumerate(abscissae):
         for number, (run, (reference, kind)) in enumerate(zip(runs, references, strict=True)):
             look = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
             x = run.finite(abscissa)
-            curves = (run.finite("objective") - reference, run.finite("gradient_norm"))
+            curves = (run.finite(OBJECTIVE) - reference, run.finite(GRADIENT_NORM))
             rounding = 4 * np.finfo(float).eps * max(abs(reference), np.finfo(float).tiny)
             floors = (rounding if kind else -np.inf, 0.0)
             for axis, y, floor in zip(axes[:, column], curves, floors, strict=False):
                 shown = np.where(y > floor, y, np.nan)
                 marker = "o" if len(x) <= 30 else None
                 axis.plot(x, shown, marker=marker, markersize=3, label=run.name if axis is axes[0, 0] else None, **look)
-        if abscissa == "flow_time":
+        if abscissa == FLOW_TIME:
             for axis in axes[:, column]:
                 _show_rate(axis)
         _finish_abscissa(axes[-1, column], abscissa, runs)
@@ -115,8 +116,8 @@ def _reference(run: _Run, runs: Sequence[_Run]) -> tuple[float, str]:
     same = [other for other in runs if other.problem == run.problem and not other.simulated]
     if not same:  # the smallest of many estimates is chance
         return 0.0, ""
-    bounds = np.concatenate([other.finite("lower_bound") for other in same])
-    objectives = np.concatenate([other.finite("objective") for other in same])
+    bounds = np.concatenate([other.finite(LOWER_BOUND) for other in same])
+    objectives = np.concatenate([other.finite(OBJECTIVE) for other in same])
     lowest, highest = float(np.nanmin(objectives)), float(np.nanmax(objectives))
     if np.isfinite(bounds).any():
         bound = float(np.nanmax(bounds))
@@ -126,15 +127,15 @@ def _reference(run: _Run, runs: Sequence[_Run]) -> tuple[float, str]:
 
 
 def _finish_abscissa(axis: Axes, abscissa: str, runs: Sequence[_Run]) -> None:
-    units = {"step": "1", "flow_time": runs[0].time_units, "wall_time": "s"}[abscissa]
+    units = {STEP: "1", FLOW_TIME: runs[0].time_units, WALL_TIME: "s"}[abscissa]
     axis.set_xlabel(label(abscissa.replace("_", " "), units))
-    if max(len(run.columns["step"]) for run in runs) == 1:
-        steps = np.unique([run.columns["step"][0] for run in runs])
+    if max(len(run.columns[STEP]) for run in runs) == 1:
+        steps = np.unique([run.columns[STEP][0] for run in runs])
         axis.set(xticks=steps, xlim=(steps[0] - 1, steps[-1] + 1))
-    elif abscissa == "step":
+    elif abscissa == STEP:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    if abscissa == "wall_time":
-        times = np.concatenate([run.finite("wall_time") for run in runs])
+    if abscissa == WALL_TIME:
+        times = np.concatenate([run.finite(WALL_TIME) for run in runs])
         times = times[times > 0]
         if len(times) and times.max() > 100 * times.min():
             axis.set_xscale("log")

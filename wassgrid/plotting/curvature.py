@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wassgrid.plotting.style import COLOURS, canvas, styled
+from wassgrid.run import schema
 from wassgrid.storage import ResultFile, StorageError
 
 _PARTS = (
@@ -27,14 +28,14 @@ def curvature(path: str | os.PathLike[str]) -> Figure:
     """
     with ResultFile(path) as result:
         columns, name = result.convergence, result.path.stem
-    measured = np.isfinite(columns.get("curvature_min", np.full(len(columns["step"]), np.nan)))
+    measured = np.isfinite(columns.get(schema.curvature("min"), np.full(len(columns[schema.STEP]), np.nan)))
     if not measured.any():
         raise StorageError(f"'{path}' holds no curvature: run the case with --set output.curvature_every=1")
-    steps = columns["step"][measured]
+    steps = columns[schema.STEP][measured]
     figure, axes = canvas(1, 2, width=4.2, height=3.0)
-    for axis, end, text in zip(axes[0], ("min", "max"), ("smallest", "largest"), strict=True):
+    for axis, end, text in zip(axes[0], schema.CURVATURE_ENDS, ("smallest", "largest"), strict=True):
         for suffix, part, colour, line in _PARTS:
-            values = columns[f"curvature_{end}{suffix}"][measured]
+            values = columns[schema.curvature(end, suffix)][measured]
             marker = "o" if len(steps) <= 30 else None
             axis.plot(steps, values, line, color=colour, marker=marker, markersize=3, label=part)
         axis.axhline(0.0, color="0.6", linewidth=0.8)
@@ -44,12 +45,12 @@ def curvature(path: str | os.PathLike[str]) -> Figure:
         if len(steps) == 1:
             axis.set(xticks=steps, xlim=(steps[0] - 1, steps[0] + 1))
     # beyond its residual, which bounds the error, and the rounding of the largest one
-    error = np.fmax(columns["curvature_min_residual"], 1e-10 * np.abs(columns["curvature_max"]))
-    negative = (columns["curvature_min"] < -error)[measured]
+    error = np.fmax(columns[schema.curvature("min", "_residual")], 1e-10 * np.abs(columns[schema.curvature("max")]))
+    negative = (columns[schema.curvature("min")] < -error)[measured]
     bent = steps[negative]
     if len(bent):
         axes[0, 0].plot(
-            bent, columns["curvature_min"][measured][negative], "v", color=COLOURS[3], markersize=6, label="not convex"
+            bent, columns[schema.curvature("min")][measured][negative], "v", color=COLOURS[3], markersize=6, label="not convex"
         )
     axes[0, 0].legend()
     verdict = "geodesically convex" if len(bent) == 0 else f"not geodesically convex at {len(bent)} of {len(steps)} steps"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -50,7 +48,7 @@ class StepRecord:
 
 
 class Solver(Protocol):
-    """A method that advances a state; the grid solver and the neural solver are the two."""
+    """A method that advances a state."""
 
     def start(self) -> Any:
         """Return the first state. Raises ValueErrors that name what is wrong with the case."""
@@ -68,7 +66,7 @@ class Solver(Protocol):
         """Return why the run ends here, or None to go on."""
 
     def solution(self, state: Any, verdict: Verdict) -> Any:
-        """Return what the caller of `solve` gets."""
+        """Return what the caller of `drive` gets."""
 
 
 class Observer(Protocol):
@@ -84,35 +82,14 @@ class Observer(Protocol):
         """Called once at the end, whatever the end is."""
 
 
-@dataclass(frozen=True)
-class Solution:
-    """Hold the outcome of a grid run.
-
-    objective J; lower_bound on the optimal J (nan if none was computed); policy; stationary mu and value V (cells,);
-    converged; status, reason and complete as in Verdict; record: the numbers of the last step; summary: what the run
-    reports about its grid and chain.
-    """
-
-    objective: float
-    lower_bound: float
-    policy: Any
-    stationary: np.ndarray
-    value: np.ndarray
-    converged: bool
-    status: str
-    reason: str
-    complete: bool
-    record: Mapping[str, float]
-    summary: Mapping[str, Any] = field(default_factory=dict)
-
-
-def solve(case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None) -> Any:
-    """Solve a case, from its beginning or from a checkpoint, and return the solver's solution.
+def drive(
+    solver: Solver, case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None
+) -> Any:
+    """Drive the solver of a case, from its beginning or from a checkpoint, to its verdict and return its solution.
 
     Raises what the solver finds wrong with the case before the first step (subclasses of ValueError), and
     RunFailedError where a later step fails; the observers are told first.
     """
-    solver = make_solver(case)
     state = solver.start() if resume_from is None else solver.restore(resume_from)
     record = solver.record(state)
     for observer in observers:
@@ -137,14 +114,3 @@ def solve(case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[s
     for observer in observers:
         observer.finish(verdict, solution)
     return solution
-
-
-def make_solver(case: Case) -> Solver:
-    """Return the solver that the case names."""
-    if case.solver.kind == "neural":
-        from wassgrid.neural import make_solver as make_neural_solver
-
-        return make_neural_solver(case)
-    from wassgrid.grid_solver import GridSolver
-
-    return GridSolver.from_case(case)

@@ -17,12 +17,30 @@ from wassgrid.chain.stationary import ReducibleChainError, starting_law
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
-from wassgrid.hessian import CURVATURE_COLUMNS, CurvatureError, Hessian, curvature_range
+from wassgrid.hessian import CurvatureError, Hessian, curvature_range
 from wassgrid.method import METHODS, Method, StepRequest
 from wassgrid.method.outcome import StepOutcome
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.resources import estimate_memory, require_memory
-from wassgrid.solve import CONVERGED, INTERRUPTED, STOPPED, Solution, StepRecord, Verdict
+from wassgrid.run.loop import CONVERGED, INTERRUPTED, STOPPED, StepRecord, Verdict
+from wassgrid.run.schema import (
+    CURVATURE_COLUMNS,
+    CURVATURE_ENDS,
+    CURVATURE_PARTS,
+    FLOW_TIME,
+    GRADIENT_NORM,
+    LOWER_BOUND,
+    MIXING_RATE,
+    OBJECTIVE,
+    STATIONARY_ERROR,
+    STATIONARY_RESIDUAL,
+    STEP_LENGTH,
+    VALUE_RESIDUAL,
+    WALL_TIME,
+    curvature,
+    phase_time,
+)  # fmt: skip
+from wassgrid.run.solution import Solution
 from wassgrid.transition.model import TransitionModel
 
 if TYPE_CHECKING:
@@ -84,7 +102,7 @@ class GridSolver:
         self._require_one_class(policy)
         evaluation = self.evaluator.evaluate(policy, (law, value))
         certificate = certify(evaluation)
-        facts = self._curvature(0, evaluation) | {"time_certificate": sum(certificate.times.values())}
+        facts = self._curvature(0, evaluation) | {phase_time("certificate"): sum(certificate.times.values())}
         size = self._method.first_step(evaluation) if self._fixed_step is None else self._fixed_step
         return GridState(0, 0.0, size, evaluation, law, value, certificate, time.perf_counter() - began, facts)
 
@@ -117,7 +135,7 @@ class GridSolver:
         new = outcome.evaluation
         moved = norm(old.law, old.policy.weights, new.policy.actions - old.policy.actions)
         facts = {
-            "step_length": moved,
+            STEP_LENGTH: moved,
             "largest_move": float(np.abs(new.policy.actions - old.policy.actions).max()),
             "guarded": float(outcome.guarded),
             "escaped": float(outcome.escaped),
@@ -125,10 +143,10 @@ class GridSolver:
             "tamed": float(outcome.tamed),
         }
         elapsed = time.perf_counter() - began
-        facts["time_flow"] = max(elapsed - sum(new.times.values()), 0.0)
+        facts[phase_time("flow")] = max(elapsed - sum(new.times.values()), 0.0)
         facts |= self._curvature(state.step + 1, new)
         certificate = certify(new)
-        facts["time_certificate"] = sum(certificate.times.values())
+        facts[phase_time("certificate")] = sum(certificate.times.values())
         return GridState(
             state.step + 1, state.flow_time + outcome.flow_time, outcome.next_step, new, old.law, old.value,
             certificate, state.elapsed + time.perf_counter() - began, facts,
@@ -146,8 +164,11 @@ class GridSolver:
         began = time.perf_counter()
         if step % every == 0:
             with suppress(CurvatureError):
-                columns = curvature_range(Hessian(evaluation)).columns()
-        return {**columns, "time_curvature": time.perf_counter() - began}
+                found = curvature_range(Hessian(evaluation))
+                for end, pair in zip(CURVATURE_ENDS, (found.smallest, found.largest), strict=True):
+                    for part in CURVATURE_PARTS:
+                        columns[curvature(end, part)] = getattr(pair, part.removeprefix("_") or "value")
+        return {**columns, phase_time("curvature"): time.perf_counter() - began}
 
     def _step(self, state: GridState) -> StepOutcome:
         flow, method = self.case.flow, self._method
@@ -162,25 +183,25 @@ class GridSolver:
         evaluation = state.evaluation
         scalars = {
             "step": float(state.step),
-            "flow_time": state.flow_time,
-            "objective": evaluation.objective,
-            "gradient_norm": gradient_norm(evaluation),
-            "lower_bound": self._lower_bound(state),
-            "step_length": 0.0,
+            FLOW_TIME: state.flow_time,
+            OBJECTIVE: evaluation.objective,
+            GRADIENT_NORM: gradient_norm(evaluation),
+            LOWER_BOUND: self._lower_bound(state),
+            STEP_LENGTH: 0.0,
             "largest_move": 0.0,
-            "wall_time": state.elapsed,
-            "stationary_residual": evaluation.stationary.residual,
-            "stationary_error": evaluation.stationary.error_bound,
-            "mixing_rate": evaluation.stationary.rate,
-            "value_residual": evaluation.value_residual,
+            WALL_TIME: state.elapsed,
+            STATIONARY_RESIDUAL: evaluation.stationary.residual,
+            STATIONARY_ERROR: evaluation.stationary.error_bound,
+            MIXING_RATE: evaluation.stationary.rate,
+            VALUE_RESIDUAL: evaluation.value_residual,
             "stationary_iterations": float(evaluation.stationary.iterations),
             "value_iterations": float(evaluation.value_iterations),
             "guarded": 0.0,
             "escaped": 0.0,
             "rejected": 0.0,
             "tamed": 0.0,
-            "time_flow": 0.0,
-            **{f"time_{name}": seconds for name, seconds in evaluation.times.items()},
+            phase_time("flow"): 0.0,
+            **{phase_time(name): seconds for name, seconds in evaluation.times.items()},
             **state.facts,
         }
         return StepRecord(scalars, lambda: self._frame(state), lambda: self._checkpoint(state))
@@ -254,7 +275,7 @@ class GridSolver:
                 f"not proven, would be {state.certificate.lower_bound:.10g}: {state.certificate.method}"
             )
         return Solution(
-            evaluation.objective, record["lower_bound"], evaluation.policy, evaluation.law,
+            evaluation.objective, record[LOWER_BOUND], evaluation.policy, evaluation.law,
             evaluation.value * self._value_unit, verdict.status == CONVERGED, verdict.status, verdict.reason,
             verdict.complete, record, summary,
         )  # fmt: skip

@@ -1,0 +1,38 @@
+"""What a neural run writes down: its columns and its frames.  Imported without JAX."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wassgrid.neural import make_solver
+from wassgrid.run.schema import COLUMNS, COST, STANDARD_ERROR, variables
+from wassgrid.storage import Axis, Variable
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+
+FRAMES = "neural"  # the series of the frames
+NEURAL_COLUMNS = {
+    STANDARD_ERROR: ("standard error of the objective, from the spread of the chains", COST),
+    "slope": ("fall of the objective per flow time along the direction", "1"),
+    "agreement": ("cosine of successive sampled gradients in the metric", "1"),
+    "step_size": ("flow time of the step, 0 if it was refused", "1"),
+    "predicted": ("decrease of the objective by the quadratic model", COST),
+    "actual": ("decrease on common random numbers", COST),
+    "curvature": ("curvature of the objective along the steps, per squared action", "1"),
+    "damping": ("damping of the metric", "1"),
+    "accepted": ("whether the step was taken", "1"),
+    "iterations": ("iterations of the metric solver", "1"),
+    "residual": ("relative residual of the metric solver", "1"),
+}
+
+
+def neural_layout(case: Case) -> dict[str, Any]:
+    """Return axes and series of a neural run's result file, as `ResultWriter.begin` takes them."""
+    count = make_solver(case).blueprint.parameter_count
+    axes = [Axis("parameter", np.arange(count), "parameter number")]
+    parameters = Variable(("parameter",), "parameters of the policy network", "1")
+    columns = variables(case, COLUMNS | NEURAL_COLUMNS)
+    return {"axes": axes, "series": {"convergence": columns, FRAMES: {"parameters": parameters}}}

@@ -1,0 +1,76 @@
+"""What a run writes down, declared once: names, meanings and units of its columns, read by all that show them.
+
+The columns that all runs have stand here; those of a solver stand beside it (`grid_schema`, `neural.schema`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wassgrid.storage import Variable
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+
+COST, TIME = "{cost}", "{time}"  # stand for the units of the case
+
+STEP, FLOW_TIME, WALL_TIME = "step", "flow_time", "wall_time"
+OBJECTIVE, LOWER_BOUND, STANDARD_ERROR = "objective", "lower_bound", "standard_error"
+GRADIENT_NORM, STEP_LENGTH = "gradient_norm", "step_length"
+STATIONARY_RESIDUAL, STATIONARY_ERROR, MIXING_RATE = "stationary_residual", "stationary_error", "mixing_rate"
+VALUE_RESIDUAL = "value_residual"
+CURVATURE_ENDS = ("min", "max")
+CURVATURE_PARTS = ("", "_local", "_transport", "_residual")
+PHASES = ("assembly", "stationary", "evaluation", "derivatives", "certificate", "flow", "curvature")  # with a time each
+
+Columns = Mapping[str, tuple[str, str]]  # name: (long name, units); a scalar that is not listed gets a column of its own name
+
+
+def phase_time(phase: str) -> str:
+    """Return the column of the wall time spent on a phase."""
+    return f"time_{phase}"
+
+
+def curvature(end: str, part: str = "") -> str:
+    """Return the column of a part of the smallest ("min") or largest ("max") eigenvalue of the Hessian."""
+    return f"curvature_{end}{part}"
+
+
+CURVATURE_COLUMNS = tuple(curvature(end, part) for end in CURVATURE_ENDS for part in CURVATURE_PARTS)
+
+COLUMNS = {
+    FLOW_TIME: ("flow time", "1"),
+    OBJECTIVE: ("objective J", COST),
+    LOWER_BOUND: ("proved lower bound on the optimal objective", COST),
+    GRADIENT_NORM: ("norm of the gradient of J in the metric", "1"),
+    STEP_LENGTH: ("distance moved in the metric", "1"),
+    WALL_TIME: ("wall time since the start of the run", "s"),
+}
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units of a case as the case gives them, "1" where it gives none."""
+
+    states: tuple[str, ...]
+    actions: tuple[str, ...]
+    cost: str
+    time: str
+
+    @classmethod
+    def of(cls, case: Case) -> Units:
+        model = case.problem.model
+        return cls(
+            tuple(case.states[family.key].unit or "1" for family in model.states for _ in family.members),
+            tuple(case.actions[family.key].unit or "1" for family in model.actions for _ in family.members),
+            case.cost.unit or "1",
+            (case.time.unit if case.time is not None else "") or "1",
+        )
+
+
+def variables(case: Case, columns: Columns) -> dict[str, Variable]:
+    """Return the columns as storage takes them, in the units of the case."""
+    units = Units.of(case)
+    return {name: Variable((), text, unit.format(cost=units.cost, time=units.time)) for name, (text, unit) in columns.items()}

@@ -1,0 +1,82 @@
+"""Which solver a case asks for, and what each kind states of itself: the one room that knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from wassgrid.run.loop import Observer, Solver, drive
+from wassgrid.run.schema import FLOW_TIME, GRADIENT_NORM, STEP
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+
+
+@dataclass(frozen=True)
+class SolverKind:
+    """A kind of solver.
+
+    make: the solver of a case; layout: axes and series of its result file, as `ResultWriter.begin` takes them; frames: the
+    series that its frames go to; rules: the limits that may end a run, by column (`gap`: J above its bound); gridded: the states
+    lie on a grid.
+    """
+
+    make: Callable[[Case], Solver]
+    layout: Callable[[Case], dict[str, Any]]
+    frames: str
+    rules: Callable[[Case], dict[str, float]]
+    gridded: bool
+
+
+def _make_grid(case: Case) -> Solver:
+    from wassgrid.run.grid_solver import GridSolver
+
+    return GridSolver.from_case(case)
+
+
+def _grid_layout(case: Case) -> dict[str, Any]:
+    from wassgrid.run.grid_schema import grid_layout
+
+    return grid_layout(case)
+
+
+def _grid_rules(case: Case) -> dict[str, float]:
+    stop = case.flow.stop
+    rules = {STEP: stop.steps, FLOW_TIME: stop.flow_time, GRADIENT_NORM: stop.gradient_norm, "gap": stop.gap}
+    return {name: float(limit) for name, limit in rules.items() if limit is not None}
+
+
+def _make_neural(case: Case) -> Solver:
+    from wassgrid.neural import make_solver as make_neural_solver
+
+    return make_neural_solver(case)
+
+
+def _neural_layout(case: Case) -> dict[str, Any]:
+    from wassgrid.neural.schema import neural_layout
+
+    return neural_layout(case)
+
+
+def _neural_rules(case: Case) -> dict[str, float]:
+    from wassgrid.case.neural_tables import NeuralSettings
+
+    return {STEP: float((case.neural or NeuralSettings.model_validate({})).steps)}
+
+
+# what a kind needs is imported when it is asked for: JAX is an extra
+SOLVERS = {
+    "grid": SolverKind(_make_grid, _grid_layout, "trajectory", _grid_rules, gridded=True),
+    "neural": SolverKind(_make_neural, _neural_layout, "neural", _neural_rules, gridded=False),
+}
+
+
+def make_solver(case: Case) -> Solver:
+    """Return the solver that the case names."""
+    return SOLVERS[case.solver.kind].make(case)
+
+
+def solve(case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None) -> Any:
+    """Solve a case, from its beginning or from a checkpoint, and return the solver's solution (see `loop.drive`)."""
+    return drive(make_solver(case), case, observers, resume_from)
