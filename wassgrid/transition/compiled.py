@@ -5,6 +5,9 @@ written by one thread in an order that does not depend on the number of threads:
 
 Helpers that allocate nothing are compiled without Numba's run time: counting references to the arrays that they are handed took
 nine tenths of the time.
+
+Numba's cache of a function sees changes of its own file, not of the files of those it calls: after a change here or in another
+compiled file, delete the *.nbi files under wassgrid/ (the tests do so).
 """
 
 from __future__ import annotations
