@@ -13,8 +13,8 @@ from wassgrid.chain.fundamental import Chain
 from wassgrid.chain.stationary import StationaryError, StationaryResult, stationary_law
 from wassgrid.policy import ParticlePolicy
 from wassgrid.resources import one_blas_thread
-from wassgrid.transition.model import TransitionModel
-from wassgrid.transition.sparse import TransitionOperator
+from wassgrid.transition.model import Expectation, TransitionModel
+from wassgrid.transition.operator import MarkovOperator
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -85,12 +85,17 @@ class Evaluation:
         """J for the average cost, 0 for the discounted one: Q = c - offset + g E V."""
         return self.objective if self.discount == 1.0 else 0.0
 
+    @cached_property
+    def expectation(self) -> Expectation:
+        """E V(s') for any actions."""
+        return self.model.expectation(self.value)
+
     def q_values(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Return Q at any actions (K, N, m) of chosen cells (K,), (K, N), with V of this policy."""
         result = np.empty(actions.shape[:2])
         for rows in self.model.blocks(*actions.shape[:2]):
             tables = self.model.tables(cells[rows], actions[rows], 0)
-            expected = self.model.expected(cells[rows], tables.mean, self.value)
+            expected = self.expectation.values(cells[rows], tables.mean)
             result[rows] = tables.cost - self.offset + self.discount * expected
         return result
 
@@ -107,7 +112,7 @@ class Evaluation:
         for rows in model.blocks(rows_total, particles):
             tables = model.tables(cells[rows], actions[rows], 2)
             assert tables.cost_gradient is not None and tables.cost_hessian is not None  # order 2 was asked for
-            values, gradients, hessians = model.expected_derivatives(cells[rows], tables, self.value)
+            values, gradients, hessians = self.expectation.derivatives(cells[rows], tables)
             q[rows] = tables.cost - self.offset + self.discount * values
             gradient[rows] = tables.cost_gradient + self.discount * gradients
             hessian[rows] = tables.cost_hessian + self.discount * hessians
@@ -117,10 +122,10 @@ class Evaluation:
         """Return g grad_a E f(s') at every particle, (cells, N, m), for f given on all cells."""
         result = np.empty(self.policy.actions.shape)
         cells = np.arange(self.policy.grid.size)
-        model = self.model
+        model, expectation = self.model, self.model.expectation(function)
         for rows in model.blocks(*self.policy.actions.shape[:2]):
             tables = model.tables(cells[rows], self.policy.actions[rows], 1)
-            result[rows] = self.discount * model.expected_derivatives(cells[rows], tables, function)[1]
+            result[rows] = self.discount * expectation.derivatives(cells[rows], tables)[1]
         return result
 
     def pushed_law_derivative(self, field: np.ndarray) -> np.ndarray:
@@ -217,11 +222,11 @@ class Evaluator:
             solution.method, times,
         )  # fmt: skip
 
-    def _occupancy(self, operator: TransitionOperator, law: np.ndarray | None) -> StationaryResult:
+    def _occupancy(self, operator: MarkovOperator, law: np.ndarray | None) -> StationaryResult:
         """Solve d = (1 - g) rho (I - g P)^{-1}; the error is at most the residual divided by 1 - g."""
         chain = Chain(operator, self.initial_law, self.discount, self.value_method, self.tolerance * (1 - self.discount))
         solution = chain.left((1.0 - self.discount) * self.initial_law, law)
-        occupancy = np.maximum(solution.values, 0.0) if not (operator.values < 0).any() else solution.values
+        occupancy = np.maximum(solution.values, 0.0) if operator.nonnegative else solution.values
         bound = solution.residual / (1.0 - self.discount)
         return StationaryResult(
             occupancy, bound <= max(self.tolerance, 1e-13 / (1.0 - self.discount)), solution.iterations, solution.residual,

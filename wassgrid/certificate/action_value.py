@@ -78,7 +78,7 @@ class ActionValue:
             return cls(evaluation, None, lead)
         with threads_for(model.grid.size * model.reach):
             table = lead_table(
-                axes, model.width, ranges[0], model.noise, model.coupling, evaluation.value,
+                axes, model.width, ranges[0], model.cell_noise, model.coupling, evaluation.value,
                 np.ascontiguousarray(ranges[0][:, lead]), np.ascontiguousarray(ranges[1][:, lead]),
             )  # fmt: skip
         return cls(evaluation, table, lead)
@@ -88,7 +88,7 @@ class ActionValue:
         assert table is not None
         with threads_for(mean.size * 16):
             result: np.ndarray = lead_expectations(
-                model.axes, self.lead, model.width, cells, np.ascontiguousarray(mean), model.noise, table, len(table) == 1
+                model.axes, self.lead, model.width, cells, np.ascontiguousarray(mean), model.cell_noise, table, len(table) == 1
             )
         return result
 
@@ -135,7 +135,7 @@ class ActionValue:
             with threads_for(len(cells) * model.reach):
                 return Enclosure(
                     *enclose(
-                        model.axes, width, cells, mean, radius, model.noise, model.coupling, self.evaluation.value,
+                        model.axes, width, cells, mean, radius, model.cell_noise, model.coupling, self.evaluation.value,
                         combinations, first, third,
                     )
                 )  # fmt: skip
@@ -147,7 +147,7 @@ class ActionValue:
         with threads_for(count * 32):
             floor, slope[:, j], third, smooth, bounded = lead_enclosures(
                 model.axes, j, width, cells, np.ascontiguousarray(mean[:, j]), np.ascontiguousarray(radius[:, j]),
-                model.noise, self.table, len(self.table) == 1,
+                model.cell_noise, self.table, len(self.table) == 1,
             )  # fmt: skip
         bend[:, j, j] = third * radius[:, j]
         floor = np.where(radius[:, j] > 0.0, floor, expected[0])

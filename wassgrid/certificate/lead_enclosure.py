@@ -58,7 +58,7 @@ def lead_expectations(axes, lead, width, cells, mean, noise, table, shared):
             row = 0 if shared else k
             for i in range(particles):
                 first, count = axis_weights(
-                    axes.kernel[lead], boundary, axes.lower[lead], h, n, mean[r, i], noise[k, lead], w[0], w[1], w[2]
+                    axes.kernel[lead], boundary, axes.lower[lead], h, n, mean[r, i], noise[k, lead], 2, w[0], w[1], w[2]
                 )
                 t0 = t1 = t2 = 0.0
                 for q in range(count):

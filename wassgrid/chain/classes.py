@@ -6,12 +6,12 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from wassgrid.transition.sparse import TransitionOperator
+from wassgrid.transition.operator import MarkovOperator
 
 _EDGE = 1e-14  # transition probabilities below are rounding
 
 
-def recurrent_classes(operator: TransitionOperator) -> list[np.ndarray]:
+def recurrent_classes(operator: MarkovOperator) -> list[np.ndarray]:
     """Return the cells of every recurrent class: strongly connected, with no edge that leaves.
 
     Edges with probability below rounding do not count.
@@ -31,7 +31,7 @@ def recurrent_classes(operator: TransitionOperator) -> list[np.ndarray]:
     return [order[low:high] for low, high in zip(*bounds, strict=True)]
 
 
-def period(operator: TransitionOperator, cells: np.ndarray) -> int:
+def period(operator: MarkovOperator, cells: np.ndarray) -> int:
     """Return the period of one recurrent class: the gcd of its cycle lengths, by breadth-first levels."""
     matrix = operator.matrix()[cells][:, cells]
     matrix.data = np.where(matrix.data > _EDGE, 1.0, 0.0)

@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.resources import one_blas_thread
-from wassgrid.transition.sparse import TransitionOperator
+from wassgrid.transition.operator import MarkovOperator
 
 METHODS = ("auto", "iteration", "krylov", "lu")
 _RESTART = 60
@@ -26,7 +26,7 @@ class Factorisation:
     what is left is a nonsingular M-matrix, factorised without pivoting: stable, and sparse in a symmetric ordering.
     """
 
-    def __init__(self, operator: TransitionOperator, discount: float = 1.0, pinned: int | None = None) -> None:
+    def __init__(self, operator: MarkovOperator, discount: float = 1.0, pinned: int | None = None) -> None:
         n = operator.size
         matrix = sparse.csc_array(sparse.eye_array(n, format="csr") - discount * operator.matrix())
         self.keep = np.ones(n, bool)
@@ -65,17 +65,17 @@ class Factorisation:
         return law / law.sum()
 
 
-def direct_is_cheap(operator: TransitionOperator) -> bool:
+def direct_is_cheap(operator: MarkovOperator) -> bool:
     """Tell whether sparse LU is likely to beat some thousand products: narrow bands, few entries or small matrices."""
     return direct_products(operator) <= _DIRECT_COST
 
 
-def direct_is_possible(operator: TransitionOperator) -> bool:
+def direct_is_possible(operator: MarkovOperator) -> bool:
     """Tell whether the factors surely fit in a few GiB, filled completely in the worst case."""
     return operator.size <= 12_000 or direct_is_cheap(operator)
 
 
-def direct_products(operator: TransitionOperator) -> float:
+def direct_products(operator: MarkovOperator) -> float:
     """Estimate the cost of an LU in products with P: n b^2 operations for bandwidth b after natural ordering."""
     n = operator.size
     band = min(operator.bandwidth, float(n), 6.0 * np.sqrt(n) * np.sqrt(operator.entries / n))
@@ -101,7 +101,7 @@ class Chain:
     gives factors that exist already.
     """
 
-    operator: TransitionOperator
+    operator: MarkovOperator
     law: np.ndarray
     discount: float  # 1 for the average cost
     method: str

@@ -7,7 +7,7 @@ from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.chain.fundamental import Factorisation
 from wassgrid.resources import one_blas_thread
-from wassgrid.transition.sparse import TransitionOperator
+from wassgrid.transition.operator import MarkovOperator
 
 _DENSE = 200  # cells up to which all eigenvalues are computed
 
@@ -20,7 +20,7 @@ def probe_function(n: int) -> np.ndarray:
     return probe
 
 
-def observed_rate(operator: TransitionOperator, law: np.ndarray, products: int = 48) -> float:
+def observed_rate(operator: MarkovOperator, law: np.ndarray, products: int = 48) -> float:
     """Estimate |lambda_2| from the decay of a function of mean zero under P."""
     function = probe_function(operator.size)
     norms = []
@@ -34,7 +34,7 @@ def observed_rate(operator: TransitionOperator, law: np.ndarray, products: int =
 
 
 @one_blas_thread()
-def second_eigenvalue(operator: TransitionOperator, restarts: int = 50) -> float:
+def second_eigenvalue(operator: MarkovOperator, restarts: int = 50) -> float:
     """Return the modulus of the second eigenvalue of P; nan where `restarts` of Arnoldi's method do not find it.
 
     One for a periodic chain and for one with several recurrent classes.
@@ -57,7 +57,7 @@ def second_eigenvalue(operator: TransitionOperator, restarts: int = 50) -> float
     return float(np.abs(values).min())
 
 
-def direct_rate(operator: TransitionOperator, factors: Factorisation, law: np.ndarray, steps: int = 30) -> float:
+def direct_rate(operator: MarkovOperator, factors: Factorisation, law: np.ndarray, steps: int = 30) -> float:
     """Estimate |lambda_2| by inverse iteration with I - P on functions of mean zero: the slowest mode.
 
     The eigenvalue of I - P nearest to zero (after the simple zero) dominates; 1 - |that| is the rate for a slowly

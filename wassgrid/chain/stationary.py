@@ -11,7 +11,7 @@ from wassgrid.chain.classes import recurrent_classes
 from wassgrid.chain.fundamental import Factorisation, direct_is_cheap, direct_is_possible, direct_products
 from wassgrid.chain.spectrum import direct_rate, observed_rate, probe_function
 from wassgrid.resources import one_blas_thread
-from wassgrid.transition.sparse import TransitionOperator
+from wassgrid.transition.operator import MarkovOperator
 
 METHODS = ("auto", "power", "krylov", "lu", "arnoldi")
 _PROBE = 64  # products after which the rate of power iteration is judged
@@ -52,7 +52,7 @@ class StationaryResult:
 
 @one_blas_thread()
 def stationary_law(
-    operator: TransitionOperator,
+    operator: MarkovOperator,
     initial: np.ndarray | None = None,
     *,
     method: str = "auto",
@@ -119,7 +119,7 @@ def _usable(law: np.ndarray) -> np.ndarray:
 
 
 def _power(
-    operator: TransitionOperator,
+    operator: MarkovOperator,
     law: np.ndarray,
     tolerance: float,
     limit: int,
@@ -171,7 +171,7 @@ def _power(
 
 
 def _checked(
-    operator: TransitionOperator,
+    operator: MarkovOperator,
     law: np.ndarray,
     iterations: int,
     rate: float,
@@ -189,7 +189,7 @@ def _checked(
             "use the gaussian or linear kernel or a finer grid"
         )
         return StationaryResult(law, False, iterations, np.inf, np.inf, rate, method, reason)
-    if method != "power" and not (operator.values < 0).any():
+    if method != "power" and operator.nonnegative:
         law = np.maximum(law, 0.0)
         law /= law.sum()
     residual = float(np.abs(operator.push(law) - law).sum())
@@ -201,7 +201,7 @@ def _checked(
 
 
 def _krylov(
-    operator: TransitionOperator, law: np.ndarray, tolerance: float, rate: float | None = None
+    operator: MarkovOperator, law: np.ndarray, tolerance: float, rate: float | None = None
 ) -> StationaryResult:
     """Solve mu (I - P + 1 u) = u with u the given law, by BiCGSTAB; breaks down where the chain mixes slowly."""
     n = operator.size
@@ -235,7 +235,7 @@ def _krylov(
 
 
 def _direct(
-    operator: TransitionOperator, law: np.ndarray, tolerance: float, rate: float | None = None
+    operator: MarkovOperator, law: np.ndarray, tolerance: float, rate: float | None = None
 ) -> StationaryResult:
     """Solve for mu by sparse LU with the most likely cell taken out, then inverse iteration for |lambda_2|."""
     for _ in range(8):
@@ -258,7 +258,7 @@ def _direct(
 
 
 def _arnoldi(
-    operator: TransitionOperator, law: np.ndarray, tolerance: float, rate: float | None = None
+    operator: MarkovOperator, law: np.ndarray, tolerance: float, rate: float | None = None
 ) -> StationaryResult:
     """Compute the two leading eigenvalues of mu -> mu P by implicitly restarted Arnoldi iteration (ARPACK)."""
     n = operator.size
@@ -281,7 +281,7 @@ def _arnoldi(
     mu = np.real(vectors[:, first])
     rate = float(min(np.sort(np.abs(values))[-2], 1.0 - 1e-16))
     mu = mu / mu.sum()
-    if not (operator.values < 0).any():
+    if operator.nonnegative:
         mu = np.abs(mu)
     for _ in range(4):
         mu = operator.push(mu / mu.sum())

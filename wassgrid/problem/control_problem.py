@@ -11,6 +11,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
+from wassgrid.problem.dependence import Dependence
 from wassgrid.problem.boundary import apply_boundary
 from wassgrid.problem.compilation import ArrayFunction, Stages, compile_functions, differentiate
 from wassgrid.problem.intervals import Interval, interval
@@ -135,6 +136,21 @@ class ControlProblem:
         for j, i in self._law.coupling:
             coupled[j, i] = True
         return coupled
+
+    @cached_property
+    def dependence(self) -> Dependence:
+        """What the law of every axis depends on, read off its expressions."""
+        law, scalars, d = self._law, self.model.scalars, self.state_dimension
+        present, moved = np.zeros((d, d), dtype=bool), np.zeros(d, dtype=bool)
+        for j in range(d):
+            mean = law.symbols_of(law.mean[j])
+            symbols = mean | law.symbols_of(law.noise[j])
+            for (follower, _), beta in law.coupling.items():
+                if follower == j:
+                    symbols |= law.symbols_of(beta)
+            present[j] = [symbol in symbols for symbol in scalars.states]
+            moved[j] = any(symbol in mean for symbol in scalars.actions)
+        return Dependence(present, moved, self.coupled)
 
     @cached_property
     def order(self) -> tuple[int, ...]:

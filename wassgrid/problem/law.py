@@ -22,6 +22,18 @@ class Law:
     noise: tuple[sp.Expr, ...]
     stages: tuple[tuple[sp.Symbol, sp.Expr], ...] = ()
 
+    def symbols_of(self, expression: sp.Expr) -> set[sp.Basic]:
+        """Return the symbols in an expression, those of the stages that it uses included."""
+        stages = dict(self.stages)
+        found: set[sp.Basic] = set()
+        pending = set(expression.free_symbols)
+        while pending:
+            symbol = pending.pop()
+            if symbol not in found:
+                found.add(symbol)
+                pending |= stages[symbol].free_symbols if symbol in stages else set()
+        return found
+
     @classmethod
     def of(cls, model: Model) -> Law:
         """Derive the law of a model.

@@ -188,7 +188,7 @@ def conditional_moments(axes, width, mean, noise, coupling):
                     m += coupling[k, j, i] * (axes.lower[i] + node * axes.spacing[i])
             h, lower = axes.spacing[j], axes.lower[j]
             first, count = axis_weights(
-                axes.kernel[j], axes.boundary[j], lower, h, axes.size[j], m, noise[k, j], w[0], w[1], w[2]
+                axes.kernel[j], axes.boundary[j], lower, h, axes.size[j], m, noise[k, j], 0, w[0], w[1], w[2]
             )
             centre = 0.0
             for q in range(count):

@@ -31,7 +31,7 @@ def lead_weights(axes, mean, noise, w, nodes):
     j = axes.order[0]
     n, boundary = axes.size[j], axes.boundary[j]
     first, count = axis_weights(
-        axes.kernel[j], boundary, axes.lower[j], axes.spacing[j], n, mean[j], noise[j], w[0], w[1], w[2]
+        axes.kernel[j], boundary, axes.lower[j], axes.spacing[j], n, mean[j], noise[j], 2, w[0], w[1], w[2]
     )
     for q in range(count):
         nodes[q] = fold(first + q, n, boundary)

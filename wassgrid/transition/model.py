@@ -14,6 +14,8 @@ from wassgrid.transition.axis_kernels import AXIS_KERNELS
 from wassgrid.transition.axis_kernels.facts import AxisKernel
 from wassgrid.transition.compiled import BOUNDARIES, threads_for
 from wassgrid.transition.expectations import conditional_moments, expectations, push_derivative
+from wassgrid.transition.operator import MarkovOperator
+from wassgrid.transition.product_law import AxisTable, FollowerLaw, Passes, ProductLaw
 from wassgrid.transition.sparse import TransitionOperator, count_entries, fill_rows
 from wassgrid.transition.walk import Axes
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
     from wassgrid.problem.control_problem import ActionTables, ControlProblem
 
+_CELLS_AT_ONCE = 1 << 18  # whose tables are held at once
 _SPARE = 3  # nodes of a buffer beyond the bound
 _BLOCK_BYTES = 48 * 2**20  # of derivative tables held at once
 
@@ -31,12 +34,11 @@ class ResolutionError(ValueError):
 
 @dataclass(frozen=True)
 class TransitionModel:
-    """Hold the law of the next state on the grid, for any policy: noise, coupling and one kernel per axis.
+    """Hold the law of the next state on the grid, for any policy: noise and one kernel per axis.
 
     | name     | symbol  | shape          |
     |----------|---------|----------------|
     | noise    | sigma_j | (cells, d)     |
-    | coupling | beta_ji | (cells, d, d)  |
     | kernels  | omega_j | d names        |
     """
 
@@ -44,7 +46,6 @@ class TransitionModel:
     grid: StateGrid
     kernels: tuple[str, ...]
     noise: np.ndarray
-    coupling: np.ndarray
 
     @classmethod
     def from_case(cls, case: Case, grid: StateGrid | None = None) -> TransitionModel:
@@ -55,8 +56,7 @@ class TransitionModel:
     def build(
         cls, problem: ControlProblem, grid: StateGrid, kernel: str | Mapping[str, str] = "auto"
     ) -> TransitionModel:
-        tables = problem.cell_tables(grid.states)
-        noise = np.ascontiguousarray(tables.noise)
+        noise = _noise(problem, grid)
         chosen = []
         for j, name in enumerate(grid.names):
             wanted = kernel if isinstance(kernel, str) else kernel.get(name, "auto")
@@ -65,7 +65,56 @@ class TransitionModel:
                 wanted = next(name for name, kernel in AXIS_KERNELS.items() if ratio.min() >= kernel.resolving_noise)
             _require_carried(AXIS_KERNELS[wanted], grid, j, noise[:, j])
             chosen.append(wanted)
-        return cls(problem, grid, tuple(chosen), noise, np.ascontiguousarray(tables.coupling))
+        return cls(problem, grid, tuple(chosen), noise)
+
+    @cached_property
+    def coupling(self) -> np.ndarray:
+        """beta (cells, d, d): what the walk needs, and the product form does not."""
+        return np.ascontiguousarray(self.problem.cell_tables(self.grid.states).coupling)
+
+    @cached_property
+    def cell_noise(self) -> np.ndarray:
+        """The noise as the walk takes it: an entry for every cell."""
+        return np.ascontiguousarray(self.noise)
+
+    @cached_property
+    def product(self) -> ProductLaw | None:
+        """The law as a product of streamed and collided axes; None where it is not of this form, or on a line.
+
+        On a line P is a narrow band, and its factors serve every solve.
+        """
+        grid, problem = self.grid, self.problem
+        if grid.dimension == 1:
+            return None
+        passes = Passes.of(problem.dependence, [boundary == "periodic" for boundary in grid.boundary])
+        if passes is None:
+            return None
+        axes = self.axes
+        reach = np.ceil(np.array(self._nodes)).astype(np.int64)
+        table = AxisTable(axes.lower, axes.spacing, axes.size, axes.boundary, axes.kernel, reach)
+        try:
+            followers = [self._follower(passes, j) for j in passes.streamed]
+        except ValueError:  # not finite at an action that no policy takes
+            return None
+        noise = self.noise[:1].copy() if self.noise.strides[0] == 0 else self.noise
+        return ProductLaw.build(passes, table, followers, noise)
+
+    def _follower(self, passes: Passes, j: int) -> FollowerLaw:
+        """Tabulate the law of a streamed axis over the axes that it depends on, those that it follows at their nodes."""
+        grid, depends, follows = self.grid, self.problem.dependence, self.problem.coupled[j]
+        entering = {j, *np.flatnonzero(depends.present[j]).tolist(), *np.flatnonzero(follows).tolist()}
+        order = [i for i in (*sorted(passes.streamed), *passes.collided) if i in entering]
+        states = np.tile([axis[0] for axis in grid.axes], (int(np.prod([grid.shape[i] for i in order])), 1))
+        for i, nodes in zip(order, np.meshgrid(*[grid.axes[i] for i in order], indexing="ij"), strict=True):
+            states[:, i] = nodes.ravel()
+        low, high = self.problem.action_bounds.T
+        anything = np.tile(np.clip(np.zeros(low.size), low, high), (len(states), 1, 1))
+        cell = self.problem.cell_tables(states)
+        # alpha_j + sum_i beta_ji x'_i; a present and a realised coordinate of the same axis never enter together
+        mean = self.problem.action_tables(states, anything, 0).mean[:, 0, j]
+        for i in np.flatnonzero(follows):
+            mean = mean + cell.coupling[:, j, i] * states[:, i]
+        return FollowerLaw(j, tuple(order), np.ascontiguousarray(mean), np.ascontiguousarray(cell.noise[:, j]))
 
     @cached_property
     def axes(self) -> Axes:
@@ -156,8 +205,14 @@ class TransitionModel:
         """Return the problem's tables at actions (K, N, m) of chosen cells (K,)."""
         return self.problem.action_tables(self.grid.states[cells], actions, order)
 
-    def operator(self, mean: np.ndarray, weights: np.ndarray) -> TransitionOperator:
-        """Assemble P for particles with the given means (cells, N, d) and weights (cells, N)."""
+    def operator(self, mean: np.ndarray, weights: np.ndarray) -> MarkovOperator:
+        """Return P for particles with the given means (cells, N, d) and weights (cells, N), as a product where it is one."""
+        if self.product is None:
+            return self.assembled(mean, weights)
+        return self.product.operator(mean, weights, self.markov, lambda: self.assembled(mean, weights).matrix())
+
+    def assembled(self, mean: np.ndarray, weights: np.ndarray) -> TransitionOperator:
+        """Assemble the entries of P for particles with the given means (cells, N, d) and weights (cells, N)."""
         start = np.zeros(self.grid.size + 1, np.int64)
         counts = self.entries(np.arange(self.grid.size), mean, weights)
         np.cumsum(counts, out=start[1:])
@@ -165,7 +220,7 @@ class TransitionModel:
         values = np.empty(start[-1])
         with threads_for(weights.size * self.reach):
             fill_rows(
-                self.axes, self.width, mean, weights, self.noise, self.coupling, start, columns, values
+                self.axes, self.width, mean, weights, self.cell_noise, self.coupling, start, columns, values
             )
         return TransitionOperator(start, columns, values)
 
@@ -173,46 +228,31 @@ class TransitionModel:
         """Count the entries of chosen rows of P (K,) for means (K, N, d) and weights (K, N) of their particles."""
         with threads_for(weights.size * self.reach):
             counts: np.ndarray = count_entries(
-                self.axes, self.width, cells, mean, weights, self.noise, self.coupling
+                self.axes, self.width, cells, mean, weights, self.cell_noise, self.coupling
             )
         return counts
 
+    def expectation(self, function: np.ndarray) -> Expectation:
+        """Prepare the expectations of a function f (cells,) at the next state, for any actions."""
+        return Expectation(self, np.ascontiguousarray(function, dtype=float))
+
     def expected(self, cells: np.ndarray, mean: np.ndarray, function: np.ndarray) -> np.ndarray:
         """Return E f(s') (K, N) for means (K, N, d) of chosen cells (K,), f given on all cells."""
-        return self._expectations(cells, mean, None, None, function)[0]
+        return self.expectation(function).values(cells, mean)
 
     def expected_derivatives(
         self, cells: np.ndarray, tables: ActionTables, function: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return E f(s') with action gradient and Hessian, (K, N), (K, N, m), (K, N, m, m).
-
-        tables of order 2 of chosen cells (K,); for tables of order 1 the Hessian is left out (no rows).
-        """
-        return self._expectations(cells, tables.mean, tables.mean_gradient, tables.mean_hessian, function)
-
-    def _expectations(
-        self,
-        cells: np.ndarray,
-        mean: np.ndarray,
-        gradient: np.ndarray | None,
-        hessian: np.ndarray | None,
-        function: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        m = self.problem.action_bounds.shape[0]
-        shape = (0, *mean.shape[1:], m)
-        first = np.empty(shape) if gradient is None else gradient
-        second = np.empty((*shape, m)) if hessian is None else hessian
-        with threads_for(mean.shape[0] * mean.shape[1] * self.reach):
-            result: tuple[np.ndarray, np.ndarray, np.ndarray] = expectations(
-                self.axes, self.width, cells, mean, first, second, self.noise, self.coupling, function
-            )
-        return result
+        """Return E f(s') with action gradient and Hessian; see `Expectation.derivatives`."""
+        return self.expectation(function).derivatives(cells, tables)
 
     def pushed_derivative(self, mean: np.ndarray, velocity: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """Return sum_ki mass_ki d/dt p(. | s_k, mean_ki + t velocity_ki), a signed measure (cells,)."""
+        if self.product is not None:
+            return self.product.pushed_derivative(mean, velocity, mass)
         with threads_for(mass.size * self.reach):
             measure: np.ndarray = push_derivative(
-                self.axes, self.width, mean, velocity, mass, self.noise, self.coupling
+                self.axes, self.width, mean, velocity, mass, self.cell_noise, self.coupling
             )
         return measure
 
@@ -223,7 +263,7 @@ class TransitionModel:
         `physical` and `numerical` standard deviation per step (of the axis given the axes it follows; in units of the
         state) and `cells_per_noise`, the smallest noise/spacing.
         """
-        moments = conditional_moments(self.axes, self.width, policy_mean, self.noise, self.coupling)
+        moments = conditional_moments(self.axes, self.width, policy_mean, self.cell_noise, self.coupling)
         report: list[dict[str, float | str]] = []
         for j, name in enumerate(self.grid.names):
             report.append(
@@ -236,6 +276,57 @@ class TransitionModel:
                 }
             )
         return report
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """E f(s') of one function f (cells,) for any actions of any cells; what no action changes is computed once."""
+
+    model: TransitionModel
+    function: np.ndarray
+
+    @cached_property
+    def _streamed(self) -> np.ndarray:
+        assert self.model.product is not None
+        return self.model.product.prepared(self.function)
+
+    def values(self, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """Return E f(s') (K, N) for means (K, N, d) of chosen cells (K,)."""
+        return self._compute(cells, mean, None, None)[0]
+
+    def derivatives(self, cells: np.ndarray, tables: ActionTables) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return E f(s') with action gradient and Hessian, (K, N), (K, N, m), (K, N, m, m).
+
+        tables of order 2 of chosen cells (K,); for tables of order 1 the Hessian is left out (no rows).
+        """
+        return self._compute(cells, tables.mean, tables.mean_gradient, tables.mean_hessian)
+
+    def _compute(
+        self, cells: np.ndarray, mean: np.ndarray, gradient: np.ndarray | None, hessian: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        model = self.model
+        shape = (0, *mean.shape[1:], model.problem.action_bounds.shape[0])
+        first = np.empty(shape) if gradient is None else gradient
+        second = np.empty((*shape, shape[-1])) if hessian is None else hessian
+        if model.product is not None:
+            return model.product.expectations(self._streamed, cells, mean, first, second)
+        with threads_for(mean.shape[0] * mean.shape[1] * model.reach):
+            result: tuple[np.ndarray, np.ndarray, np.ndarray] = expectations(
+                model.axes, model.width, cells, mean, first, second, model.cell_noise, model.coupling, self.function
+            )
+        return result
+
+
+def _noise(problem: ControlProblem, grid: StateGrid) -> np.ndarray:
+    """Tabulate the noise (cells, d); a view of one row where it is the same everywhere."""
+    rows = []
+    for start in range(0, grid.size, _CELLS_AT_ONCE):
+        block = problem.cell_tables(grid.states[start : start + _CELLS_AT_ONCE]).noise
+        rows.append(block[:1] if (block == block[:1]).all() else block)
+    if all(len(block) == 1 and (block == rows[0]).all() for block in rows):
+        return np.broadcast_to(rows[0], (grid.size, grid.dimension))
+    sizes = np.diff([*range(0, grid.size, _CELLS_AT_ONCE), grid.size])
+    return np.concatenate([np.broadcast_to(block, (size, grid.dimension)) for block, size in zip(rows, sizes, strict=True)])
 
 
 def _require_carried(kernel: AxisKernel, grid: StateGrid, j: int, noise: np.ndarray) -> None:

@@ -186,6 +186,14 @@ class TransitionOperator:
     def entries(self) -> int:
         return self.values.size
 
+    @property
+    def work(self) -> float:
+        return 4.0 * self.values.size  # of which only the products are arithmetic: the rest waits for memory
+
+    @cached_property
+    def nonnegative(self) -> bool:
+        return not bool((self.values < 0).any())
+
     @cached_property
     def bandwidth(self) -> float:
         """Mean width of a row about the diagonal, in cells."""

@@ -75,7 +75,7 @@ def fill(walk, axes, level, mean, noise, coupling):
     if boundary == PERIODIC:
         shift = math.floor((m - lower) / (n * h)) * (n * h)
     first, count = axis_weights(
-        axes.kernel[j], boundary, lower, h, n, m, noise[j], walk.w[level, 0], walk.w[level, 1], walk.w[level, 2]
+        axes.kernel[j], boundary, lower, h, n, m, noise[j], 2, walk.w[level, 0], walk.w[level, 1], walk.w[level, 2]
     )
     walk.counts[level] = count
     for q in range(count):

@@ -19,8 +19,8 @@ GAUSSIAN, LINEAR, CUBIC = gaussian.KERNEL.code, linear.KERNEL.code, cubic.KERNEL
 
 
 @allocating_nothing
-def axis_weights(kernel, boundary, lower, h, n, mean, s, w0, w1, w2):
-    """Fill the weights of one axis and their derivatives in the mean; return (first extended index, count).
+def axis_weights(kernel, boundary, lower, h, n, mean, s, order, w0, w1, w2):
+    """Fill the weights of one axis and, with order > 0, their derivatives in the mean; return (first extended index, count).
 
     Means beyond a clamped end are clamped, with zero derivative there.
     """
@@ -36,12 +36,12 @@ def axis_weights(kernel, boundary, lower, h, n, mean, s, w0, w1, w2):
     else:
         m = m % (2 * (n - 1) * h)
     if kernel == GAUSSIAN:
-        first, count = gaussian_weights(m, s, h, n, boundary, w0, w1, w2)
+        first, count = gaussian_weights(m, s, h, n, boundary, order, w0, w1, w2)
     elif kernel == LINEAR:
-        first, count = linear_weights(m, s, h, w0, w1, w2)
+        first, count = linear_weights(m, s, h, order, w0, w1, w2)
     else:
         first, count = cubic_weights(m, h, n, boundary, w0, w1, w2)
-    if outside:
+    if outside and order > 0:
         for q in range(count):
             w1[q] = 0.0
             w2[q] = 0.0

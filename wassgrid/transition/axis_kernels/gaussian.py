@@ -17,33 +17,54 @@ KERNEL = AxisKernel(
 
 
 @allocating_nothing
-def gaussian_weights(m, s, h, n, boundary, w0, w1, w2):
+def gaussian_weights(m, s, h, n, boundary, order, w0, w1, w2):
     """Nystrom weights: the normal density at the nodes within the tail, normalised to sum to one.
 
     w = phi(z)/sum phi(z), z = (x - m)/s;  w' = w (z - zbar)/s;  w'' = w ((z - zbar)^2 - var z)/s^2.
     `m` and `s` are in units relative to node 0 (coordinate minus lower end). Returns first extended index, count.
+
+    The density by recurrence from the node next to the mean outwards, where it falls:
+    phi(z + t) = phi(z) r, r = exp(-t z - t^2/2), t = h/s, and r itself falls by exp(-t^2) from node to node.
     """
     first = (math.ceil((m - TAIL * s) / h))
     last = (math.floor((m + TAIL * s) / h))
     if boundary == CLAMP:
         first, last = max(first, 0), min(last, n - 1)
     count = last - first + 1
-    total = 0.0
-    mean = 0.0
-    square = 0.0
-    for q in range(count):
-        z = ((first + q) * h - m) / s
-        w = math.exp(-0.5 * z * z)
+    centre = min(max(round(m / h), first), last) - first
+    t, z = h / s, ((first + centre) * h - m) / s
+    fall = math.exp(-t * t)
+    peak = math.exp(-0.5 * z * z)
+    w0[centre] = peak
+    total = peak
+    w, r = peak, math.exp(-t * z - 0.5 * t * t)
+    for q in range(centre + 1, count):
+        w *= r
+        r *= fall
         w0[q] = w
         total += w
-        mean += w * z
-        square += w * z * z
-    mean /= total
-    variance = square / total - mean * mean
-    for q in range(count):
-        z = ((first + q) * h - m) / s - mean
-        w = w0[q] / total
+    w, r = peak, math.exp(t * z - 0.5 * t * t)
+    for q in range(centre - 1, -1, -1):
+        w *= r
+        r *= fall
         w0[q] = w
-        w1[q] = w * z / s
-        w2[q] = w * (z * z - variance) / (s * s)
+        total += w
+    scale = 1.0 / total
+    if order == 0:
+        for q in range(count):
+            w0[q] *= scale
+        return first, count
+    start = (first * h - m) / s
+    mean = square = 0.0
+    for q in range(count):
+        w0[q] *= scale
+        z = start + q * t
+        mean += w0[q] * z
+        square += w0[q] * z * z
+    variance = square - mean * mean
+    slope, bend = 1.0 / s, 1.0 / (s * s)
+    for q in range(count):
+        z = start + q * t - mean
+        w1[q] = w0[q] * z * slope
+        w2[q] = w0[q] * (z * z - variance) * bend
     return first, count

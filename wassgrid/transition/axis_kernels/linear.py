@@ -28,7 +28,7 @@ def _cumulative(z):
 
 
 @allocating_nothing
-def linear_weights(m, s, h, w0, w1, w2):
+def linear_weights(m, s, h, order, w0, w1, w2):
     """Exact expectation of the piecewise-linear interpolant under N(m, s^2): nonnegative and mean-exact.
 
     w_l = (G_{l-1} - 2 G_l + G_{l+1})/h,  G_l = E(m + s xi - t_l)^+ = s phi(z) + (m - t_l) Phi(z),  z = (m - t_l)/s,
@@ -61,8 +61,9 @@ def linear_weights(m, s, h, w0, w1, w2):
         g0, g1, g2 = s * p + d * c, c, p / s
         if q >= 1:
             w0[q - 1] = max((g0a - 2.0 * g0b + g0) / h, 0.0)
-            w1[q - 1] = (g1a - 2.0 * g1b + g1) / h
-            w2[q - 1] = (g2a - 2.0 * g2b + g2) / h
+            if order > 0:
+                w1[q - 1] = (g1a - 2.0 * g1b + g1) / h
+                w2[q - 1] = (g2a - 2.0 * g2b + g2) / h
             total += w0[q - 1]
         g0a, g1a, g2a = g0b, g1b, g2b
         g0b, g1b, g2b = g0, g1, g2

@@ -1,0 +1,359 @@
+"""The law of the next state as a product: stream the axes that follow, then collide those that the actions move.
+
+With x'_l the realised next values of the collided axes and x'_f those of the streamed ones,
+
+    E V(s') = sum_{x'_l} prod_l omega_l(x'_l; mean_l(s, a)) U(s_f, x'_l),    U(s_f, x'_l) = E[V(x'_f, x'_l) | s_f, x'_l].
+
+U has as many numbers as V and knows nothing of actions; no entry of P is ever stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+from wassgrid.problem.dependence import Dependence
+from wassgrid.transition import collide as compiled
+from wassgrid.transition.collide import Collision
+from wassgrid.transition.stream import Stream, tabulate
+from wassgrid.transition.threads import WORTH_WAKING, spread
+
+_GROUPS = 8  # of cells that scatter into blocks of their own where there is only one block; no sum depends on the threads
+_STORED = 1 << 29  # bytes of weights that are kept; beyond, they are computed again for every product
+_SPARE = 4  # nodes of a buffer beyond the bound
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Which axes are streamed, in turn, and which are collided, in the memory order of U (those that actions move come last)."""
+
+    streamed: tuple[int, ...]
+    collided: tuple[int, ...]
+    moved: int
+
+    @classmethod
+    def of(cls, dependence: Dependence, winding: Sequence[bool]) -> Passes | None:
+        """Find them; None where the law is not of this form. winding (d,): axes whose ends are one.
+
+        An axis can be streamed when no axis that is left follows it, and its law depends on nothing but its own present
+        coordinate, those of the axes streamed before, and realised values that are left.
+        """
+        d = dependence.actions.size
+        if any(dependence.follows[:, i].any() and winding[i] for i in range(d)):
+            return None  # a follower sees the winding of a periodic axis, which its nodes have lost
+        left, streamed = list(range(d)), list[int]()
+        while len(left) > 1:
+            for j in left:
+                present = set(np.flatnonzero(dependence.present[j]).tolist())
+                followed = any(dependence.follows[i, j] for i in left if i != j)
+                if not dependence.actions[j] and not followed and present <= {*streamed, j}:
+                    break
+            else:
+                break
+            streamed.append(j)
+            left.remove(j)
+        if dependence.follows[left].any():
+            return None
+        still = [j for j in left if not dependence.actions[j]]
+        return cls(tuple(streamed), (*still, *(j for j in left if dependence.actions[j])), len(still))
+
+
+def _four(count: int) -> int:
+    return -(-count // 4) * 4
+
+
+@dataclass(frozen=True)
+class FollowerLaw:
+    """The law of a streamed axis: means and noises (sizes of the axes `depends`), flat, in the order of `depends`."""
+
+    axis: int
+    depends: tuple[int, ...]
+    mean: np.ndarray
+    noise: np.ndarray
+
+
+@dataclass(frozen=True)
+class AxisTable:
+    """The axes of a grid as compiled functions take them, one entry per axis; reach: nodes of the widest law of one action."""
+
+    lower: np.ndarray
+    spacing: np.ndarray
+    size: np.ndarray
+    boundary: np.ndarray
+    kernel: np.ndarray
+    reach: np.ndarray
+
+
+def _extended(size: np.ndarray, boundary: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return extents, strides and elements of a block of U: a periodic axis goes on after its end, others hold a window."""
+    extent = np.where(boundary == compiled.PERIODIC, size + widths, np.maximum(size, widths))
+    stride = np.append(np.cumprod(extent[:0:-1])[::-1], 1).astype(np.int64)
+    return extent, stride, int(extent.prod())
+
+
+@dataclass(frozen=True, eq=False)
+class ProductLaw:
+    """The law of the next state on a grid, for any policy.
+
+    | name      | meaning                                                                         |
+    |-----------|---------------------------------------------------------------------------------|
+    | shape     | of the grid                                                                     |
+    | order     | axes in memory order: the streamed ones, then the collided ones                 |
+    | streams   | one pass over every streamed axis, in turn                                      |
+    | collision | the collided axes, as the compiled functions take them                          |
+    | reach     | length of a buffer for the nodes of one law on one axis                         |
+    | noise     | (cells, d), (1, d) where it is the same everywhere                              |
+    """
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    streams: tuple[Stream, ...]
+    collision: Collision
+    reach: int
+    noise: np.ndarray
+
+    @classmethod
+    def build(cls, passes: Passes, axes: AxisTable, followers: Sequence[FollowerLaw], noise: np.ndarray) -> ProductLaw:
+        """Tabulate the laws of the streamed axes, given in the order of the passes."""
+        shape = tuple(int(n) for n in axes.size)
+        order = (*sorted(passes.streamed), *passes.collided)
+        inner = tuple(shape[j] for j in order)
+        streams = []
+        for law in followers:
+            j, reach = law.axis, int(axes.reach[law.axis]) + _SPARE
+            node, weight = np.zeros((reach, law.mean.size), np.int64), np.zeros((reach, law.mean.size))
+            count = tabulate(
+                axes.kernel[j], axes.boundary[j], axes.lower[j], axes.spacing[j], axes.size[j], law.mean, law.noise, reach,
+                node, weight,
+            )  # fmt: skip
+            places = tuple(order.index(i) for i in law.depends)
+            streams.append(Stream.build(inner, order.index(j), places, node[:count].copy(), weight[:count].copy()))
+        collided = list(passes.collided)
+        size = axes.size[collided]
+        width = np.array([_four(min(int(axes.reach[j]), shape[j])) for j in collided], np.int64)
+        at = Collision(
+            np.array(collided, np.int64), axes.lower[collided], axes.spacing[collided], size, axes.boundary[collided],
+            axes.kernel[collided], width, *_extended(size, axes.boundary[collided], width), int(size.prod()), passes.moved,
+        )  # fmt: skip
+        return cls(shape, order, tuple(streams), at, int(max(axes.reach)) + _SPARE, noise)
+
+    def widened(self, widths: np.ndarray) -> Collision:
+        """Return the description of the collided axes with room for windows of the given widths."""
+        at = self.collision
+        extent, stride, block = _extended(at.size, at.boundary, widths)
+        return at._replace(extent=extent, stride=stride, block=block)
+
+    @property
+    def cells(self) -> int:
+        return int(np.prod(self.shape))
+
+    @cached_property
+    def _identity(self) -> bool:
+        return self.order == tuple(range(len(self.shape)))
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """The place of every cell of the grid in memory order, (cells,)."""
+        if self._identity:
+            return np.arange(self.cells)
+        place = np.empty(self.cells, np.int64)
+        place[np.arange(self.cells).reshape(self.shape).transpose(self.order).ravel()] = np.arange(self.cells)
+        return place
+
+    def inward(self, f: np.ndarray) -> np.ndarray:
+        """Bring values (cells, ...) into memory order."""
+        if self._identity:
+            return np.ascontiguousarray(f)
+        axes = (*self.order, *range(len(self.shape), len(self.shape) + f.ndim - 1))
+        return np.ascontiguousarray(f.reshape(*self.shape, *f.shape[1:]).transpose(axes)).reshape(f.shape)
+
+    def outward(self, f: np.ndarray) -> np.ndarray:
+        if self._identity:
+            return f
+        return np.ascontiguousarray(f.reshape([self.shape[j] for j in self.order]).transpose(np.argsort(self.order))).ravel()
+
+    def prepared(self, f: np.ndarray, at: Collision | None = None) -> np.ndarray:
+        """Return U, streamed and continued beyond the ends, for a function f (cells,)."""
+        at = self.collision if at is None else at
+        u = self.inward(np.asarray(f, dtype=float))
+        for stream in self.streams:
+            u = stream.forward(u)
+        if at.block == at.cells:
+            return u
+        u = u.reshape(-1, *at.size)
+        for c, (n, extent) in enumerate(zip(at.size, at.extent, strict=True)):
+            if extent > n:
+                index = np.arange(extent)
+                if at.boundary[c] == compiled.PERIODIC:
+                    u = np.take(u, index % n, axis=c + 1)
+                else:
+                    u = np.pad(u, [(0, extent - n if a == c + 1 else 0) for a in range(u.ndim)])
+        return u.ravel()
+
+    def folded(self, u: np.ndarray, at: Collision) -> np.ndarray:
+        """Return the law of the next state from measures (groups, elements) on U: the adjoint of `prepared`."""
+        u = u[0] if len(u) == 1 else u.sum(axis=0)
+        if at.block != at.cells:
+            u = u.reshape(-1, *at.extent)
+            for c, n in enumerate(at.size):
+                beyond = np.moveaxis(u, c + 1, 0)
+                kept = beyond[:n].copy()
+                if at.boundary[c] == compiled.PERIODIC:
+                    for start in range(n, len(beyond), n):
+                        rest = beyond[start : start + n]
+                        kept[: len(rest)] += rest
+                u = np.moveaxis(kept, 0, c + 1)
+            u = np.ascontiguousarray(u).ravel()
+        for stream in reversed(self.streams):
+            u = stream.backward(u)
+        return self.outward(u)
+
+    def operator(
+        self, mean: np.ndarray, weights: np.ndarray, nonnegative: bool, assemble: Callable[[], sparse.csr_array]
+    ) -> ProductOperator:
+        """Return P for particles with means (cells, N, d) and weights (cells, N); assemble() gives it as a matrix."""
+        at, particles = self.collision, weights.shape[1]
+        mean, weights = self.inward(mean), self.inward(weights)
+        noise = self._inner_noise
+        moved = at.axis.size - at.moved
+        widths = at.width.copy()
+        if particles > 1 and moved == 0:
+            mean, weights = np.ascontiguousarray(mean[:, :1]), np.ones((len(mean), 1))
+        if particles > 1 and moved == 1:
+            last = at.axis.size - 1
+            needed = np.empty(self.cells, np.int64)
+            spread(
+                compiled.joint_width, self.cells, self.cells * particles * 40.0, at, self.reach, last, mean, noise, weights, needed
+            )
+            widths[last] = min(_four(int(needed.max())), _four(int(at.size[last])))
+            at = self.widened(widths)
+        return ProductOperator(self, at, widths, mean, weights, noise, nonnegative, assemble)
+
+    @cached_property
+    def _inner_noise(self) -> np.ndarray:
+        return self.inward(self.noise) if len(self.noise) > 1 else self.noise
+
+    def expectations(
+        self, u: np.ndarray, cells: np.ndarray, mean: np.ndarray, first: np.ndarray, second: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return E f (K, N) with gradient (K, N, m) and Hessian (K, N, m, m) in the action, for U of f.
+
+        cells (K,), mean (K, N, d) and its derivatives in the action, first (K, N, d, m) and second (K, N, d, m, m); one of
+        these without rows leaves that derivative out. Derivatives of the means of streamed axes are zero.
+        """
+        rows, particles, _ = mean.shape
+        m = first.shape[3]
+        values = np.empty((rows, particles))
+        gradients = np.zeros((rows if len(first) else 0, particles, m))
+        hessians = np.zeros((rows if len(second) else 0, particles, m, m))
+        noise = np.ascontiguousarray(self.noise[cells]) if len(self.noise) > 1 else self.noise
+        at = self.collision
+        moved = at.width[at.moved :]
+        work = rows * (float(at.width.prod()) * (at.moved > 0) + particles * (60.0 * moved.sum() + 3.0 * float(moved.prod())))
+        spread(
+            compiled.expect, rows, work, at, self.reach, self.numbers[cells], np.ascontiguousarray(mean), first, second, noise,
+            u, values, gradients, hessians,
+        )  # fmt: skip
+        return values, gradients, hessians
+
+    def pushed_derivative(self, mean: np.ndarray, velocity: np.ndarray, mass: np.ndarray) -> np.ndarray:
+        """Return sum_ki mass_ki d/dt p(. | s_k, mean_ki + t velocity_ki), a signed measure (cells,)."""
+        at = self.collision
+        work = 2.0 * mass.size * float(at.width.prod())
+        first, u = self.groups(at, work)
+        spread(
+            compiled.scatter_derivative, first.size - 1, work, at, self.reach, np.arange(self.cells), self.inward(mean),
+            self.inward(velocity), self.inward(mass), self._inner_noise, first, u,
+        )  # fmt: skip
+        return self.folded(u, at)
+
+    def groups(self, at: Collision, work: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return where groups of cells begin, and the measures (groups or 1, elements) that they write to."""
+        blocks = self.cells // at.cells
+        if blocks == 1:
+            count = _GROUPS if work > WORTH_WAKING else 1
+            return np.arange(count + 1) * self.cells // count, np.zeros((count, at.block))
+        count = min(blocks, 64)
+        return (np.arange(count + 1) * blocks // count) * at.cells, np.zeros((1, blocks * at.block))
+
+
+class ProductOperator:
+    """The Markov operator of a policy in product form: an operator as in `MarkovOperator`, no entry of which is stored.
+
+    Cells whose particles stand together are as cheap as cells of one particle. The weights of the laws are kept where they
+    fit, and computed again for every product where they do not. Products are bit-identical for any number of threads.
+    """
+
+    def __init__(
+        self, law: ProductLaw, at: Collision, widths: np.ndarray, mean: np.ndarray, weights: np.ndarray, noise: np.ndarray,
+        nonnegative: bool, assemble: Callable[[], sparse.csr_array],
+    ) -> None:  # fmt: skip
+        self._law, self._at, self._widths = law, at, widths
+        self.nonnegative, self._assemble = nonnegative, assemble
+        n, moved = law.cells, at.axis.size - at.moved
+        laws = 1 if moved <= 1 else weights.shape[1]
+        self._laws = laws
+        self.work = n * laws * float(widths.prod()) + sum(stream.work for stream in law.streams)
+        self._stored: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        if 8.0 * n * laws * (float(widths.sum()) + 2) <= _STORED:
+            base, mass = np.empty((n, laws), np.int64), np.empty((n, laws))
+            w = np.empty((n, laws, int(widths.sum())))
+            spread(
+                compiled.windows, n, n * weights.shape[1] * 20.0 * float(widths.sum()), at, law.reach, np.arange(n), mean, noise,
+                weights, widths, base, mass, w,
+            )  # fmt: skip
+            self._stored = base, mass, w
+        else:
+            self._particles = mean, noise, weights
+
+    @property
+    def size(self) -> int:
+        return self._law.cells
+
+    @property
+    def entries(self) -> int:
+        """Bound of the number of entries that P would have."""
+        row = self._laws * float(self._widths.prod()) * float(np.prod([stream.width for stream in self._law.streams]))
+        return int(self.size * min(row, float(self.size)))
+
+    @property
+    def bandwidth(self) -> float:
+        return float(self.size)
+
+    @cached_property
+    def _matrix(self) -> sparse.csr_array:
+        return self._assemble()
+
+    def matrix(self) -> sparse.csr_array:
+        return self._matrix
+
+    def apply(self, function: np.ndarray) -> np.ndarray:
+        """Return P f: stream, then collide."""
+        law, at = self._law, self._at
+        u = law.prepared(function, at)
+        out = np.empty(self.size)
+        if self._stored is not None:
+            spread(compiled.collide, self.size, self.work, at, *self._stored, self._widths, u, out)
+        else:
+            spread(
+                compiled.collide_lean, self.size, self.work, at, law.reach, *self._particles, self._laws, self._widths, u, out
+            )
+        return law.outward(out)
+
+    def push(self, measure: np.ndarray) -> np.ndarray:
+        """Return mu P = (mu collide) stream."""
+        law, at = self._law, self._at
+        first, u = law.groups(at, self.work)
+        mu = law.inward(np.asarray(measure, dtype=float))
+        if self._stored is not None:
+            spread(compiled.scatter, first.size - 1, 2 * self.work, at, *self._stored, self._widths, mu, first, u)
+        else:
+            spread(
+                compiled.scatter_lean, first.size - 1, 2 * self.work, at, law.reach, *self._particles, self._laws, self._widths,
+                mu, first, u,
+            )  # fmt: skip
+        return law.folded(u, at)
