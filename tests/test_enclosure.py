@@ -28,7 +28,7 @@ KINDS = [
 def weights(kernel: int, boundary: int, mean: float, noise: float) -> np.ndarray:
     """Weights and two derivatives by extended node, (3, 400), node 0 of the axis at 200."""
     w = np.zeros((3, 300))
-    first, count = axis_weights(kernel, boundary, LOWER, SPACING, NODES, mean, noise, w[0], w[1], w[2])
+    first, count = axis_weights(kernel, boundary, LOWER, SPACING, NODES, mean, noise, 2, w[0], w[1], w[2])
     table = np.zeros((3, 400))
     table[:, 200 + first : 200 + first + count] = w[:, :count]
     return table

@@ -30,7 +30,7 @@ def weights_of(kernel, boundary, lower, h, n, mean, sigma):
     """Folded weights (3, n) of one axis as the compiled kernel gives them."""
     width = int(2 * TAIL * sigma / h) + 6
     w = np.zeros((3, width))
-    first, count = axis_weights(kernel, BOUNDARIES[boundary], lower, h, n, mean, sigma, w[0], w[1], w[2])
+    first, count = axis_weights(kernel, BOUNDARIES[boundary], lower, h, n, mean, sigma, 2, w[0], w[1], w[2])
     folded = np.zeros((3, n))
     for q in range(count):
         folded[:, fold(first + q, n, BOUNDARIES[boundary])] += w[:, q]

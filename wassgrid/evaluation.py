@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wassgrid.chain.fundamental import Chain
-from wassgrid.chain.stationary import StationaryError, StationaryResult, stationary_law
+from wassgrid.chain.fundamental import Chain, direct_is_cheap
+from wassgrid.chain.krylov import bicgstab
+from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
+from wassgrid.chain.stationary import StationaryError, StationaryResult, starting_law, stationary_law
 from wassgrid.policy import ParticlePolicy
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.model import Expectation, TransitionModel
@@ -18,6 +20,12 @@ from wassgrid.transition.operator import MarkovOperator
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
+
+_ROUNDING = 512.0  # units of rounding that the residual of V cannot be told from
+_PUSHES = 8  # products with P for a rough law, from the law of the policy before
+_PRODUCTS = 400  # with P in one round of a rough solve
+_ROUNDS = 4
+
 
 class EvaluationError(ValueError):
     """A value function that could not be computed to the tolerance."""
@@ -31,26 +39,31 @@ class Evaluation:
     |------------|---------------|------------------|
     | law        | mu (d)        | (cells,)         |
     | value      | V             | (cells,)         |
+    | residual   | r             | (cells,)         |
     | q          | Q(s_k, a_ki)  | (cells, N)       |
     | q_gradient | grad_a Q      | (cells, N, m)    |
     | q_hessian  | D^2_a Q       | (cells, N, m, m) |
 
     Average cost: (I - P) V = c - J, mu(V) = 0, Q = c - J + p V. Discounted: V = (I - g P)^{-1} c, Q = c + g p V,
-    J = (1 - g) rho V, and `law` is the occupancy d = (1 - g) rho (I - g P)^{-1}. Stage costs that are rates (continuous
+    J = (1 - g) rho V, and `law` is the occupancy d = (1 - g) rho (I - g P)^{-1}. V is known up to the residual r = c - J + P V - V
+    (discounted: c + g P V - V), in whose range J lies (`bracket`). width: the length of that range that was wanted, with
+    a law that is known roughly; None: both to the tolerance of the case. Stage costs that are rates (continuous
     time) stay rates: J is per unit time, and V and Q are those of the chain, the continuous ones divided by the step.
     """
 
     policy: ParticlePolicy
     model: TransitionModel
     chain: Chain
+    initial_law: np.ndarray
     mean: np.ndarray
     cost: np.ndarray
     stationary: StationaryResult
     objective: float
     value: np.ndarray
-    value_residual: float
+    residual: np.ndarray
     value_iterations: int
     value_method: str
+    width: float | None = None
     times: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -60,6 +73,25 @@ class Evaluation:
     @property
     def discount(self) -> float:
         return self.chain.discount
+
+    @property
+    def value_residual(self) -> float:
+        """Largest residual of the equation for V."""
+        return largest(self.residual)
+
+    @property
+    def anchor(self) -> float:
+        """J of the equation that the residual belongs to: the objective (average), (1 - g) rho V (discounted)."""
+        return self.objective if self.discount == 1.0 else (1.0 - self.discount) * dot(self.initial_law, self.value)
+
+    @cached_property
+    def bracket(self) -> tuple[float, float]:
+        """The ends of an interval that holds the cost of this policy, whatever V and the law are.
+
+        Average: J + min r <= mu c <= J + max r, since mu r = mu c - J. Discounted: d r = J of the exact V less that of this one.
+        """
+        low, high = ends(self.residual)
+        return self.anchor + low, self.anchor + high
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,19 +208,27 @@ class Evaluator:
 
     @one_blas_thread()
     def evaluate(
-        self, policy: ParticlePolicy, warm: Evaluation | tuple[np.ndarray, np.ndarray] | None = None
+        self,
+        policy: ParticlePolicy,
+        warm: Evaluation | tuple[np.ndarray, np.ndarray] | None = None,
+        width: float | None = None,
     ) -> Evaluation:
-        """Evaluate a policy; `warm` gives the law and value of a nearby one to start the iterations from.
+        """Evaluate a policy; `warm` is an evaluation of a nearby one, or its law and value, to start the iterations from.
 
-        Raises StationaryError or EvaluationError where the tolerance could not be reached, with the reason.
+        width: the length of `Evaluation.bracket` that is wanted, in units of J; the law is then known roughly. None, or
+        where factors are cheap: law and value to the tolerance. Raises StationaryError or EvaluationError where that could not
+        be reached, with the reason.
         """
-        law, value = (None, None) if warm is None else warm if isinstance(warm, tuple) else (warm.law, warm.value)
         began = time.perf_counter()
         mean, cost = self.model.means(policy.actions)
         operator = self.model.operator(mean, policy.weights)
         stage = (policy.weights * cost).sum(axis=1)
         times = {"assembly": time.perf_counter() - began}
-
+        if width is not None and self.value_method == "auto" and not direct_is_cheap(operator):
+            found = self._rough(policy, operator, mean, cost, stage, warm, width, times)
+            if found is not None:
+                return found
+        law, value = (None, None) if warm is None else warm if isinstance(warm, tuple) else (warm.law, warm.value)
         began = time.perf_counter()
         if self.discount < 1.0:
             stationary = self._occupancy(operator, law)
@@ -200,27 +240,120 @@ class Evaluator:
 
         began = time.perf_counter()
         chain = Chain(operator, stationary.law, self.discount, self.value_method, self.tolerance, stationary.factors)
-        objective = float(stationary.law @ stage)
+        objective = dot(stationary.law, stage)
         source = stage - objective if self.discount == 1.0 else stage
         solution = chain.right(source, value)
         value = solution.values
         if self.discount == 1.0:
-            value = value - stationary.law @ value
+            value = value - dot(stationary.law, value)
         else:
-            objective = float((1.0 - self.discount) * (self.initial_law @ value))
-        residual = float(np.abs(source + self.discount * operator.apply(value) - value).max())
-        scale = max(float(np.abs(source).max()), np.finfo(float).tiny)
-        rounding = 64 * np.finfo(float).eps * float(np.abs(stage).max())  # where c - J is rounding itself
-        if not residual <= max(1e4 * self.tolerance, 1e-9) * max(scale, 1e-3 * float(np.abs(value).max())) + rounding:
+            objective = (1.0 - self.discount) * dot(self.initial_law, value)
+        residual = source + self.discount * operator.apply(value) - value
+        # of the tolerance, or of rounding in the terms of the residual
+        scale, eps = largest(source), np.finfo(float).eps
+        allowed = max(self.tolerance * scale, _ROUNDING * eps * (largest(stage) + largest(value)))
+        if not largest(residual) <= allowed:
             raise EvaluationError(
                 f"the value function was not found to {self.tolerance:.1g} by {solution.method}: the residual of "
-                f"(I - P) V = c - J is {residual:.3g} for costs of size {scale:.3g}"
+                f"(I - P) V = c - J is {largest(residual):.3g} for costs of size {scale:.3g}"
             )
         times["evaluation"] = time.perf_counter() - began
         return Evaluation(
-            policy, self.model, chain, mean, cost, stationary, objective, value, residual, solution.iterations,
-            solution.method, times,
+            policy, self.model, chain, self.initial_law, mean, cost, stationary, objective, value, residual,
+            solution.iterations + 1, solution.method, None, times,
         )  # fmt: skip
+
+    def _rough(
+        self, policy: ParticlePolicy, operator: MarkovOperator, mean: np.ndarray, cost: np.ndarray, stage: np.ndarray,
+        warm: Evaluation | tuple[np.ndarray, np.ndarray] | None, width: float, times: dict[str, float],
+    ) -> Evaluation | None:  # fmt: skip
+        """Evaluate a policy to a bracket of the given width, or return None where the iteration does not get there."""
+        g, n = self.discount, operator.size
+        if warm is None:
+            law, start = starting_law(n), np.zeros(n)
+        elif isinstance(warm, tuple):
+            law, start = warm[0], warm[1] + (dot(warm[0], stage) if g == 1.0 else 0.0)
+        else:
+            law, start = warm.law, warm.value + (warm.objective if g == 1.0 else 0.0)
+        began = time.perf_counter()
+        for _ in range(_PUSHES):
+            before, law = law, operator.push(law)
+            law = law / total(law) if g == 1.0 else (1.0 - g) * self.initial_law + g * law
+        drift = total_variation(law - before)
+        reason = f"{_PUSHES} products from the law before"
+        stationary = StationaryResult(law, False, _PUSHES, drift, float("nan"), float("nan"), "power", reason)
+        times["stationary"] = time.perf_counter() - began
+        chain = Chain(operator, law, g, self.value_method, self.tolerance)
+        rough = Evaluation(
+            policy, self.model, chain, self.initial_law, mean, cost, stationary, 0.0, start, np.full(n, np.inf), 0, "krylov",
+            width, times,
+        )  # fmt: skip
+        return self.narrowed(rough, width)
+
+    @one_blas_thread()
+    def narrowed(self, evaluation: Evaluation, width: float) -> Evaluation | None:
+        """Solve on for the V of an evaluation until its bracket has the given width; None where the iteration stalls.
+
+        (I - P + 1 mu) x = c for any law mu:  J = mu x, V = x - J, and the residual is that of the equation for V.
+        """
+        began = time.perf_counter()
+        g, operator, law = evaluation.discount, evaluation.chain.operator, evaluation.law
+        stage = (evaluation.policy.weights * evaluation.cost).sum(axis=1)
+        x = evaluation.value + evaluation.offset
+
+        def product(x: np.ndarray) -> np.ndarray:
+            image = x - g * operator.apply(x)
+            return image + dot(law, x) if g == 1.0 else image
+
+        def done(r: np.ndarray) -> bool:
+            low, high = ends(r)
+            return high - low <= width
+
+        products = 0
+        for _ in range(_ROUNDS):
+            residual = stage - product(x)
+            products += 1
+            if done(residual):
+                break
+            found = bicgstab(product, x, residual, done, _PRODUCTS)
+            x, products = found.values, products + found.products
+        else:
+            return None
+        objective = dot(law, x) if g == 1.0 else (1.0 - g) * dot(self.initial_law, x)
+        if g == 1.0:
+            # mu r is what the cost differs by, to first order in the error of mu
+            shift = dot(law, residual)
+            value, objective, residual = x - objective, objective + shift, residual - shift
+        else:
+            value, objective = x, objective + dot(law, residual)
+        times = evaluation.times
+        spent = times.get("evaluation", 0.0) + time.perf_counter() - began
+        return replace(
+            evaluation, objective=objective, value=value, residual=residual, width=width,
+            value_iterations=evaluation.value_iterations + products, times={**times, "evaluation": spent},
+        )  # fmt: skip
+
+    def restored(
+        self, policy: ParticlePolicy, law: np.ndarray, value: np.ndarray, objective: float, width: float
+    ) -> Evaluation:
+        """Return the evaluation that `narrowed` gave, from its law, value and objective."""
+        mean, cost = self.model.means(policy.actions)
+        operator = self.model.operator(mean, policy.weights)
+        stage = (policy.weights * cost).sum(axis=1)
+        stationary = StationaryResult(law, False, 0, float("nan"), float("nan"), float("nan"), "power", "from a checkpoint")
+        chain = Chain(operator, law, self.discount, self.value_method, self.tolerance)
+        offset = objective if self.discount == 1.0 else 0.0
+        residual = stage - offset + self.discount * operator.apply(value) - value
+        return Evaluation(
+            policy, self.model, chain, self.initial_law, mean, cost, stationary, objective, value, residual, 0, "krylov", width
+        )
+
+    def settled_law(self, evaluation: Evaluation) -> np.ndarray:
+        """Return the law of an evaluation to the tolerance."""
+        operator = evaluation.chain.operator
+        if self.discount < 1.0:
+            return self._occupancy(operator, evaluation.law).law
+        return stationary_law(operator, evaluation.law, method=self.stationary_method, tolerance=self.tolerance).law
 
     def _occupancy(self, operator: MarkovOperator, law: np.ndarray | None) -> StationaryResult:
         """Solve d = (1 - g) rho (I - g P)^{-1}; the error is at most the residual divided by 1 - g."""

@@ -109,6 +109,11 @@ class GridTable(Table):
         description="transition kernel for all states or per state: gaussian (noise at least 0.8 spacings), linear, cubic "
         "(no noise); auto: gaussian where it resolves the noise, else linear",
     )
+    levels: Annotated[str | int, PlainValidator(word_or("auto", integer(1)))] = Field(
+        "auto",
+        description="grids of about half the points per axis that newton starts from, this one included (1: it alone); "
+        "auto: as many as pay",
+    )
 
 
 class InitialTable(Table):
@@ -176,6 +181,9 @@ class FlowTable(Table):
     )
     escape: Flag | None = Field(
         None, description="particles may jump to a better action found by the certificate (default: newton methods only)"
+    )
+    proof: Annotated[str, PlainValidator(choice("end", "always"))] = Field(
+        "end", description="when the lower bound is proven: at the end of the run, or at every step too"
     )
     stop: StopTable = Field(default_factory=StopTable, description="when the run ends")
 

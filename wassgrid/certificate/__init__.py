@@ -1,5 +1,5 @@
 """A certificate of global optimality: a proven lower bound on the best possible J of the discretised problem."""
 
-from wassgrid.certificate.bound import Certificate, certify
+from wassgrid.certificate.bound import BestActions, Certificate, certify, find_best
 
-__all__ = ["Certificate", "certify"]
+__all__ = ["BestActions", "Certificate", "certify", "find_best"]

@@ -53,7 +53,25 @@ class Certificate:
     times: dict[str, float] = field(default_factory=dict)
 
 
-def certify(evaluation: Evaluation, tolerance: float | None = None) -> Certificate:
+@dataclass(frozen=True)
+class BestActions:
+    """The best action found in every cell, actions (cells, m), values (cells,) its Q, and the boxes low, high (cells, m) searched."""
+
+    actions: np.ndarray
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    assumed: str
+    coercive: bool
+
+
+def find_best(evaluation: Evaluation) -> BestActions:
+    """Find the best action of every cell."""
+    low, high, assumed, coercive = search_box(evaluation)
+    return BestActions(*best_actions(ActionValue.build(evaluation, low, high), low, high), low, high, assumed, coercive)
+
+
+def certify(evaluation: Evaluation, tolerance: float | None = None, found: BestActions | None = None) -> Certificate:
     """Bound the optimal J from below, with the V of a policy, and find the best action of every cell.
 
     tolerance: width, in units of J, to which the bound need not be sharp near the optimum (default: 1e-12 of the size of
@@ -63,7 +81,7 @@ def certify(evaluation: Evaluation, tolerance: float | None = None) -> Certifica
     """
     began = time.perf_counter()
     try:
-        return _search_and_bound(evaluation, tolerance, began)
+        return _search_and_bound(evaluation, tolerance, began, found)
     except ProblemError as error:
         return _nothing_proven(evaluation, str(error), time.perf_counter() - began)
 
@@ -78,13 +96,16 @@ def _nothing_proven(evaluation: Evaluation, reason: str, seconds: float) -> Cert
     )  # fmt: skip
 
 
-def _search_and_bound(evaluation: Evaluation, tolerance: float | None, began: float) -> Certificate:
+def _search_and_bound(
+    evaluation: Evaluation, tolerance: float | None, began: float, best: BestActions | None
+) -> Certificate:
     scale = float(np.abs(evaluation.cost).max() + np.abs(evaluation.value).max())
     if tolerance is None:
         tolerance = 1e-12 * scale
-    low, high, assumed, coercive = search_box(evaluation)
+    best = find_best(evaluation) if best is None else best
+    low, high, assumed, coercive = best.low, best.high, best.assumed, best.coercive
     q = ActionValue.build(evaluation, low, high)
-    actions, values = best_actions(q, low, high)
+    actions, values = best.actions.copy(), best.values.copy()
     found = time.perf_counter()
     cells = np.arange(evaluation.policy.grid.size)
     markov = evaluation.model.markov
@@ -101,7 +122,7 @@ def _search_and_bound(evaluation: Evaluation, tolerance: float | None, began: fl
         method += f"; {assumed}"
     slack = lower - evaluation.value
     # average: V is relative and Q holds - J;  discounted: (1 - g) rho V = J
-    bound = evaluation.objective + float(slack.min())
+    bound = evaluation.anchor + float(slack.min())
     times = {"search": found - began, "proof": time.perf_counter() - found}
     return Certificate(
         bound, evaluation.objective - bound, slack, actions, values, markov and coercive, method, boxes, times

@@ -31,6 +31,23 @@ def recurrent_classes(operator: MarkovOperator) -> list[np.ndarray]:
     return [order[low:high] for low, high in zip(*bounds, strict=True)]
 
 
+def is_single_class(operator: MarkovOperator, cell: int) -> bool:
+    """Tell whether every cell reaches `cell`, a recurrent one: then there is one recurrent class, which holds it.
+
+    By products alone: the cells that reach it within k steps are where P^k 1_cell is not zero. As many products as the slowest
+    cell needs steps.
+    """
+    reached = np.zeros(operator.size, bool)
+    reached[cell] = True
+    count = 1
+    while count < operator.size:
+        reached |= operator.apply(reached.astype(float)) > _EDGE
+        before, count = count, int(np.count_nonzero(reached))
+        if count == before:
+            return False
+    return True
+
+
 def period(operator: MarkovOperator, cells: np.ndarray) -> int:
     """Return the period of one recurrent class: the gcd of its cycle lengths, by breadth-first levels."""
     matrix = operator.matrix()[cells][:, cells]

@@ -9,6 +9,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import linalg as sparse_linalg
 
+from wassgrid.chain.krylov import bicgstab
+from wassgrid.chain.reductions import largest, total_variation
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.operator import MarkovOperator
 
@@ -156,9 +158,7 @@ class Chain:
     def _solve(
         self, right: np.ndarray, guess: np.ndarray | None, tolerance: float | None, *, left: bool
     ) -> ChainSolution:
-        def size(r: np.ndarray) -> float:
-            return float(np.abs(r).sum() if left else np.abs(r).max())
-
+        size = total_variation if left else largest
         scale = size(right)
         if scale == 0.0:
             return ChainSolution(np.zeros_like(right), 0.0, 0, "none")
@@ -194,6 +194,13 @@ class Chain:
 
     def _krylov(self, residual: np.ndarray, left: bool, target: float, stalled: bool) -> tuple[np.ndarray, int]:
         """Solve for a correction by BiCGSTAB (few vectors), by restarted GMRES where that stalled."""
+        size = total_variation if left else largest
+        if not stalled:
+            found = bicgstab(
+                lambda x: self._apply(x, left), np.zeros_like(residual), residual, lambda r: size(r) <= 0.5 * target,
+                2 * _BICGSTAB_LIMIT,
+            )  # fmt: skip
+            return found.values, found.products
         products = 0
 
         def apply(x: np.ndarray) -> np.ndarray:
@@ -205,14 +212,6 @@ class Chain:
         linear = sparse_linalg.LinearOperator((n, n), matvec=apply, dtype=float)
         # the 2-norm bounds the sup-norm, and the 1-norm up to sqrt(n)
         absolute = target / np.sqrt(n) if left else target
-        if not stalled:
-            # SciPy takes an inner product below 5e-32 for a breakdown: the system is scaled to size one
-            size = float(np.linalg.norm(residual))
-            correction, _ = sparse_linalg.bicgstab(
-                linear, residual / size, rtol=1e-10, atol=0.5 * absolute / size, maxiter=_BICGSTAB_LIMIT
-            )
-            if np.isfinite(correction).all():
-                return size * correction, products
         correction, _ = sparse_linalg.gmres(
             linear, residual, rtol=1e-10, atol=0.5 * absolute, restart=min(_RESTART, n), maxiter=8
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from wassgrid.method.facts import METHOD_FACTS
 
 if TYPE_CHECKING:
-    from wassgrid.certificate import Certificate
+    from wassgrid.certificate import BestActions
     from wassgrid.evaluation import Evaluation, Evaluator
     from wassgrid.method.outcome import StepOutcome
 
@@ -19,7 +19,8 @@ class StepRequest:
     """What a run asks of one step.
 
     size: the length that the step before suggested, in the units of the method; fixed: the length that the user set, None:
-    adaptive; remaining: flow time that is left, infinite where none was asked for; certificate: where particles may escape.
+    adaptive; remaining: flow time that is left, infinite where none was asked for; best: where particles may escape to. width: of the bracket to which
+    an inexact method evaluates, None: to the tolerance.
     """
 
     evaluator: Evaluator
@@ -27,7 +28,8 @@ class StepRequest:
     size: float
     fixed: float | None
     remaining: float
-    certificate: Certificate | None
+    best: BestActions | None
+    width: float | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Method:
     @property
     def escapes(self) -> bool:
         return METHOD_FACTS[self.name].escapes
+
+    @property
+    def inexact(self) -> bool:
+        return METHOD_FACTS[self.name].inexact
 
     @property
     def rests(self) -> bool:
@@ -68,7 +74,7 @@ def _first_flow_step(evaluation: Evaluation) -> float:
 def _newton_step(ask: StepRequest) -> StepOutcome:
     from wassgrid.method.newton import newton_step
 
-    return newton_step(ask.evaluator, ask.evaluation, ask.size, ask.certificate, ask.fixed is None)
+    return newton_step(ask.evaluator, ask.evaluation, ask.size, ask.best, ask.fixed is None, ask.width)
 
 
 def _first_newton_step(evaluation: Evaluation) -> float:
@@ -80,7 +86,7 @@ def _first_newton_step(evaluation: Evaluation) -> float:
 def _full_newton_step(ask: StepRequest) -> StepOutcome:
     from wassgrid.method.full_newton import full_newton_step
 
-    return full_newton_step(ask.evaluator, ask.evaluation, ask.size, ask.certificate)
+    return full_newton_step(ask.evaluator, ask.evaluation, ask.size, ask.best)
 
 
 METHODS: dict[str, Method] = {

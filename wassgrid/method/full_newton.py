@@ -17,7 +17,7 @@ from wassgrid.method.newton import newton_step, reach
 from wassgrid.method.outcome import StepOutcome
 
 if TYPE_CHECKING:
-    from wassgrid.certificate import Certificate
+    from wassgrid.certificate import BestActions
 
 _PRODUCTS = 60  # with the Hessian, for one face
 _FACES = 4  # of the box of actions that one step may land on, one after the other
@@ -157,7 +157,7 @@ def bounded_step(
 
 
 def full_newton_step(
-    evaluator: Evaluator, evaluation: Evaluation, radius: float, certificate: Certificate | None = None
+    evaluator: Evaluator, evaluation: Evaluation, radius: float, best: BestActions | None = None
 ) -> StepOutcome:
     """Take one trust-region step with the full Hessian and evaluate the new policy; J does not rise.
 
@@ -168,7 +168,7 @@ def full_newton_step(
 
     A step is accepted if J falls by a fraction of what the model predicts. Otherwise the local Newton step is taken, whose
     guard needs no model of J (`newton_step`); likewise where the predicted decrease is below the rounding of J and cannot be
-    checked, and where the certificate sees that particles gain more by jumping to better actions than by moving. Cells
+    checked, and where it is seen that particles gain more by jumping to better actions than by moving. Cells
     without mass, which the Hessian does not know, take local Newton steps in any case.
     The Newton systems are solved, and the chain within them, the more exactly the smaller the gradient is.
     """
@@ -180,8 +180,8 @@ def full_newton_step(
     scale = max(abs(evaluation.objective), float(np.abs(evaluation.cost).mean()))
     # |grad J|^2 in the norm of M^{-1}: twice the decrease that the local model promises
     promised = -hessian.inner(hessian.gradient, newton)
-    if promised <= _ROUNDING * scale or (certificate is not None and _jumps(evaluation, certificate) > promised):
-        return replace(newton_step(evaluator, evaluation, np.inf, certificate, adaptive=False), next_step=radius)
+    if promised <= _ROUNDING * scale or (best is not None and _jumps(evaluation, best) > promised):
+        return replace(newton_step(evaluator, evaluation, np.inf, best, adaptive=False), next_step=radius)
     tolerance = min(_FORCING, float(np.sqrt(promised / scale)))
     hessian = replace(hessian, tolerance=max(1e-2 * tolerance, evaluator.tolerance))
     farthest = radius * np.maximum(np.abs(newton), np.sqrt(hessian.inner(newton, newton)))
@@ -194,13 +194,13 @@ def full_newton_step(
         if trial is not None and gain >= _ACCEPTED:
             radius = radius * (0.5 if gain < _POOR else 2.0 if gain > _GOOD else 1.0)
             return StepOutcome(trial, float("nan"), float(np.clip(radius, _SMALLEST, _LARGEST)), guarded)
-    outcome = newton_step(evaluator, evaluation, np.inf, certificate, adaptive=False)
+    outcome = newton_step(evaluator, evaluation, np.inf, best, adaptive=False)
     return replace(outcome, next_step=max(0.5 * radius, _SMALLEST), rejected=1)
 
 
-def _jumps(evaluation: Evaluation, certificate: Certificate) -> float:
+def _jumps(evaluation: Evaluation, best: BestActions) -> float:
     """Return by how much Q falls on average if every particle takes the best action known in its cell."""
-    fall = np.maximum(evaluation.q - certificate.best_values[:, None], 0.0)
+    fall = np.maximum(evaluation.q - best.values[:, None], 0.0)
     return float(np.einsum("k,ki,ki->", np.maximum(evaluation.law, 0.0), evaluation.policy.weights, fall))
 
 

@@ -13,7 +13,7 @@ from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.outcome import StepOutcome
 
 if TYPE_CHECKING:
-    from wassgrid.certificate import Certificate
+    from wassgrid.certificate import BestActions
 
 _DAMPING = 0.1  # of the first step: 1/tau in units of the mean curvature
 _LONGEST = 1e15  # pseudo-time step in units of the first one
@@ -42,16 +42,18 @@ def newton_step(
     evaluator: Evaluator,
     evaluation: Evaluation,
     tau: float,
-    certificate: Certificate | None = None,
+    best: BestActions | None = None,
     adaptive: bool = True,
+    width: float | None = None,
 ) -> StepOutcome:
     """Move every particle by -(D^2_a Q + I/tau)^{-1} grad_a Q within the action bounds and evaluate the new policy.
 
     At 1/tau = 0 this is Newton's method with the local part of the Hessian (policy iteration, near the optimum), at small tau the
     gradient flow in linearly implicit Euler steps. A search per particle, V frozen, keeps every Q from rising, so J falls.
-    With a certificate, a particle whose move is no match for the best action found in its cell jumps there (escape); this too
+    With `best`, a particle whose move is no match for the best action found in its cell jumps there (escape); this too
     lowers its Q. With `adaptive`, tau grows as the gradient norm falls
-    (switched evolution relaxation, Mulder and van Leer 1985), which keeps the convergence quadratic.
+    (switched evolution relaxation, Mulder and van Leer 1985), which keeps the convergence quadratic. width: of the new
+    policy's bracket (see `Evaluator.evaluate`).
     """
     policy = evaluation.policy
     m = policy.action_dimension
@@ -70,9 +72,9 @@ def newton_step(
         evaluation, candidates.reshape(policy.actions.shape), slope.reshape(policy.weights.shape)
     )
     escaped = 0
-    if certificate is not None:
-        actions, escaped = _escape(evaluation, actions, halvings > 0, certificate)
-    new = evaluator.evaluate(policy.moved(actions), evaluation)
+    if best is not None:
+        actions, escaped = _escape(evaluation, actions, halvings > 0, best)
+    new = evaluator.evaluate(policy.moved(actions), evaluation, width)
     before, after = gradient_norm(evaluation), gradient_norm(new)
     following = tau
     if adaptive:
@@ -85,19 +87,19 @@ def newton_step(
 
 
 def _escape(
-    evaluation: Evaluation, actions: np.ndarray, shortened: np.ndarray, certificate: Certificate
+    evaluation: Evaluation, actions: np.ndarray, shortened: np.ndarray, best: BestActions
 ) -> tuple[np.ndarray, int]:
     """Let particles jump to the best action of their cell where their own move is no match for it.
 
     That is where it gains less than half as much, or where it had to be shortened (a kink of Q, for one) and gains less.
     """
-    rows, columns = np.nonzero(evaluation.q - certificate.best_values[:, None] > rounding(evaluation))
+    rows, columns = np.nonzero(evaluation.q - best.values[:, None] > rounding(evaluation))
     if rows.size == 0:
         return actions, 0
     reached = evaluation.q_values(rows, actions[rows, columns][:, None, :])[:, 0]
-    possible = evaluation.q[rows, columns] - certificate.best_values[rows]
+    possible = evaluation.q[rows, columns] - best.values[rows]
     gained = evaluation.q[rows, columns] - reached
     jump = (gained < 0.5 * possible) | (shortened[rows, columns] & (gained < possible - rounding(evaluation)))
     actions = actions.copy()
-    actions[rows[jump], columns[jump]] = certificate.best_actions[rows[jump]]
+    actions[rows[jump], columns[jump]] = best.actions[rows[jump]]
     return actions, int(jump.sum())

@@ -8,11 +8,13 @@ import numpy as np
 
 from wassgrid.grid import StateGrid
 from wassgrid.run.schema import (
+    BOUND_FOUND,
     COLUMNS,
     COST,
     MIXING_RATE,
     STATIONARY_ERROR,
     STATIONARY_RESIDUAL,
+    UPPER_END,
     VALUE_RESIDUAL,
     Units,
     curvature,
@@ -32,6 +34,8 @@ GRID_COLUMNS = {
     phase_time("derivatives"): ("wall time spent on Q and its derivatives", "s"),
     phase_time("certificate"): ("wall time spent on the lower bound", "s"),
     phase_time("flow"): ("wall time spent on moving the particles, trials included", "s"),
+    BOUND_FOUND: ("bound on the optimal objective by the best actions found, not proven", COST),
+    UPPER_END: ("upper end of the interval that holds the objective of the policy", COST),
     STATIONARY_RESIDUAL: ("total variation of mu P - mu", "1"),
     STATIONARY_ERROR: ("estimated total variation between mu and the exact law", "1"),
     "stationary_iterations": ("products with P for the stationary law", "1"),

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wassgrid.certificate import Certificate, certify
-from wassgrid.chain.classes import period, recurrent_classes
+from wassgrid.certificate import BestActions, certify, find_best
+from wassgrid.chain.classes import is_single_class, period, recurrent_classes
+from wassgrid.chain.reductions import largest
 from wassgrid.chain.spectrum import second_eigenvalue
-from wassgrid.chain.stationary import ReducibleChainError, starting_law
-from wassgrid.evaluation import Evaluation, Evaluator
+from wassgrid.chain.stationary import ReducibleChainError, StationaryError, starting_law
+from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator
 from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
+from wassgrid.grid.levels import coarser_grid, prolonged
 from wassgrid.hessian import CurvatureError, Hessian, curvature_range
 from wassgrid.method import METHODS, Method, StepRequest
 from wassgrid.method.outcome import StepOutcome
@@ -24,6 +26,7 @@ from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.run.loop import CONVERGED, INTERRUPTED, STOPPED, StepRecord, Verdict
 from wassgrid.run.schema import (
+    BOUND_FOUND,
     CURVATURE_COLUMNS,
     CURVATURE_ENDS,
     CURVATURE_PARTS,
@@ -35,28 +38,46 @@ from wassgrid.run.schema import (
     STATIONARY_ERROR,
     STATIONARY_RESIDUAL,
     STEP_LENGTH,
+    UPPER_END,
     VALUE_RESIDUAL,
     WALL_TIME,
     curvature,
     phase_time,
 )  # fmt: skip
 from wassgrid.run.solution import Solution
-from wassgrid.transition.model import TransitionModel
+from wassgrid.transition.model import ResolutionError, TransitionModel
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
 
+_PUSHES = 8  # products from a start to a law whose most likely cell is recurrent, as a rule
 _AT_REST = 1e-11  # largest move, relative to the largest action, that is rounding
+
+
+_FORCING = 0.03  # length of the bracket of J that a step aims at, relative to what is left to gain
+_LOOSE = 0.3  # the same, from which V is solved on before the next step
+_FIRST_WIDTH = 1e-2  # of the range of costs, at the first policy
+_COARSE_GAP = 2e-3  # of J, to which a coarser grid is solved
+_COARSE_STEPS = 12
+_WORTH_LEVELS = 1500  # cells from which a start on a coarser grid pays
 
 
 @dataclass(frozen=True)
 class GridState:
     """Hold one policy of a run, evaluated, and all that the next step depends on.
 
-    warm_law and warm_value (cells,) are what the evaluation started from: with them it can be repeated bit for bit.
-    step_size: the step length the method suggests next (flow time, pseudo-time of newton, trust radius of full_newton);
-    certificate: the lower bound on the optimal J that the policy's V gives; elapsed: wall time in seconds, carried over a resume.
+    | name       | meaning                                                                                                |
+    |------------|--------------------------------------------------------------------------------------------------------|
+    | step_size  | step length that the method suggests next (flow time, pseudo-time of newton, trust radius of full_newton) |
+    | warm_law, warm_value | (cells,) what the evaluation started from: with them it can be repeated bit for bit           |
+    | best       | the best action found in every cell                                                                    |
+    | found      | the bound on the optimal J that these actions give, not proven                                         |
+    | proven     | the largest lower bound proven so far; -inf before the first proof                                     |
+    | method     | how it was proven, and what was assumed                                                                |
+    | refused    | gap found at the last proof that fell short of what was asked for                                      |
+    | contraction | of the gap found, over the last step                                                                  |
+    | elapsed    | wall time in seconds, carried over a resume                                                            |
     """
 
     step: int
@@ -65,9 +86,24 @@ class GridState:
     evaluation: Evaluation
     warm_law: np.ndarray
     warm_value: np.ndarray
-    certificate: Certificate
+    best: BestActions
+    found: float
+    proven: float = -np.inf
+    method: str = "no proof was asked for"
+    refused: float = np.inf
+    contraction: float = 1.0
     elapsed: float = 0.0
     facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def gap_found(self) -> float:
+        """The upper end of the policy's cost above the bound found: what is left to gain, as far as it was searched."""
+        return self.evaluation.bracket[1] - self.found
+
+    @property
+    def gap(self) -> float:
+        """The upper end of the policy's cost above the bound proven; infinite before the first proof."""
+        return self.evaluation.bracket[1] - self.proven
 
 
 @dataclass(frozen=True)
@@ -76,13 +112,14 @@ class GridSolver:
 
     case: Case
     evaluator: Evaluator
+    points: Mapping[str, int | str]
 
     @classmethod
     def from_case(cls, case: Case) -> GridSolver:
         """Build grid and transition model. Raises ValueErrors where the grid cannot carry the case or memory is short."""
         grid = StateGrid.from_case(case)
         require_memory(case, estimate_memory(case, grid))
-        return cls(case, Evaluator.from_case(case, TransitionModel.from_case(case, grid)))
+        return cls(case, Evaluator.from_case(case, TransitionModel.from_case(case, grid)), case.grid.points)
 
     @property
     def model(self) -> TransitionModel:
@@ -93,22 +130,72 @@ class GridSolver:
         return self.model.grid
 
     def start(self) -> GridState:
-        """Evaluate the initial policy; refuse a chain whose average cost depends on where one starts."""
+        """Evaluate the initial policy, or the one that a coarser grid gives; refuse a chain with several recurrent classes."""
         began = time.perf_counter()
-        policy = initial_policy(self.case, self.grid)
+        state = self._first(self._from_coarser())
+        if self._ends(state):
+            state = self._settled(state)
+        elif self.case.flow.proof == "always":
+            state = self._certified(state)
+        facts = self._curvature(0, state.evaluation) | state.facts
+        return replace(state, elapsed=time.perf_counter() - began, facts=facts)
+
+    def _first(self, coarse: tuple[ParticlePolicy, np.ndarray, np.ndarray, float] | None) -> GridState:
+        """Return the first state, from policy, law, value and gap of a coarser grid where there are."""
+        cells, gap = self.grid.size, np.nan
+        if coarse is None:
+            policy = initial_policy(self.case, self.grid)
+            law, value = starting_law(cells), np.zeros(cells)
+        else:
+            policy, law, value, gap = coarse
         require_memory(self.case, estimate_memory(self.case, self.grid, self.model, policy))
-        cells = self.grid.size
-        law, value = starting_law(cells), np.zeros(cells)
-        self._require_one_class(policy)
-        evaluation = self.evaluator.evaluate(policy, (law, value))
-        certificate = certify(evaluation)
-        facts = self._curvature(0, evaluation) | {phase_time("certificate"): sum(certificate.times.values())}
+        self._require_one_class(policy, law)
+        width = None
+        if self._inexact:
+            scale = float(np.ptp(self.model.means(policy.actions)[1])) if np.isnan(gap) else 0.0
+            width = _FORCING * gap if np.isfinite(gap) else _FIRST_WIDTH * scale
+        evaluation = self.evaluator.evaluate(policy, (law, value), width)
+        evaluation, best, found, seconds = self._searched(evaluation)
         size = self._method.first_step(evaluation) if self._fixed_step is None else self._fixed_step
-        return GridState(0, 0.0, size, evaluation, law, value, certificate, time.perf_counter() - began, facts)
+        return GridState(
+            0, 0.0, size, evaluation, law, value, best, found, facts={phase_time("certificate"): seconds}
+        )
+
+    def _from_coarser(self) -> tuple[ParticlePolicy, np.ndarray, np.ndarray, float] | None:
+        """Solve on about half the points per axis and carry policy, law and value over; None where that does not pay."""
+        levels = self.case.grid.levels
+        asked = levels if isinstance(levels, int) else (9 if self.grid.size >= _WORTH_LEVELS else 1)
+        if asked <= 1 or not self._inexact or self.grid.dimension == 1:
+            return None
+        found = coarser_grid(self.points, self.case.problem)
+        if found is None:
+            return None
+        points, grid = found
+        try:
+            model = self.model.on_grid(grid)
+            coarse = GridSolver(self.case, replace(self.evaluator, model=model), points)
+            state = coarse._first(coarse._from_coarser())
+            for _ in range(_COARSE_STEPS):
+                if state.gap_found <= _COARSE_GAP * abs(state.evaluation.objective):
+                    break
+                state = coarse._moved(state)
+        except (ResolutionError, StationaryError, EvaluationError):
+            return None  # whatever the coarser grid cannot carry, this one may
+        evaluation = state.evaluation
+        low, high = self.case.problem.action_bounds.T
+        actions = np.clip(prolonged(evaluation.policy.actions, grid, self.grid), low, high)
+        policy = ParticlePolicy(self.grid, actions, prolonged(evaluation.policy.weights, grid, self.grid))
+        law = np.maximum(prolonged(evaluation.law, grid, self.grid), 0.0)
+        return policy, law / law.sum(), prolonged(evaluation.value, grid, self.grid), state.gap_found
 
     @property
     def _method(self) -> Method:
         return METHODS[self.case.flow.method]
+
+    @property
+    def _inexact(self) -> bool:
+        """Whether steps need V only to a fraction of what is left to gain."""
+        return self._method.inexact and self._fixed_step is None
 
     @property
     def _fixed_step(self) -> float | None:
@@ -117,23 +204,43 @@ class GridSolver:
         return None if isinstance(step, str) else float(step)
 
     def restore(self, checkpoint: Mapping[str, Any]) -> GridState:
-        """Evaluate the policy of a checkpoint again, from the same warm start as then."""
+        """Return the state of a checkpoint: its evaluation is repeated from the same warm start as then."""
         policy = ParticlePolicy(self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]))
         warm = np.asarray(checkpoint["warm_law"]), np.asarray(checkpoint["warm_value"])
-        evaluation = self.evaluator.evaluate(policy, warm)
+        width = float(checkpoint["width"])
+        if width >= 0.0:
+            evaluation = self.evaluator.restored(policy, *warm, float(checkpoint["objective"]), width)
+        else:
+            evaluation = self.evaluator.evaluate(policy, warm)
+        best = find_best(evaluation)
         return GridState(
-            int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]),
-            evaluation, *warm, certify(evaluation), float(checkpoint["elapsed"]),
+            int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]), evaluation, *warm, best,
+            _bound(evaluation, best), float(checkpoint["proven"]), str(checkpoint["method"]), float(checkpoint["refused"]),
+            float(checkpoint["contraction"]), float(checkpoint["elapsed"]),
             {"largest_move": float(checkpoint["largest_move"])},
         )  # fmt: skip
 
     def advance(self, state: GridState) -> GridState:
-        """Take one step of the case's method."""
+        """Take one step of the case's method; prove the bound where the run may end here, or where the case asks for it."""
+        began = time.perf_counter()
+        new = self._moved(state)
+        if self._ends(new):
+            new = self._settled(new)
+        elif self.case.flow.proof == "always":
+            new = self._certified(new)
+        facts = {**new.facts, **self._curvature(new.step, new.evaluation)}
+        return replace(new, elapsed=state.elapsed + time.perf_counter() - began, facts=facts)
+
+    def _moved(self, state: GridState) -> GridState:
+        """Take one step and find the best actions after it."""
         began = time.perf_counter()
         old = state.evaluation
         outcome = self._step(state)
         new = outcome.evaluation
+        elapsed = time.perf_counter() - began
+        flow = max(elapsed - sum(new.times.values()), 0.0)
         moved = norm(old.law, old.policy.weights, new.policy.actions - old.policy.actions)
+        new, best, found, seconds = self._searched(new)
         facts = {
             STEP_LENGTH: moved,
             "largest_move": float(np.abs(new.policy.actions - old.policy.actions).max()),
@@ -141,15 +248,66 @@ class GridSolver:
             "escaped": float(outcome.escaped),
             "rejected": float(outcome.rejected),
             "tamed": float(outcome.tamed),
+            phase_time("flow"): flow,
+            phase_time("certificate"): seconds,
         }
-        elapsed = time.perf_counter() - began
-        facts[phase_time("flow")] = max(elapsed - sum(new.times.values()), 0.0)
-        facts |= self._curvature(state.step + 1, new)
-        certificate = certify(new)
-        facts[phase_time("certificate")] = sum(certificate.times.values())
-        return GridState(
-            state.step + 1, state.flow_time + outcome.flow_time, outcome.next_step, new, old.law, old.value,
-            certificate, state.elapsed + time.perf_counter() - began, facts,
+        gap = new.bracket[1] - found
+        contraction = gap / state.gap_found if state.gap_found > 0 else 1.0
+        return replace(
+            state, step=state.step + 1, flow_time=state.flow_time + outcome.flow_time, step_size=outcome.next_step,
+            evaluation=new, warm_law=old.law, warm_value=old.value, best=best, found=found, contraction=contraction, facts=facts,
+        )  # fmt: skip
+
+    def _searched(self, evaluation: Evaluation) -> tuple[Evaluation, BestActions, float, float]:
+        """Find the best actions, with a V whose bracket is short beside what they gain; return the seconds spent on them."""
+        seconds = 0.0
+        while True:
+            began = time.perf_counter()
+            best = find_best(evaluation)
+            found = _bound(evaluation, best)
+            seconds += time.perf_counter() - began
+            if evaluation.width is None:
+                return evaluation, best, found, seconds
+            low, high = evaluation.bracket
+            gap = high - found
+            floor = self._floor(evaluation)
+            if high - low <= max(_LOOSE * gap, floor):
+                return evaluation, best, found, seconds
+            width = max(_FORCING * gap, 0.5 * floor)
+            evaluation = self.evaluator.narrowed(evaluation, width) or self.evaluator.evaluate(evaluation.policy, evaluation)
+
+    def _floor(self, evaluation: Evaluation) -> float:
+        """The length of a bracket of J below which nothing is gained: rounding, or a tenth of the gap asked for."""
+        stop = self.case.flow.stop.gap or 0.0
+        return max(0.1 * stop, self.evaluator.tolerance * largest(evaluation.cost))
+
+    def _settled(self, state: GridState) -> GridState:
+        """Return the state with law and value to the tolerance, and with a proof."""
+        evaluation, seconds = state.evaluation, 0.0
+        best, found = state.best, state.found
+        if evaluation.width is not None:
+            exact = self.evaluator.evaluate(evaluation.policy, evaluation)
+            exact.times.update({name: exact.times.get(name, 0.0) + spent for name, spent in evaluation.times.items()})
+            state = replace(state, warm_law=evaluation.law, warm_value=evaluation.value)
+            evaluation, best, found, seconds = self._searched(exact)
+        facts = {**state.facts, phase_time("certificate"): state.facts.get(phase_time("certificate"), 0.0) + seconds}
+        return self._certified(replace(state, evaluation=evaluation, best=best, found=found, facts=facts))
+
+    def _certified(self, state: GridState) -> GridState:
+        """Prove a lower bound with the value function at hand."""
+        began = time.perf_counter()
+        certificate = certify(state.evaluation, found=state.best)
+        proven, method = state.proven, state.method
+        if certificate.guaranteed and certificate.lower_bound > proven:
+            proven, method = certificate.lower_bound, certificate.method
+        elif not np.isfinite(proven):
+            method = f"not proven, would be {certificate.lower_bound:.10g}: {certificate.method}"
+        stop = self.case.flow.stop.gap
+        short = stop is not None and not state.evaluation.bracket[1] - proven <= stop
+        spent = state.facts.get(phase_time("certificate"), 0.0) + time.perf_counter() - began
+        return replace(
+            state, proven=proven, method=method, refused=state.gap_found if short else state.refused,
+            facts={**state.facts, phase_time("certificate"): spent},
         )  # fmt: skip
 
     def _curvature(self, step: int, evaluation: Evaluation) -> dict[str, float]:
@@ -174,9 +332,15 @@ class GridSolver:
         flow, method = self.case.flow, self._method
         horizon = flow.stop.flow_time
         remaining = np.inf if horizon is None else horizon - state.flow_time
-        certificate = state.certificate if method.escapes and flow.escape is not False else None
+        best = state.best if method.escapes and flow.escape is not False else None
+        width = None
+        if self._inexact:
+            # what will be left to gain, if it shrinks as it did before
+            floor = self._floor(state.evaluation)
+            wanted = _FORCING * state.gap_found * min(max(state.contraction, 1e-2), 1.0)
+            width = max(wanted, floor) if state.gap_found > 30 * floor or self.case.flow.stop.gap else None
         return method.step(
-            StepRequest(self.evaluator, state.evaluation, state.step_size, self._fixed_step, remaining, certificate)
+            StepRequest(self.evaluator, state.evaluation, state.step_size, self._fixed_step, remaining, best, width)
         )
 
     def record(self, state: GridState) -> StepRecord:
@@ -187,6 +351,8 @@ class GridSolver:
             OBJECTIVE: evaluation.objective,
             GRADIENT_NORM: gradient_norm(evaluation),
             LOWER_BOUND: self._lower_bound(state),
+            BOUND_FOUND: state.found,
+            UPPER_END: evaluation.bracket[1],
             STEP_LENGTH: 0.0,
             "largest_move": 0.0,
             WALL_TIME: state.elapsed,
@@ -208,7 +374,7 @@ class GridSolver:
 
     def _lower_bound(self, state: GridState) -> float:
         """The lower bound on the optimal J, nan where it is not proven."""
-        return state.certificate.lower_bound if state.certificate.guaranteed else float("nan")
+        return state.proven if np.isfinite(state.proven) else float("nan")
 
     def _frame(self, state: GridState) -> dict[str, Any]:
         evaluation, shape = state.evaluation, self.grid.shape
@@ -217,9 +383,13 @@ class GridSolver:
         return {
             "actions": actions[..., 0] if policy.action_dimension == 1 else actions,
             "weights": policy.weights.reshape(*shape, policy.particles),
-            "stationary": evaluation.law.reshape(shape),
+            "stationary": self._exact_law(evaluation).reshape(shape),
             "value": (evaluation.value * self._value_unit).reshape(shape),
         }
+
+    def _exact_law(self, evaluation: Evaluation) -> np.ndarray:
+        """The law to the tolerance; it is not fed back, so that what is stored does not change what is computed."""
+        return evaluation.law if evaluation.width is None else self.evaluator.settled_law(evaluation)
 
     @property
     def _value_unit(self) -> float:
@@ -227,27 +397,43 @@ class GridSolver:
         return self.case.problem.time_step or 1.0
 
     def _checkpoint(self, state: GridState) -> dict[str, Any]:
-        policy = state.evaluation.policy
+        evaluation = state.evaluation
+        rough = evaluation.width is not None
         return {
             "step": state.step,
             "flow_time": state.flow_time,
             "step_size": state.step_size,
             "elapsed": state.elapsed,
             "largest_move": state.facts.get("largest_move", np.inf),
-            "actions": policy.actions,
-            "weights": policy.weights,
-            "warm_law": state.warm_law,
-            "warm_value": state.warm_value,
+            "actions": evaluation.policy.actions,
+            "weights": evaluation.policy.weights,
+            "warm_law": evaluation.law if rough else state.warm_law,
+            "warm_value": evaluation.value if rough else state.warm_value,
+            "width": evaluation.width if evaluation.width is not None else -1.0,
+            "objective": evaluation.objective,
+            "proven": state.proven,
+            "method": state.method,
+            "refused": state.refused,
+            "contraction": state.contraction,
         }
 
     def verdict(self, state: GridState) -> Verdict | None:
+        return self._verdict(state, state.gap)
+
+    def _ends(self, state: GridState) -> bool:
+        """Whether the run ends with this state if the bound found can be proven."""
+        gap = state.gap_found if state.gap_found <= 0.5 * state.refused else np.inf
+        return self._verdict(state, gap) is not None
+
+    def _verdict(self, state: GridState, gap: float) -> Verdict | None:
         stop = self.case.flow.stop
         size = gradient_norm(state.evaluation)
         if stop.gradient_norm is not None and size <= stop.gradient_norm:
             return Verdict(CONVERGED, f"the gradient norm {size:.3g} is at most {stop.gradient_norm:.3g}", True)
-        gap = state.evaluation.objective - self._lower_bound(state)
         if stop.gap is not None and gap <= stop.gap:
-            return Verdict(CONVERGED, f"the cost is proven to be within {gap:.3g} of the optimum, at most {stop.gap:.3g}", True)
+            return Verdict(
+                CONVERGED, f"the cost is proven to be within {max(gap, 0.0):.3g} of the optimum, at most {stop.gap:.3g}", True
+            )
         if stop.flow_time is not None and state.flow_time >= stop.flow_time * (1 - 1e-12):
             return Verdict(STOPPED, f"the flow time {stop.flow_time:g} was reached", True)
         if state.step >= stop.steps:
@@ -268,16 +454,15 @@ class GridSolver:
     def solution(self, state: GridState, verdict: Verdict) -> Solution:
         evaluation = state.evaluation
         record = self.record(state).scalars
-        # an interrupted run must end at once: its summary is not worth another pass over the chain
-        summary = {} if verdict.status == INTERRUPTED else self.summary(evaluation)
-        if summary:
-            summary["certificate"] = state.certificate.method if state.certificate.guaranteed else (
-                f"not proven, would be {state.certificate.lower_bound:.10g}: {state.certificate.method}"
-            )
+
+        def summarise() -> dict[str, Any]:
+            # an interrupted run must end at once: its summary is not worth another pass over the chain
+            return {} if verdict.status == INTERRUPTED else {**self.summary(evaluation), "certificate": state.method}
+
         return Solution(
             evaluation.objective, record[LOWER_BOUND], evaluation.policy, evaluation.law,
             evaluation.value * self._value_unit, verdict.status == CONVERGED, verdict.status, verdict.reason,
-            verdict.complete, record, summary,
+            verdict.complete, record, summarise,
         )  # fmt: skip
 
     def summary(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -305,15 +490,25 @@ class GridSolver:
                 ends[name] = float(np.take(joint, [0, -1], axis=k).sum())
         return ends
 
-    def _require_one_class(self, policy: ParticlePolicy) -> None:
-        """Raise ReducibleChainError where the average cost of a policy depends on where one starts."""
+    def _require_one_class(self, policy: ParticlePolicy, law: np.ndarray) -> None:
+        """Raise ReducibleChainError where the average cost of a policy depends on where one starts; law: to start from."""
         if self.evaluator.discount < 1.0:
             return
-        mean, _ = self.model.means(policy.actions)
-        classes = recurrent_classes(self.model.operator(mean, policy.weights))
+        operator = self.model.operator(self.model.means(policy.actions)[0], policy.weights)
+        if self.model.product is not None:
+            for _ in range(_PUSHES):
+                law = operator.push(law)
+            if is_single_class(operator, int(law.argmax())):
+                return
+        classes = recurrent_classes(operator)
         if len(classes) > 1:
             places = " and at ".join(self.grid.describe_cell(int(cells[0])) for cells in classes[:2])
             raise ReducibleChainError(
                 f"states: under the initial policy the chain has {len(classes)} recurrent classes, at {places}: its average "
                 'cost depends on where one starts. Add noise that joins them, or use criterion.kind = "discounted".'
             )
+
+
+def _bound(evaluation: Evaluation, best: BestActions) -> float:
+    """Return the bound on the optimal J that the best actions found give: J + min (min_a Q - V), not proven."""
+    return evaluation.anchor + float((best.values - evaluation.value).min())

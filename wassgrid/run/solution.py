@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,7 @@ class Solution:
     """Hold the outcome of a grid run.
 
     objective J; lower_bound on the optimal J (nan if none was computed); policy; stationary mu and value V (cells,);
-    converged; status, reason and complete as in Verdict; record: the numbers of the last step; summary: what the run
-    reports about its grid and chain.
+    converged; status, reason and complete as in Verdict; record: the numbers of the last step.
     """
 
     objective: float
@@ -28,4 +28,9 @@ class Solution:
     reason: str
     complete: bool
     record: Mapping[str, float]
-    summary: Mapping[str, Any] = field(default_factory=dict)
+    summarise: Callable[[], Mapping[str, Any]] = field(default=dict, repr=False)
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any]:
+        """What the run reports about its grid and chain; computed when it is asked for."""
+        return self.summarise()

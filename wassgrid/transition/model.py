@@ -67,6 +67,18 @@ class TransitionModel:
             chosen.append(wanted)
         return cls(problem, grid, tuple(chosen), noise)
 
+    def on_grid(self, grid: StateGrid) -> TransitionModel:
+        """Return the model on another grid of the same problem; a kernel that the grid cannot carry gives way to `auto`."""
+        noise = _noise(self.problem, grid)
+        kernels: dict[str, str] = {}
+        for j, name in enumerate(grid.names):
+            kernels[name] = self.kernels[j]
+            try:
+                _require_carried(AXIS_KERNELS[self.kernels[j]], grid, j, noise[:, j])
+            except ResolutionError:
+                kernels[name] = "auto"
+        return self.build(self.problem, grid, kernels)
+
     @cached_property
     def coupling(self) -> np.ndarray:
         """beta (cells, d, d): what the walk needs, and the product form does not."""
