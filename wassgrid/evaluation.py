@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.chain.fundamental import Chain, direct_is_cheap
-from wassgrid.chain.krylov import bicgstab
+from wassgrid.chain import krylov
 from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
 from wassgrid.chain.stationary import StationaryError, StationaryResult, starting_law, stationary_law
 from wassgrid.policy import ParticlePolicy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
 
 _ROUNDING = 512.0  # units of rounding that the residual of V cannot be told from
-_PUSHES = 8  # products with P for a rough law, from the law of the policy before
+_PUSHES = 4  # products with P for a rough law, from the law of the policy before
 _PRODUCTS = 400  # with P in one round of a rough solve
 _ROUNDS = 4
 
@@ -315,7 +315,7 @@ class Evaluator:
             products += 1
             if done(residual):
                 break
-            found = bicgstab(product, x, residual, done, _PRODUCTS)
+            found = krylov.solve(product, x, residual, done, _PRODUCTS)
             x, products = found.values, products + found.products
         else:
             return None
@@ -332,6 +332,24 @@ class Evaluator:
             evaluation, objective=objective, value=value, residual=residual, width=width,
             value_iterations=evaluation.value_iterations + products, times={**times, "evaluation": spent},
         )  # fmt: skip
+
+    @one_blas_thread()
+    def settled(self, evaluation: Evaluation, width: float | None) -> Evaluation:
+        """Return an evaluation with its law to the tolerance and a bracket of the given width; None: its value to the tolerance.
+
+        Then J = mu c is right to the tolerance, whatever the width.
+        """
+        if width is None or self.discount < 1.0:
+            return self.evaluate(evaluation.policy, evaluation)
+        began = time.perf_counter()
+        chain = evaluation.chain
+        stationary = stationary_law(chain.operator, evaluation.law, method=self.stationary_method, tolerance=self.tolerance)
+        if not stationary.converged:
+            raise StationaryError(f"the stationary law was not found to {self.tolerance:.1g}: {stationary.reason}")
+        times = {**evaluation.times, "stationary": evaluation.times["stationary"] + time.perf_counter() - began}
+        chain = replace(chain, law=stationary.law, known=stationary.factors)
+        found = self.narrowed(replace(evaluation, chain=chain, stationary=stationary, times=times), width)
+        return replace(found, width=None) if found is not None else self.evaluate(evaluation.policy, evaluation)
 
     def restored(
         self, policy: ParticlePolicy, law: np.ndarray, value: np.ndarray, objective: float, width: float

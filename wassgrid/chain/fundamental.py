@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import linalg as sparse_linalg
 
-from wassgrid.chain.krylov import bicgstab
+from wassgrid.chain import krylov
 from wassgrid.chain.reductions import largest, total_variation
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.operator import MarkovOperator
@@ -196,7 +196,7 @@ class Chain:
         """Solve for a correction by BiCGSTAB (few vectors), by restarted GMRES where that stalled."""
         size = total_variation if left else largest
         if not stalled:
-            found = bicgstab(
+            found = krylov.solve(
                 lambda x: self._apply(x, left), np.zeros_like(residual), residual, lambda r: size(r) <= 0.5 * target,
                 2 * _BICGSTAB_LIMIT,
             )  # fmt: skip

@@ -74,3 +74,70 @@ def bicgstab(
         direction *= beta
         direction += r
     return KrylovResult(best, best_residual, products, False, reason)
+
+
+@one_blas_thread()
+def gmres(
+    product: Product, start: np.ndarray, residual: np.ndarray, done: Callable[[np.ndarray], bool], limit: int, restart: int
+) -> KrylovResult:
+    """Minimise |b - A x|_2 over Krylov spaces of up to `restart` vectors, from `start`, until done(residual) or `limit` products.
+
+    One product an iteration, where BiCGSTAB takes two, for `restart` vectors of memory (Saad and Schultz 1986; orthogonalised
+    twice by classical Gram-Schmidt). The residual that `done` sees is the least one of the space at hand.
+    """
+    x, r, products = start, residual, 0
+    while products < limit:
+        beta = np.sqrt(dot(r, r))
+        if not beta > 0.0 or not np.isfinite(beta):
+            return KrylovResult(x, r, products, False, "breakdown of GMRES")
+        size = min(restart, limit - products)
+        basis = np.empty((size + 1, r.size))
+        np.multiply(r, 1.0 / beta, out=basis[0])
+        h = np.zeros((size + 1, size))
+        for k in range(size):
+            w = product(basis[k])
+            products += 1
+            for _ in range(2):
+                part = basis[: k + 1] @ w
+                w -= part @ basis[: k + 1]
+                h[: k + 1, k] += part
+            h[k + 1, k] = np.sqrt(dot(w, w))
+            ended = not h[k + 1, k] > 1e-14 * beta
+            if not ended:
+                np.multiply(w, 1.0 / h[k + 1, k], out=basis[k + 1])
+            last = ended or k == size - 1
+            if last or k % 2:
+                # argmin |beta e_1 - H y|, and what is left of it
+                right = np.zeros(k + 2)
+                right[0] = beta
+                y = np.linalg.lstsq(h[: k + 2, : k + 1], right, rcond=None)[0]
+                rest = right - h[: k + 2, : k + 1] @ y
+                trial = rest[: k + 1] @ basis[: k + 1] if ended else rest @ basis[: k + 2]
+                finished = done(trial)
+                if finished or last:
+                    x = x + y @ basis[: k + 1]
+                    if finished:
+                        return KrylovResult(x, trial, products, True, "converged")
+                    before, r = beta, trial
+                    break
+        if not np.sqrt(dot(r, r)) < 0.99 * before:
+            return KrylovResult(x, r, products, False, "GMRES makes no progress")
+    return KrylovResult(x, r, products, False, f"{limit} products")
+
+
+_VECTORS = 1 << 28  # bytes of a Krylov space
+_LEAST_VECTORS = 15  # from which GMRES is worth its restarts
+
+
+def solve(
+    product: Product, start: np.ndarray, residual: np.ndarray, done: Callable[[np.ndarray], bool], limit: int
+) -> KrylovResult:
+    """Solve by GMRES where enough vectors fit, by BiCGSTAB where not; see there."""
+    vectors = min(60, _VECTORS // (8 * start.size))
+    if vectors >= _LEAST_VECTORS:
+        found = gmres(product, start, residual, done, limit, vectors)
+        if found.converged:
+            return found
+        rest = bicgstab(product, found.values, found.residual, done, limit)
+        return KrylovResult(rest.values, rest.residual, found.products + rest.products, rest.converged, rest.reason)
+    return bicgstab(product, start, residual, done, limit)

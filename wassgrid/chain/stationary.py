@@ -9,15 +9,15 @@ from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.chain.classes import recurrent_classes
 from wassgrid.chain.fundamental import Factorisation, direct_is_cheap, direct_is_possible, direct_products
-from wassgrid.chain.krylov import bicgstab
+from wassgrid.chain import krylov
 from wassgrid.chain.reductions import total, total_variation
 from wassgrid.chain.spectrum import direct_rate, observed_rate, probe_function
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.operator import MarkovOperator
 
 METHODS = ("auto", "power", "krylov", "lu", "arnoldi")
-_PROBE = 32  # products after which the rate of power iteration is judged
-_PATIENCE = 200.0  # products of power iteration; a Krylov method takes about 100
+_PROBE = 16  # products after which the rate of power iteration is judged
+_PATIENCE = 100.0  # products of power iteration; a Krylov method takes about 100
 _DIRECT_PATIENCE = 2.0  # the same in units of a cheap factorisation, which serves the value function too
 _KRYLOV_ROUNDS, _KRYLOV_STEPS = 6, 150  # restarts of BiCGSTAB, and its steps (of two products) between them
 _ROUNDING = 2e-15  # residuals |mu P - mu|_1 at rounding level
@@ -163,7 +163,7 @@ def _power(
         bound = residual * rate / (1 - rate) if rate < 1 else np.inf
         if bound <= tolerance or residual <= _ROUNDING:
             return _checked(operator, law, iteration, rate, "lazy power" if lazy else "power", tolerance, bound)
-        if iteration >= _PROBE and iteration % 16 == 0 and np.isfinite(patience):
+        if iteration >= _PROBE and iteration % 8 == 0 and np.isfinite(patience):
             remaining = np.log(tolerance / bound) / np.log(rate) if rate < 1 else np.inf
             if remaining > patience - iteration:
                 reason = f"power iteration would need about {remaining + iteration:.3g} products (rate {rate:.9g})"
@@ -216,14 +216,14 @@ def _krylov(
         residual = law - apply(mu)
         size = total_variation(residual)
         products += 1
-        if size <= tolerance * 1e-2 or size > 0.5 * before:
+        if size <= 0.2 * tolerance or size > 0.5 * before:
             break
-        wanted = max(1e-2 * tolerance, 1e-8 * size)
-        found = bicgstab(
+        wanted = 0.1 * tolerance
+        found = krylov.solve(
             apply, mu, residual, lambda r, wanted=wanted: total_variation(r) <= wanted, 2 * _KRYLOV_STEPS  # type: ignore[misc]
         )
         mu, before, products = found.values, size, products + found.products
-    polish = 8
+    polish = 4
     for _ in range(polish):
         following = operator.push(mu)
         mu = following / following.sum()

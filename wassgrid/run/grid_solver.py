@@ -12,7 +12,7 @@ import numpy as np
 
 from wassgrid.certificate import BestActions, certify, find_best
 from wassgrid.chain.classes import is_single_class, period, recurrent_classes
-from wassgrid.chain.reductions import largest
+from wassgrid.chain.reductions import dot, largest
 from wassgrid.chain.spectrum import second_eigenvalue
 from wassgrid.chain.stationary import ReducibleChainError, StationaryError, starting_law
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator
@@ -57,7 +57,8 @@ _AT_REST = 1e-11  # largest move, relative to the largest action, that is roundi
 
 _FORCING = 0.03  # length of the bracket of J that a step aims at, relative to what is left to gain
 _LOOSE = 0.3  # the same, from which V is solved on before the next step
-_FIRST_WIDTH = 1e-2  # of the range of costs, at the first policy
+_SETTLED = 1e-2  # length of the bracket of J at the end, relative to the gap asked for
+_FIRST_WIDTH = 2e-2  # of the range of costs, at the first policy; of the mean cost where it comes from a coarser grid
 _COARSE_GAP = 2e-3  # of J, to which a coarser grid is solved
 _COARSE_STEPS = 12
 _WORTH_LEVELS = 1500  # cells from which a start on a coarser grid pays
@@ -140,20 +141,20 @@ class GridSolver:
         facts = self._curvature(0, state.evaluation) | state.facts
         return replace(state, elapsed=time.perf_counter() - began, facts=facts)
 
-    def _first(self, coarse: tuple[ParticlePolicy, np.ndarray, np.ndarray, float] | None) -> GridState:
-        """Return the first state, from policy, law, value and gap of a coarser grid where there are."""
-        cells, gap = self.grid.size, np.nan
+    def _first(self, coarse: tuple[ParticlePolicy, np.ndarray, np.ndarray] | None) -> GridState:
+        """Return the first state, from policy, law and value of a coarser grid where there are."""
+        cells = self.grid.size
         if coarse is None:
             policy = initial_policy(self.case, self.grid)
             law, value = starting_law(cells), np.zeros(cells)
         else:
-            policy, law, value, gap = coarse
+            policy, law, value = coarse
         require_memory(self.case, estimate_memory(self.case, self.grid, self.model, policy))
         self._require_one_class(policy, law)
         width = None
         if self._inexact:
-            scale = float(np.ptp(self.model.means(policy.actions)[1])) if np.isnan(gap) else 0.0
-            width = _FORCING * gap if np.isfinite(gap) else _FIRST_WIDTH * scale
+            stage = (policy.weights * self.model.means(policy.actions)[1]).sum(axis=1)
+            width = _FIRST_WIDTH * float(np.ptp(stage) if coarse is None else dot(law, np.abs(stage)))
         evaluation = self.evaluator.evaluate(policy, (law, value), width)
         evaluation, best, found, seconds = self._searched(evaluation)
         size = self._method.first_step(evaluation) if self._fixed_step is None else self._fixed_step
@@ -161,7 +162,7 @@ class GridSolver:
             0, 0.0, size, evaluation, law, value, best, found, facts={phase_time("certificate"): seconds}
         )
 
-    def _from_coarser(self) -> tuple[ParticlePolicy, np.ndarray, np.ndarray, float] | None:
+    def _from_coarser(self) -> tuple[ParticlePolicy, np.ndarray, np.ndarray] | None:
         """Solve on about half the points per axis and carry policy, law and value over; None where that does not pay."""
         levels = self.case.grid.levels
         asked = levels if isinstance(levels, int) else (9 if self.grid.size >= _WORTH_LEVELS else 1)
@@ -186,7 +187,7 @@ class GridSolver:
         actions = np.clip(prolonged(evaluation.policy.actions, grid, self.grid), low, high)
         policy = ParticlePolicy(self.grid, actions, prolonged(evaluation.policy.weights, grid, self.grid))
         law = np.maximum(prolonged(evaluation.law, grid, self.grid), 0.0)
-        return policy, law / law.sum(), prolonged(evaluation.value, grid, self.grid), state.gap_found
+        return policy, law / law.sum(), prolonged(evaluation.value, grid, self.grid)
 
     @property
     def _method(self) -> Method:
@@ -282,12 +283,12 @@ class GridSolver:
         return max(0.1 * stop, self.evaluator.tolerance * largest(evaluation.cost))
 
     def _settled(self, state: GridState) -> GridState:
-        """Return the state with law and value to the tolerance, and with a proof."""
+        """Return the state with its law to the tolerance, its value too or to well within the gap asked for, and with a proof."""
         evaluation, seconds = state.evaluation, 0.0
         best, found = state.best, state.found
         if evaluation.width is not None:
-            exact = self.evaluator.evaluate(evaluation.policy, evaluation)
-            exact.times.update({name: exact.times.get(name, 0.0) + spent for name, spent in evaluation.times.items()})
+            stop = self.case.flow.stop.gap
+            exact = self.evaluator.settled(evaluation, None if stop is None else _SETTLED * stop)
             state = replace(state, warm_law=evaluation.law, warm_value=evaluation.value)
             evaluation, best, found, seconds = self._searched(exact)
         facts = {**state.facts, phase_time("certificate"): state.facts.get(phase_time("certificate"), 0.0) + seconds}
