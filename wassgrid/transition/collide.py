@@ -17,7 +17,8 @@ import numpy as np
 from numba import njit
 
 from wassgrid.transition.axis_kernels import axis_weights
-from wassgrid.transition.compiled import PERIODIC, allocating_nothing, fold
+from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing, fold
+from wassgrid.transition.smoothing import narrow_weights
 
 _compiled = {"cache": True, "nogil": True, "_nrt": False, "fastmath": {"reassoc", "nsz", "contract"}, "error_model": "numpy"}
 _driver = {"cache": True, "nogil": True, "error_model": "numpy"}
@@ -38,6 +39,9 @@ class Collision(NamedTuple):
     block: int  # elements in a block of U, one block for every choice of the streamed coordinates
     cells: int  # cells in a block
     moved: int  # the first axis of those that actions move; they come last
+    shared: np.ndarray  # the part of the noise that a smoothing of U has taken over, 0: none
+    pad: np.ndarray  # nodes before the first one on the extended axis of U
+    ones: np.ndarray  # (axes, extents) what a cut end has left of the smoothing
 
 
 @allocating_nothing
@@ -48,9 +52,17 @@ def place(at, c, mean, noise, order, raw, out, o, width):
     continued. raw (3, reach): scratch.
     """
     n, extent, boundary = at.size[c], at.extent[c], at.boundary[c]
-    first, count = axis_weights(
-        at.kernel[c], boundary, at.lower[c], at.spacing[c], n, mean, noise, order, raw[0], raw[1], raw[2]
-    )
+    if at.shared[c] > 0.0:
+        first, count = narrow_weights(
+            boundary, at.lower[c], at.spacing[c], n, mean, noise, at.shared[c], at.pad[c], at.ones[c], order, raw[0], raw[1], raw[2]
+        )
+        if boundary == CLAMP:
+            # the law runs over the end, where U goes on
+            first, n = first + at.pad[c], extent
+    else:
+        first, count = axis_weights(
+            at.kernel[c], boundary, at.lower[c], at.spacing[c], n, mean, noise, order, raw[0], raw[1], raw[2]
+        )
     start = first
     inside = first >= 0 and first + count <= n
     if boundary == PERIODIC:

@@ -16,6 +16,7 @@ from wassgrid.transition.compiled import BOUNDARIES, threads_for
 from wassgrid.transition.expectations import conditional_moments, expectations, push_derivative
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.product_law import AxisTable, FollowerLaw, Passes, ProductLaw
+from wassgrid.transition.smoothing import shared_noise
 from wassgrid.transition.sparse import TransitionOperator, count_entries, fill_rows
 from wassgrid.transition.walk import Axes
 
@@ -91,10 +92,19 @@ class TransitionModel:
 
     @cached_property
     def product(self) -> ProductLaw | None:
-        """The law as a product of streamed and collided axes; None where it is not of this form, or on a line.
+        """The law as a product of streamed and collided axes, wide noise in two parts; None where it is not of this form.
 
-        On a line P is a narrow band, and its factors serve every solve.
+        None on a line too: there P is a narrow band, and its factors serve every solve.
         """
+        return self._product(split=True)
+
+    @cached_property
+    def plain_product(self) -> ProductLaw | None:
+        """`product` with every noise in one part: what bounds of the kernels' weights speak of."""
+        product = self.product
+        return product if product is None or not any(product.smoothings) else self._product(split=False)
+
+    def _product(self, split: bool) -> ProductLaw | None:
         grid, problem = self.grid, self.problem
         if grid.dimension == 1:
             return None
@@ -109,7 +119,11 @@ class TransitionModel:
         except ValueError:  # not finite at an action that no policy takes
             return None
         noise = self.noise[:1].copy() if self.noise.strides[0] == 0 else self.noise
-        return ProductLaw.build(passes, table, followers, noise)
+        shared = [
+            shared_noise(noise[:, j], float(axes.spacing[j])) if kernel.composes and j in passes.collided and split else 0.0
+            for j, kernel in enumerate(self.axis_kernels)
+        ]
+        return ProductLaw.build(passes, table, followers, noise, shared)
 
     def _follower(self, passes: Passes, j: int) -> FollowerLaw:
         """Tabulate the law of a streamed axis over the axes that it depends on, those that it follows at their nodes."""

@@ -19,6 +19,8 @@ from scipy import sparse
 from wassgrid.problem.dependence import Dependence
 from wassgrid.transition import collide as compiled
 from wassgrid.transition.collide import Collision
+from wassgrid.transition.axis_kernels.facts import TAIL
+from wassgrid.transition.smoothing import Smoothing
 from wassgrid.transition.stream import Stream, tabulate
 from wassgrid.transition.threads import WORTH_WAKING, spread
 
@@ -88,9 +90,11 @@ class AxisTable:
     reach: np.ndarray
 
 
-def _extended(size: np.ndarray, boundary: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def _extended(
+    size: np.ndarray, boundary: np.ndarray, widths: np.ndarray, pad: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Return extents, strides and elements of a block of U: a periodic axis goes on after its end, others hold a window."""
-    extent = np.where(boundary == compiled.PERIODIC, size + widths, np.maximum(size, widths))
+    extent = np.where(boundary == compiled.PERIODIC, size + widths, np.maximum(size + 2 * pad, widths))
     stride = np.append(np.cumprod(extent[:0:-1])[::-1], 1).astype(np.int64)
     return extent, stride, int(extent.prod())
 
@@ -104,6 +108,7 @@ class ProductLaw:
     | shape     | of the grid                                                                     |
     | order     | axes in memory order: the streamed ones, then the collided ones                 |
     | streams   | one pass over every streamed axis, in turn                                      |
+    | smoothings | of the collided axes whose noise is wide, None for the others                  |
     | collision | the collided axes, as the compiled functions take them                          |
     | reach     | length of a buffer for the nodes of one law on one axis                         |
     | noise     | (cells, d), (1, d) where it is the same everywhere                              |
@@ -112,13 +117,19 @@ class ProductLaw:
     shape: tuple[int, ...]
     order: tuple[int, ...]
     streams: tuple[Stream, ...]
+    smoothings: tuple[Smoothing | None, ...]
     collision: Collision
     reach: int
     noise: np.ndarray
 
     @classmethod
-    def build(cls, passes: Passes, axes: AxisTable, followers: Sequence[FollowerLaw], noise: np.ndarray) -> ProductLaw:
-        """Tabulate the laws of the streamed axes, given in the order of the passes."""
+    def build(
+        cls, passes: Passes, axes: AxisTable, followers: Sequence[FollowerLaw], noise: np.ndarray, shared: Sequence[float]
+    ) -> ProductLaw:
+        """Tabulate the laws of the streamed axes, given in the order of the passes.
+
+        shared (d,): the part of the noise of every axis that a smoothing takes over, 0: none.
+        """
         shape = tuple(int(n) for n in axes.size)
         order = (*sorted(passes.streamed), *passes.collided)
         inner = tuple(shape[j] for j in order)
@@ -133,18 +144,35 @@ class ProductLaw:
             places = tuple(order.index(i) for i in law.depends)
             streams.append(Stream.build(inner, order.index(j), places, node[:count].copy(), weight[:count].copy()))
         collided = list(passes.collided)
-        size = axes.size[collided]
-        width = np.array([_four(min(int(axes.reach[j]), shape[j])) for j in collided], np.int64)
+        size, boundary = axes.size[collided], axes.boundary[collided]
+        smoothings: list[Smoothing | None] = []
+        width, pad = np.zeros(len(collided), np.int64), np.zeros(len(collided), np.int64)
+        for c, j in enumerate(collided):
+            reach = int(axes.reach[j])
+            smoothings.append(None)
+            if shared[j] > 0.0:
+                narrow = float(np.sqrt(noise[:, j].max() ** 2 - shared[j] ** 2))
+                smoothings[c] = smoothing = Smoothing.build(
+                    shape[j], float(axes.spacing[j]), int(axes.boundary[j]), shared[j], narrow
+                )
+                pad[c] = smoothing.pad
+                reach = int(np.ceil(2 * TAIL * narrow / axes.spacing[j])) + 1
+            width[c] = _four(min(reach, shape[j] + 2 * int(pad[c])))
+        extent, stride, block = _extended(size, boundary, width, pad)
+        ones = np.ones((len(collided), int(extent.max())))
+        for c, made in enumerate(smoothings):
+            if made is not None:
+                ones[c, : made.ones.size] = made.ones
         at = Collision(
-            np.array(collided, np.int64), axes.lower[collided], axes.spacing[collided], size, axes.boundary[collided],
-            axes.kernel[collided], width, *_extended(size, axes.boundary[collided], width), int(size.prod()), passes.moved,
+            np.array(collided, np.int64), axes.lower[collided], axes.spacing[collided], size, boundary, axes.kernel[collided],
+            width, extent, stride, block, int(size.prod()), passes.moved, np.array([shared[j] for j in collided]), pad, ones,
         )  # fmt: skip
-        return cls(shape, order, tuple(streams), at, int(max(axes.reach)) + _SPARE, noise)
+        return cls(shape, order, tuple(streams), tuple(smoothings), at, int(max(axes.reach)) + _SPARE, noise)
 
     def widened(self, widths: np.ndarray) -> Collision:
         """Return the description of the collided axes with room for windows of the given widths."""
         at = self.collision
-        extent, stride, block = _extended(at.size, at.boundary, widths)
+        extent, stride, block = _extended(at.size, at.boundary, widths, at.pad)
         return at._replace(extent=extent, stride=stride, block=block)
 
     @property
@@ -182,10 +210,16 @@ class ProductLaw:
         u = self.inward(np.asarray(f, dtype=float))
         for stream in self.streams:
             u = stream.forward(u)
-        if at.block == at.cells:
+        sizes = list(at.size)
+        for c, smoothing in enumerate(self.smoothings):
+            if smoothing is not None:
+                inner = int(np.prod(sizes[c + 1 :]))
+                u = smoothing.forward(u, u.size // (sizes[c] * inner), inner)
+                sizes[c] = smoothing.first.size
+        if u.size == self.cells // at.cells * at.block:
             return u
-        u = u.reshape(-1, *at.size)
-        for c, (n, extent) in enumerate(zip(at.size, at.extent, strict=True)):
+        u = u.reshape(-1, *sizes)
+        for c, (n, extent) in enumerate(zip(sizes, at.extent, strict=True)):
             if extent > n:
                 index = np.arange(extent)
                 if at.boundary[c] == compiled.PERIODIC:
@@ -197,9 +231,10 @@ class ProductLaw:
     def folded(self, u: np.ndarray, at: Collision) -> np.ndarray:
         """Return the law of the next state from measures (groups, elements) on U: the adjoint of `prepared`."""
         u = u[0] if len(u) == 1 else u.sum(axis=0)
-        if at.block != at.cells:
+        sizes = at.size + 2 * at.pad
+        if at.block != sizes.prod():
             u = u.reshape(-1, *at.extent)
-            for c, n in enumerate(at.size):
+            for c, n in enumerate(sizes):
                 beyond = np.moveaxis(u, c + 1, 0)
                 kept = beyond[:n].copy()
                 if at.boundary[c] == compiled.PERIODIC:
@@ -208,6 +243,12 @@ class ProductLaw:
                         kept[: len(rest)] += rest
                 u = np.moveaxis(kept, 0, c + 1)
             u = np.ascontiguousarray(u).ravel()
+        sizes = list(sizes)
+        for c, smoothing in enumerate(self.smoothings):
+            if smoothing is not None:
+                inner = int(np.prod(sizes[c + 1 :]))
+                u = smoothing.backward(u, u.size // (sizes[c] * inner), inner)
+                sizes[c] = int(at.size[c])
         for stream in reversed(self.streams):
             u = stream.backward(u)
         return self.outward(u)
@@ -229,7 +270,7 @@ class ProductLaw:
             spread(
                 compiled.joint_width, self.cells, self.cells * particles * 40.0, at, self.reach, last, mean, noise, weights, needed
             )
-            widths[last] = min(_four(int(needed.max())), _four(int(at.size[last])))
+            widths[last] = min(_four(int(needed.max())), _four(int(at.size[last] + 2 * at.pad[last])))
             at = self.widened(widths)
         return ProductOperator(self, at, widths, mean, weights, noise, nonnegative, assemble)
 

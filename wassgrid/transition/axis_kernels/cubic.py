@@ -11,7 +11,7 @@ from wassgrid.transition.compiled import CLAMP, allocating_nothing
 
 KERNEL = AxisKernel(
     "cubic", code=2, order=4, nodes_per_noise=0.0, further_nodes=4, nonnegative=False,
-    least_noise=0.0, resolving_noise=0.0, takes_noise=False, least_points=4, snaps=True,
+    least_noise=0.0, resolving_noise=0.0, takes_noise=False, least_points=4, snaps=True, composes=False,
 )  # fmt: skip
 
 

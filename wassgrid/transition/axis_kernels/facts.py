@@ -15,7 +15,7 @@ class AxisKernel:
     code: what compiled functions know it by. order: of accuracy in the spacing, None: beyond every order once the noise is
     resolved. nonnegative: its weights are probabilities, so that P is a Markov matrix. least_noise: below it is refused;
     resolving_noise: from it on it is accurate; takes_noise: False where it is for axes without noise only. least_points: of
-    its axis. snaps: noise-free means within SNAP of a node are moved onto it.
+    its axis. snaps: noise-free means within SNAP of a node are moved onto it. composes: two of them in turn are one of the summed variance, to rounding.
     """
 
     name: str
@@ -29,6 +29,7 @@ class AxisKernel:
     takes_noise: bool
     least_points: int
     snaps: bool
+    composes: bool
 
     def nodes(self, noise: float) -> float:
         """Bound the number of nodes that one mean reaches."""

@@ -12,7 +12,7 @@ UNRESOLVED = 0.5  # noise/spacing below which it is refused: error 1.4e-2
 
 KERNEL = AxisKernel(
     "gaussian", code=0, order=None, nodes_per_noise=2 * TAIL, further_nodes=1, nonnegative=True,
-    least_noise=UNRESOLVED, resolving_noise=RESOLVED, takes_noise=True, least_points=2, snaps=False,
+    least_noise=UNRESOLVED, resolving_noise=RESOLVED, takes_noise=True, least_points=2, snaps=False, composes=True,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from wassgrid.transition.compiled import allocating_nothing
 
 KERNEL = AxisKernel(
     "linear", code=1, order=2, nodes_per_noise=2 * TAIL, further_nodes=3, nonnegative=True,
-    least_noise=0.0, resolving_noise=0.0, takes_noise=True, least_points=2, snaps=True,
+    least_noise=0.0, resolving_noise=0.0, takes_noise=True, least_points=2, snaps=True, composes=False,
 )  # fmt: skip
 _SQRT2 = math.sqrt(2.0)
 _SQRT2PI = math.sqrt(2.0 * math.pi)
