@@ -241,7 +241,8 @@ def windows(low, high, at, reach, cells, mean, noise, weights, widths, base, mas
     """
     d = at.axis.size
     particles, laws = mean.shape[1], base.shape[1]
-    raw, one = np.zeros((3, reach)), np.zeros((3, widths.max()))
+    raw = np.zeros((3, reach))
+    cloud, starts = np.zeros((particles, at.width.max())), np.zeros(particles, np.int64)
     for k in range(low, high):
         row = k if noise.shape[0] > 1 else 0
         block = (cells[k] // at.cells) * at.block
@@ -253,7 +254,7 @@ def windows(low, high, at, reach, cells, mean, noise, weights, widths, base, mas
                 if c < at.moved or particles == 1:
                     start = place(at, c, mean[k, 0, j], noise[row, j], 0, raw, w[k], o, widths[c])
                 else:
-                    start = _joint(at, c, mean[k, :, j], noise[row, j], weights[k], raw, one, w[k, 0, o : o + widths[c]])
+                    start = _joint(at, c, mean[k, :, j], noise[row, j], weights[k], raw, cloud, starts, w[k, 0, o : o + widths[c]])
                 here += start * at.stride[c]
                 o += widths[c]
             base[k, 0], mass[k, 0] = here, 1.0
@@ -281,61 +282,36 @@ def windows(low, high, at, reach, cells, mean, noise, weights, widths, base, mas
 
 
 @allocating_nothing
-def _joint(at, c, mean, noise, weights, raw, one, out):
-    """Sum the laws of a cloud on one axis into a common window; return its start."""
-    n, width = at.size[c], out.size
+def _joint(at, c, mean, noise, weights, raw, cloud, starts, out):
+    """Sum the laws of a cloud on one axis into a common window; return its start. cloud (N, width), starts (N,): scratch."""
+    n, width, wraps = at.size[c], out.size, at.boundary[c] == PERIODIC
     narrow = min(at.width[c], width)
-    low = 1 << 40
-    anchor = 0
+    low, anchor = 1 << 40, -1
     for i in range(mean.size):
         if weights[i] != 0.0:
-            start = place(at, c, mean[i], noise, 0, raw, one, 0, narrow)
-            if at.boundary[c] == PERIODIC and low < 1 << 40:
+            start = place(at, c, mean[i], noise, 0, raw, cloud[i : i + 1], 0, narrow)
+            if wraps and anchor >= 0:
                 # starts near the first one, whichever way round
                 start = anchor + (start - anchor + n // 2) % n - n // 2
-            elif low == 1 << 40:
+            elif anchor < 0:
                 anchor = start
+            starts[i] = start
             low = min(low, start)
-    if width >= n:
+    whole = wraps and width >= n
+    if whole:
         low = 0
-    shift = 0
-    if at.boundary[c] == PERIODIC:
-        shift = low % n - low
-    elif low > at.extent[c] - width:
-        low = max(at.extent[c] - width, 0)
+    elif not wraps:
+        low = max(min(low, at.extent[c] - width), 0)
     for q in range(width):
         out[q] = 0.0
     for i in range(mean.size):
         if weights[i] != 0.0:
-            start = place(at, c, mean[i], noise, 0, raw, one, 0, narrow)
-            if at.boundary[c] == PERIODIC:
-                if width >= n:
-                    for q in range(narrow):
-                        out[(start + q) % n] += weights[i] * one[0, q]
-                    continue
-                start = anchor + (start - anchor + n // 2) % n - n // 2
             for q in range(narrow):
-                if one[0, q] != 0.0:
-                    out[start - low + q] += weights[i] * one[0, q]
-    return low + shift
-
-
-@njit(**_driver)
-def joint_width(low, high, at, reach, c, mean, noise, weights, found):
-    """found[k]: nodes of the common window that the cloud of cell k needs on axis c (see `_joint`)."""
-    j, n = at.axis[c], at.size[c]
-    raw, one = np.zeros((3, reach)), np.zeros((3, at.width[c]))
-    for k in range(low, high):
-        first, last, anchor = 1 << 40, -(1 << 40), 0
-        for i in range(mean.shape[1]):
-            if weights[k, i] != 0.0:
-                start = place(at, c, mean[k, i, j], noise[k if noise.shape[0] > 1 else 0, j], 0, raw, one, 0, at.width[c])
-                if at.boundary[c] == PERIODIC and first < 1 << 40:
-                    start = anchor + (start - anchor + n // 2) % n - n // 2
-                elif first == 1 << 40:
-                    anchor = start
-                first, last = min(first, start), max(last, start)
-        found[k] = last - first + at.width[c]
+                if whole:
+                    out[(starts[i] + q) % n] += weights[i] * cloud[i, q]
+                elif cloud[i, q] != 0.0:
+                    out[starts[i] - low + q] += weights[i] * cloud[i, q]
+    return low % n if wraps else low
 
 
 @njit(**_compiled)
@@ -417,6 +393,18 @@ def _add(u, b, a, table, o, span):
 
 
 @njit(**_compiled)
+def _add_four(u, b, stride, still, p, a, table, span):
+    """table += a sum of four rows of u, stride apart from b, times still[p], ..., still[p + 3]."""
+    a0, a1, a2, a3 = a * still[p], a * still[p + 1], a * still[p + 2], a * still[p + 3]
+    x0 = u[b : b + span]
+    x1 = u[b + stride : b + stride + span]
+    x2 = u[b + 2 * stride : b + 2 * stride + span]
+    x3 = u[b + 3 * stride : b + 3 * stride + span]
+    for q in range(span):
+        table[q] += a0 * x0[q] + a1 * x1[q] + a2 * x2[q] + a3 * x3[q]
+
+
+@njit(**_compiled)
 def _tabulate(u, b, strides, moved, still, widths, spans, table):
     """table[x_moved] = sum over the unmoved axes of their weights `still` (moved, ...) times the window of u at b.
 
@@ -429,9 +417,24 @@ def _tabulate(u, b, strides, moved, still, widths, spans, table):
     for x in range(total):
         table[x] = 0.0
     outer, inner = 1, spans[spans.size - 1]
+    rows = total // inner
+    if rows == 1:
+        last = moved - 1
+        for c in range(last):
+            outer *= widths[c]
+        for choice in range(outer):
+            rest, at, a = choice, b, 1.0
+            for c in range(last - 1, -1, -1):
+                q = rest % widths[c]
+                rest //= widths[c]
+                a *= still[c, q]
+                at += q * strides[c]
+            if a != 0.0:
+                for p in range(0, widths[last], 4):
+                    _add_four(u, at + p * strides[last], strides[last], still[last], p, a, table, inner)
+        return
     for c in range(moved):
         outer *= widths[c]
-    rows = total // inner
     for choice in range(outer):
         rest, at, a = choice, b, 1.0
         for c in range(moved - 1, -1, -1):

@@ -266,11 +266,10 @@ class ProductLaw:
             mean, weights = np.ascontiguousarray(mean[:, :1]), np.ones((len(mean), 1))
         if particles > 1 and moved == 1:
             last = at.axis.size - 1
-            needed = np.empty(self.cells, np.int64)
-            spread(
-                compiled.joint_width, self.cells, self.cells * particles * 40.0, at, self.reach, last, mean, noise, weights, needed
-            )
-            widths[last] = min(_four(int(needed.max())), _four(int(at.size[last] + 2 * at.pad[last])))
+            # the windows of a cloud start as far apart as its means
+            j, n = int(at.axis[last]), int(at.size[last] + 2 * at.pad[last])
+            apart = min(float(np.ptp(mean[:, :, j], axis=1).max() / at.spacing[last]), float(n))
+            widths[last] = min(_four(int(at.width[last]) + int(np.ceil(apart)) + 1), _four(n))
             at = self.widened(widths)
         return ProductOperator(self, at, widths, mean, weights, noise, nonnegative, assemble)
 
