@@ -105,6 +105,7 @@ class ProductLaw:
 
     | name      | meaning                                                                         |
     |-----------|---------------------------------------------------------------------------------|
+    | passes    | which axes are streamed, which collided                                         |
     | shape     | of the grid                                                                     |
     | order     | axes in memory order: the streamed ones, then the collided ones                 |
     | streams   | one pass over every streamed axis, in turn                                      |
@@ -114,6 +115,7 @@ class ProductLaw:
     | noise     | (cells, d), (1, d) where it is the same everywhere                              |
     """
 
+    passes: Passes
     shape: tuple[int, ...]
     order: tuple[int, ...]
     streams: tuple[Stream, ...]
@@ -167,7 +169,7 @@ class ProductLaw:
             np.array(collided, np.int64), axes.lower[collided], axes.spacing[collided], size, boundary, axes.kernel[collided],
             width, extent, stride, block, int(size.prod()), passes.moved, np.array([shared[j] for j in collided]), pad, ones,
         )  # fmt: skip
-        return cls(shape, order, tuple(streams), tuple(smoothings), at, int(max(axes.reach)) + _SPARE, noise)
+        return cls(passes, shape, order, tuple(streams), tuple(smoothings), at, int(max(axes.reach)) + _SPARE, noise)
 
     def widened(self, widths: np.ndarray) -> Collision:
         """Return the description of the collided axes with room for windows of the given widths."""
