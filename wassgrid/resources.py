@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from wassgrid.transition.model import TransitionModel
 
 GIB = 2**30
+SHORT_RECURRENCE = 10  # vectors of BiCGSTAB
+_KRYLOV_BYTES, _MOST_VECTORS, _LEAST_VECTORS = 1 << 28, 60, 15  # of a space for GMRES
 _SAMPLE = 256  # rows of P that the number of entries is estimated from
+
+
+def krylov_vectors(cells: int) -> int:
+    """Return how many vectors a Krylov space may hold: those of GMRES, or of a short recurrence where too few of them fit."""
+    vectors = min(_MOST_VECTORS, _KRYLOV_BYTES // (8 * cells))
+    return vectors if vectors >= _LEAST_VECTORS else SHORT_RECURRENCE
 
 
 class ResourceError(ValueError):
@@ -67,14 +75,18 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Estimate the memory of a run; without model and policy, of the particle arrays and vectors alone.
 
-    The entries of P are counted in a sample of rows. Factors of sparse LU are not included: they are used only
-    where they are known to be small.
+    The entries of P are counted in a sample of rows; in product form its weights are, where they are kept. Factors of sparse
+    LU are not included: they are used only where they are known to be small.
     """
     d, m = grid.dimension, case.problem.action_dimension
-    # actions, previous actions, tangent fields, mean, Q and its derivatives
-    particle = 8.0 * grid.size * case.policy.particles * (4 + d + 5 * m + m * m)
-    cells = 8.0 * grid.size * (70 + 4 * d + d * d)
+    # two evaluations: actions, means, cost, Q and its derivatives, weights; the best actions and their boxes
+    particle = 8.0 * grid.size * case.policy.particles * 2 * (3 + d + 2 * m + m * m)
+    # states, a Krylov space, and some thirty vectors at most
+    cells = 8.0 * grid.size * (krylov_vectors(grid.size) + 30 + 3 * d + 4 * m)
     entries = 0.0
+    if model is not None and model.product is not None:
+        return MemoryEstimate(particle, model.product.bytes_kept(case.policy.particles), cells)
+    cells += 8.0 * grid.size * d * d
     if model is not None and policy is not None:
         sample = np.unique(np.linspace(0, grid.size - 1, min(_SAMPLE, grid.size)).astype(np.int64))
         tables = model.tables(sample, policy.actions[sample], 0)

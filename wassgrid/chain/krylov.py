@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wassgrid.chain.reductions import dot
-from wassgrid.resources import one_blas_thread
+from wassgrid.resources import SHORT_RECURRENCE, krylov_vectors, one_blas_thread
 
 Product = Callable[[np.ndarray], np.ndarray]
 
@@ -125,16 +125,14 @@ def gmres(
     return KrylovResult(x, r, products, False, f"{limit} products")
 
 
-_VECTORS = 1 << 28  # bytes of a Krylov space
-_LEAST_VECTORS = 15  # from which GMRES is worth its restarts
 
 
 def solve(
     product: Product, start: np.ndarray, residual: np.ndarray, done: Callable[[np.ndarray], bool], limit: int
 ) -> KrylovResult:
     """Solve by GMRES where enough vectors fit, by BiCGSTAB where not; see there."""
-    vectors = min(60, _VECTORS // (8 * start.size))
-    if vectors >= _LEAST_VECTORS:
+    vectors = krylov_vectors(start.size)
+    if vectors > SHORT_RECURRENCE:
         found = gmres(product, start, residual, done, limit, vectors)
         if found.converged:
             return found

@@ -275,6 +275,14 @@ class ProductLaw:
             at = self.widened(widths)
         return ProductOperator(self, at, widths, mean, weights, noise, nonnegative, assemble)
 
+    def bytes_kept(self, particles: int) -> float:
+        """Estimate the bytes that an operator keeps, and U with a copy."""
+        at = self.collision
+        laws = 1 if at.axis.size - at.moved <= 1 else particles
+        weights = 8.0 * self.cells * laws * (float(at.width.sum()) + 2)
+        blocks = self.cells // at.cells
+        return (weights if weights <= _STORED else 0.0) + 24.0 * blocks * at.block
+
     @cached_property
     def _inner_noise(self) -> np.ndarray:
         return self.inward(self.noise) if len(self.noise) > 1 else self.noise
