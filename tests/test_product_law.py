@@ -63,6 +63,10 @@ LAWS = {
         {"x": ("x + 0.1*y", "3.0", (-1, 1), "periodic"), "y": ("y + 0.3*a", "2.5", (-2, 2), "clamp")},
         {"x": 6, "y": 7}, {}, (), 1,
     ),
+    "actions that move nothing": (
+        {"x": ("x + 0.13*next(y)", "0", (-1, 1), "periodic"), "y": ("0.9*y", "0.3", (-2, 2), "clamp")},
+        {"x": 12, "y": 15}, {}, (0,), 1,
+    ),
     "cubic and linear kernels": (
         {"x": ("x + 0.13*next(y)", "0", (-1, 1), "periodic"), "y": ("0.9*y + 0.3*a", "0.1", (-2, 2), "clamp")},
         {"x": 12, "y": 15}, {"x": "cubic", "y": "linear"}, (0,), 1,

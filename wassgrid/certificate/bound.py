@@ -67,6 +67,16 @@ class BestActions:
 
 def find_best(evaluation: Evaluation) -> BestActions:
     """Find the best action of every cell."""
+    try:
+        return _found(evaluation)
+    except ProblemError as error:
+        cells, m = np.arange(evaluation.policy.grid.size), evaluation.policy.action_dimension
+        best = evaluation.q.argmin(axis=1)
+        actions = evaluation.policy.actions[cells, best]
+        return BestActions(actions, evaluation.q[cells, best], actions, actions, str(error), False)
+
+
+def _found(evaluation: Evaluation) -> BestActions:
     low, high, assumed, coercive = search_box(evaluation)
     return BestActions(*best_actions(ActionValue.build(evaluation, low, high), low, high), low, high, assumed, coercive)
 

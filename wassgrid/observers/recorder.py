@@ -102,14 +102,22 @@ class Recorder:
     def _record(self, record: StepRecord) -> None:
         self.busy = True
         every = self.case.output.trajectory_every
+        if record.final:
+            self._keep(record)
         self._writer.append_row(record.scalars)
         if record.step == 0 or (every and record.step % every == 0):
             self._append_frame(record)
         self._last = record
         if self._writer.due:
-            self._writer.set_checkpoint(record.checkpoint())
+            if not record.final:
+                self._keep(record)
             self._writer.commit()
         self.busy = False
+
+    def _keep(self, record: StepRecord) -> None:
+        """Set the checkpoint of a record; what is appended after it is dropped by a resumed run."""
+        if checkpoint := record.checkpoint():
+            self._writer.set_checkpoint(checkpoint)
 
     def _append_frame(self, record: StepRecord) -> None:
         self._writer.append_frame(record.step, record.frame(), self._series)
@@ -118,7 +126,8 @@ class Recorder:
     def _end(self, status: str, reason: str, **attributes: Any) -> None:
         self.busy = self._finished = True
         if self._last is not None:
-            self._writer.set_checkpoint(self._last.checkpoint())
+            if not self._last.final:
+                self._keep(self._last)
             # after the checkpoint: a resumed run drops this frame again, unless it is one that it stores anyway
             if self._last_frame != self._last.step:
                 self._append_frame(self._last)

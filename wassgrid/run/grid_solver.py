@@ -79,6 +79,8 @@ class GridState:
     | refused    | gap found at the last proof that fell short of what was asked for                                      |
     | contraction | of the gap found, over the last step                                                                  |
     | elapsed    | wall time in seconds, carried over a resume                                                            |
+    | before     | the state before, where the run ends here and did more than a longer one would                         |
+    | final      | whether the run ends here                                                                              |
     """
 
     step: int
@@ -95,6 +97,8 @@ class GridState:
     contraction: float = 1.0
     elapsed: float = 0.0
     facts: Mapping[str, float] = field(default_factory=dict)
+    before: GridState | None = None
+    final: bool = False
 
     @property
     def gap_found(self) -> float:
@@ -136,6 +140,7 @@ class GridSolver:
         state = self._first(self._from_coarser())
         if self._ends(state):
             state = self._settled(state)
+            state = replace(state, final=self.verdict(state) is not None)
         elif self.case.flow.proof == "always":
             state = self._certified(state)
         facts = self._curvature(0, state.evaluation) | state.facts
@@ -227,6 +232,8 @@ class GridSolver:
         new = self._moved(state)
         if self._ends(new):
             new = self._settled(new)
+            if self.verdict(new) is not None:
+                new = replace(new, before=state, final=True)
         elif self.case.flow.proof == "always":
             new = self._certified(new)
         facts = {**new.facts, **self._curvature(new.step, new.evaluation)}
@@ -371,7 +378,7 @@ class GridSolver:
             **{phase_time(name): seconds for name, seconds in evaluation.times.items()},
             **state.facts,
         }
-        return StepRecord(scalars, lambda: self._frame(state), lambda: self._checkpoint(state))
+        return StepRecord(scalars, lambda: self._frame(state), lambda: self._checkpoint(state), state.final)
 
     def _lower_bound(self, state: GridState) -> float:
         """The lower bound on the optimal J, nan where it is not proven."""
@@ -398,6 +405,8 @@ class GridSolver:
         return self.case.problem.time_step or 1.0
 
     def _checkpoint(self, state: GridState) -> dict[str, Any]:
+        if state.final:
+            return {} if state.before is None else self._checkpoint(state.before)
         evaluation = state.evaluation
         rough = evaluation.width is not None
         return {

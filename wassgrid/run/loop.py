@@ -35,12 +35,15 @@ class Verdict:
 class StepRecord:
     """Hold what is known after one step: numbers at once, arrays when asked for.
 
-    frame() gives the arrays of a trajectory frame by name, checkpoint() all that `resume` needs, exact to the bit.
+    frame() gives the arrays of a trajectory frame by name, checkpoint() all that `resume` needs, exact to the bit; empty: it
+    begins anew. final: the run ends here, with work that a longer run would not do at this step (a proof); the checkpoint is that
+    of the step before, and a resumed run takes and records this step again.
     """
 
     scalars: Mapping[str, float]
     frame: Callable[[], Arrays]
     checkpoint: Callable[[], Arrays]
+    final: bool = False
 
     @property
     def step(self) -> int:

@@ -61,7 +61,10 @@ class Passes:
         if dependence.follows[left].any():
             return None
         still = [j for j in left if not dependence.actions[j]]
-        return cls(tuple(streamed), (*still, *(j for j in left if dependence.actions[j])), len(still))
+        # where no action moves anything, the last axis stands for one
+        return cls(
+            tuple(streamed), (*still, *(j for j in left if dependence.actions[j])), min(len(still), len(left) - 1)
+        )
 
 
 def _four(count: int) -> int:
@@ -264,8 +267,6 @@ class ProductLaw:
         noise = self._inner_noise
         moved = at.axis.size - at.moved
         widths = at.width.copy()
-        if particles > 1 and moved == 0:
-            mean, weights = np.ascontiguousarray(mean[:, :1]), np.ones((len(mean), 1))
         if particles > 1 and moved == 1:
             last = at.axis.size - 1
             # the windows of a cloud start as far apart as its means
@@ -278,7 +279,7 @@ class ProductLaw:
     def bytes_kept(self, particles: int) -> float:
         """Estimate the bytes that an operator keeps, and U with a copy."""
         at = self.collision
-        laws = 1 if at.axis.size - at.moved <= 1 else particles
+        laws = 1 if at.axis.size - at.moved == 1 else particles
         weights = 8.0 * self.cells * laws * (float(at.width.sum()) + 2)
         blocks = self.cells // at.cells
         return (weights if weights <= _STORED else 0.0) + 24.0 * blocks * at.block
@@ -345,7 +346,7 @@ class ProductOperator:
         self._law, self._at, self._widths = law, at, widths
         self.nonnegative, self._assemble = nonnegative, assemble
         n, moved = law.cells, at.axis.size - at.moved
-        laws = 1 if moved <= 1 else weights.shape[1]
+        laws = 1 if moved == 1 else weights.shape[1]
         self._laws = laws
         self.work = n * laws * float(widths.prod()) + sum(stream.work for stream in law.streams)
         self._stored: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
