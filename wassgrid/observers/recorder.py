@@ -20,6 +20,8 @@ from wassgrid.run.solvers import SOLVERS
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
 
 RESUMABLE = ("flow.stop.", "neural.steps", "output.", "expect.", "solver.memory")  # keys that a resumed run may change
+
+
 class Recorder:
     """Observer that writes the result file of a run.
 
@@ -116,14 +118,13 @@ class Recorder:
         self._last_frame = record.step
 
     def _end(self, status: str, reason: str, **attributes: Any) -> None:
-        self.busy = self._finished = True
+        self.busy = self._finished = True  # to the end: nothing is left to interrupt
         if self._last is not None:
             self._writer.set_checkpoint(self._last.checkpoint())
             # after the checkpoint: a resumed run drops this frame again, unless it is one that it stores anyway
             if self._last_frame != self._last.step:
                 self._append_frame(self._last)
         self._writer.finish(status, reason, **attributes)
-        self.busy = False
 
     # ---- context ----
 
@@ -131,6 +132,7 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.busy = True
         if self._finished or kind is None or issubclass(kind, StorageError):
             self._writer.close()
         elif issubclass(kind, KeyboardInterrupt | RunInterrupted):

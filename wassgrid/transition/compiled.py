@@ -48,7 +48,7 @@ class Helper(CPUDispatcher):
 helper = Helper
 allocating_nothing = partial(Helper, _nrt=False)
 _sums: dict[str, Any] = {"_nrt": False, "fastmath": {"reassoc", "nsz", "contract"}}
-contraction = partial(Helper, **_sums)  # the compiler may reorder the sum of a loop, once and for all
+contraction: Any = partial(Helper, **_sums)  # the compiler may reorder the sum of a loop, once and for all
 
 
 def driver(function: Callable[..., Any], **options: Any) -> Any:
@@ -60,7 +60,7 @@ def driver(function: Callable[..., Any], **options: Any) -> Any:
     return compiled
 
 
-contracting_driver = partial(driver, **_sums)
+contracting_driver: Any = partial(driver, **_sums)
 
 
 @cache

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
-import numba
+from numba import config
 
 PIECES = 16  # of a loop, per thread
 LONGEST_PIECE = 2e8  # elementary operations, a tenth of a second or two: how long a signal waits
@@ -29,7 +29,7 @@ _LONGEST_REST = 256  # loops
 def available() -> int:
     """Return the number of threads to use: NUMBA_NUM_THREADS, at most the processors that this process may run on."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(int(numba.config.NUMBA_NUM_THREADS), allowed))
+    return max(1, min(int(vars(config)["NUMBA_NUM_THREADS"]), allowed))
 
 
 class Team:
