@@ -85,13 +85,18 @@ def resume(file: ResultPath, overrides: Overrides = None, quiet: Quiet = False) 
 def check(case: CaseFile, overrides: Overrides = None) -> None:
     """Check a case without solving it: memory, time, noise resolution, recurrent classes, derivatives."""
     from wassgrid.case import Case
-    from wassgrid.check import check_case
+    from wassgrid.check import Finding, findings, title
+    from wassgrid.report import resolution_table
 
-    report = check_case(Case.load(case, overrides or ()))
-    console = _console()
-    for part in report.parts():
-        console.print(part)
-    raise typer.Exit(DONE if report.passed else UNCONVERGED)
+    loaded, console, passed = Case.load(case, overrides or ()), _console(), True
+    console.print(title(loaded), style="bold", highlight=False, markup=False)
+    for found in findings(loaded):
+        if isinstance(found, Finding):
+            console.print(found.part)
+            passed = passed and found.passed
+        else:
+            console.print(resolution_table(list(found)))
+    raise typer.Exit(DONE if passed else UNCONVERGED)
 
 
 @app.command()
