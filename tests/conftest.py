@@ -13,7 +13,8 @@ settings.load_profile("wassgrid")
 def _drop_stale_kernels() -> None:
     """Delete compiled functions older than a source of one: Numba sees changes of their own file, not of those they call."""
     package = Path(__file__).resolve().parent.parent / "wassgrid"
-    compiled = [path for path in package.rglob("*.py") if re.search("njit|allocating_nothing", path.read_text(encoding="utf-8"))]
+    words = "njit|@driver|@helper|allocating_nothing|@contraction"
+    compiled = [path for path in package.rglob("*.py") if re.search(words, path.read_text(encoding="utf-8"))]
     newest = max(path.stat().st_mtime for path in compiled)
     for index in package.rglob("*.nbi"):
         if index.stat().st_mtime < newest:

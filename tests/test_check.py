@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from wassgrid.case import Case
-from wassgrid.check import CheckReport, check_case
+from wassgrid.check import CheckReport, Finding, check_case, findings
 from wassgrid.cli import main
 from wassgrid.differences import check_derivatives
 from wassgrid.evaluation import Evaluator
@@ -44,11 +44,30 @@ def test_a_sound_case_passes() -> None:
         "memory", "recurrent classes", "initial policy", "gradient", "Hessian", "time",
     ]  # fmt: skip
     assert texts(report, "recurrent classes")[0].startswith("1 under the initial policy, 31 of 31 cells; ")
-    assert texts(report, "time")[0].endswith("for 3 steps")
+    assert texts(report, "time")[0].endswith("for the whole run of 3 steps")
     assert report.resolution[0]["physical"] == pytest.approx(1.0)
     printed = shown(report)
     assert "regulator: Scalar linear-quadratic regulator" in printed
     assert "numerical std" in printed
+
+
+def test_findings_come_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory before anything is evaluated."""
+    monkeypatch.setattr(Evaluator, "evaluate", None)
+    found = findings(Case.from_text(REGULATOR))
+    first = next(found)
+    assert isinstance(first, Finding) and first.name == "memory"
+
+
+def test_the_time_of_a_run_follows_its_pace() -> None:
+    """Where a tolerance is asked for, the limit on the steps is no estimate."""
+    stop = {"gradient_norm": 1e-10, "steps": 100_000}
+    text = ScalarLQ().case_text(
+        31, policy={"particles": 3, "initial": {"distribution": "normal", "mean": "-0.5*x", "std": 0.3}},
+        flow={"method": "heun", "step": 0.05, "stop": stop},
+    )  # fmt: skip
+    (time,) = texts(check_case(Case.from_text(text)), "time")
+    assert "at the pace of the first 4, at most about" in time and time.endswith("for 100000 steps")
 
 
 def derivatives(case: Case, problem: ControlProblem | None = None) -> tuple[float, float, float]:

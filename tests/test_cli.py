@@ -319,7 +319,7 @@ def test_interrupted_runs_can_be_resumed(case, number, signals, capsys):
         process.send_signal(number)
         time.sleep(0.05)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert errors.splitlines()[-1] == f"wassgrid: interrupted; to go on: wassgrid resume {case.parent / 'tiny.h5'}"
     assert "Traceback" not in errors
     assert ("status" in output) == ("objective J" in output)
@@ -334,6 +334,89 @@ def test_interrupted_runs_can_be_resumed(case, number, signals, capsys):
     assert main(["resume", "tiny.h5", "-q"]) == 0
     assert main(["run", "tiny.toml", "-q", "-o", "whole.h5"]) == 0
     assert_same_numbers("whole.h5", "tiny.h5")
+
+
+LONG = """
+title = "A step takes long"
+[parameters]
+h = 0.05
+[states.theta]
+next = "theta + h*next(omega)"
+domain = ["-pi", "pi"]
+boundary = "periodic"
+[states.omega]
+next = "omega + h*(sin(theta) - 0.1*omega + u)"
+noise = "0.5*sqrt(h)"
+domain = [-6.0, 6.0]
+[actions.u]
+bounds = [-3.0, 3.0]
+[cost]
+stage = "1 - cos(theta) + 0.1*omega**2 + 0.1*u**2"
+[grid]
+points = { theta = 301, omega = 301 }
+[policy]
+particles = 1
+[flow]
+method = "rk4"
+step = 0.01
+stop = { steps = 50 }
+[output]
+trajectory_every = 0
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_long_step_soon_and_keeps_the_last_whole_one(case, number, capsys):
+    (case.parent / "long.toml").write_text(LONG)
+    path = Path("long.h5")
+    process = start("run", "long.toml", always_commit=True)
+    wait_for(lambda: rows(path) >= 1 or process.poll() is not None, 300)
+    time.sleep(0.5)
+    began = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    spent = time.monotonic() - began
+    assert process.returncode == 128 + number, errors
+    assert spent < 8, errors  # 2 s on an idle machine
+    assert "Traceback" not in errors
+    with ResultFile(path) as result:
+        assert result.status == "interrupted"
+        assert result.checkpoint["step"] == result.convergence["step"][-1]
+        assert np.isfinite(result.frame("value")).all()
+    assert main(["info", "long.h5"]) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_compilation(case, number, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "compiled"))
+    process = start("run", "tiny.toml")
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("compiling kernels, once per machine")
+    began = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert time.monotonic() - began < 10, errors  # 2 s on an idle machine
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("wassgrid: interrupted; to go on: wassgrid resume")
+    with ResultFile("tiny.h5") as result:
+        assert result.status == "interrupted"
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    assert main(["resume", "tiny.h5", "-q"]) == 0
+    assert main(["run", "tiny.toml", "-q", "-o", "whole.h5"]) == 0
+    assert_same_numbers("whole.h5", "tiny.h5")
+
+
+def test_compilation_is_announced_once(case, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "compiled"))
+    shown = []
+    for _ in range(2):
+        process = start("run", "tiny.toml")
+        shown.append([line for line in process.communicate(timeout=120)[1].splitlines() if line.startswith("compil")])
+        assert process.returncode == 0
+    assert len(shown[0]) == 2 and shown[0][1].startswith("compiled ")
+    assert shown[1] == []
 
 
 @pytest.mark.parametrize("signals", [1, 2])

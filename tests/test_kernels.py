@@ -6,11 +6,11 @@ import itertools
 from functools import cache
 from types import SimpleNamespace
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from scipy.integrate import quad
 from scipy.interpolate import lagrange
 from scipy.stats import norm
@@ -22,15 +22,21 @@ from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT, fold
 from wassgrid.transition.expectations import conditional_moments, expectations, push_derivative
 from wassgrid.transition.model import TransitionModel
 from wassgrid.transition.sparse import count_entries
+from wassgrid.transition.threads import TEAM
 
 BOUNDARIES = {"clamp": CLAMP, "reflect": REFLECT, "periodic": PERIODIC}
+
+
+@njit
+def compiled_weights(kernel, boundary, lower, h, n, mean, sigma, order, w0, w1, w2):
+    return axis_weights(kernel, boundary, lower, h, n, mean, sigma, order, w0, w1, w2)
 
 
 def weights_of(kernel, boundary, lower, h, n, mean, sigma):
     """Folded weights (3, n) of one axis as the compiled kernel gives them."""
     width = int(2 * TAIL * sigma / h) + 6
     w = np.zeros((3, width))
-    first, count = axis_weights(kernel, BOUNDARIES[boundary], lower, h, n, mean, sigma, 2, w[0], w[1], w[2])
+    first, count = compiled_weights(kernel, BOUNDARIES[boundary], lower, h, n, mean, sigma, 2, w[0], w[1], w[2])
     folded = np.zeros((3, n))
     for q in range(count):
         folded[:, fold(first + q, n, BOUNDARIES[boundary])] += w[:, q]
@@ -152,7 +158,10 @@ def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6), 
 
     bounds = np.array([[-1.0, 1.0]] * (2 if moved is None else 1))
     problem = SimpleNamespace(order=order, coupled=mask, action_bounds=bounds, action_tables=action_tables)
-    return TransitionModel(problem, grid, kernel_names, np.tile(np.array(noise, float), (cells, 1)), coupling)
+    model = TransitionModel(problem, grid, kernel_names, np.tile(np.array(noise, float), (cells, 1)))
+    # what a problem would give; the walk alone
+    model.__dict__.update(coupling=coupling, product=None)
+    return model
 
 
 def literal_rows(model, mean, weights):
@@ -259,7 +268,7 @@ def test_sums_shared_by_the_particles_of_a_cell_change_nothing(order, coupled, b
         arguments = (axes, model.width, index, mean)
         rest = (model.noise, model.coupling, f)
         return (
-            count_entries(*arguments, weights, model.noise, model.coupling),
+            count_entries(*arguments, weights, model.noise, model.coupling, 1e6),
             expectations(*arguments, gradient[:0], second[:0], *rest)[0],
             expectations(*arguments, gradient, second[:0], *rest)[1],
             *expectations(*arguments, gradient, second, *rest),
@@ -270,7 +279,7 @@ def test_sums_shared_by_the_particles_of_a_cell_change_nothing(order, coupled, b
     np.testing.assert_allclose(model.operator(mean, weights).matrix().toarray(), literal_rows(model, mean, weights), atol=1e-10)
 
 
-def test_every_number_of_threads_gives_the_same_bits():
+def test_every_number_of_threads_gives_the_same_bits(monkeypatch):
     rng = np.random.default_rng(5)
     model = model_of(("gaussian", "linear"), "reflect", (0, 1), True, 0.2, [0.3, 0.0], shape=(41, 30))
     cells = model.grid.size
@@ -286,15 +295,15 @@ def test_every_number_of_threads_gives_the_same_bits():
             model.expected(np.arange(cells), mean, f),
         )  # fmt: skip
 
-    threads = numba.get_num_threads()
-    try:
-        many = everything()
-        numba.set_num_threads(1)
-        one = everything()
-    finally:
-        numba.set_num_threads(threads)
-    for a, b in zip(many, one, strict=True):
+    many = []
+    for size in (1, 2, 5):
+        monkeypatch.setattr(TEAM, "size", size)
+        monkeypatch.setattr("wassgrid.transition.threads.WORTH_WAKING", 0.0)
+        monkeypatch.setattr(TEAM, "_rest", 0)
+        many.append(everything())
+    for a, b, c in zip(*many, strict=True):
         np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
 
 
 def test_conditional_moments_show_numerical_diffusion():

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
 
 _OFF_NODE = 1e-6  # in cells
+_NAMES = 17  # letters of the longest name of a finding, as a rule
+_LOOKS = 4  # steps that are taken to see the pace of a run
 _AT_THE_ENDS = 1e-4  # probability of the outermost points of an axis from which the domain is felt
 
 
@@ -37,6 +39,19 @@ class Finding:
     name: str
     text: str
     passed: bool = True
+
+    @property
+    def part(self) -> RenderableType:
+        """What the command line prints."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=6)
+        table.add_column(width=_NAMES)
+        mark = Text("ok", style="green") if self.passed else Text("FAILED", style="bold red")
+        table.add_row(mark, Text(self.name, style="bold"), Text(self.text))
+        return table
 
 
 @dataclass(frozen=True)
@@ -53,54 +68,69 @@ class CheckReport:
 
     def parts(self) -> Iterator[RenderableType]:
         """Yield what the command line prints."""
-        from rich.table import Table
         from rich.text import Text
 
         yield Text(self.title, style="bold")
-        table = Table(box=None, show_header=False, pad_edge=False)
         for finding in self.findings:
-            mark = Text("ok", style="green") if finding.passed else Text("FAILED", style="bold red")
-            table.add_row(mark, Text(finding.name, style="bold"), Text(finding.text))
-        yield table
+            yield finding.part
         if self.resolution:
             yield resolution_table(list(self.resolution))
 
 
 def check_case(case: Case) -> CheckReport:
-    """Look at a case without solving it: memory, grid, chain and derivatives at the initial policy, and the time of a step.
+    """Look at a case without solving it and collect what `findings` yields."""
+    found: list[Finding] = []
+    resolution: tuple[dict[str, float | str], ...] = ()
+    for finding in findings(case):
+        if isinstance(finding, Finding):
+            found.append(finding)
+        else:
+            resolution = finding
+    return CheckReport(title(case), tuple(found), resolution)
 
-    Stops at the first obstacle that the later looks would stumble over. Raises the errors of a run that come from the
-    case itself (expressions, alignment, resolution of the noise).
+
+def title(case: Case) -> str:
+    return f"{case.name}: {case.title}" if case.title else case.name
+
+
+def findings(case: Case) -> Iterator[Finding | tuple[dict[str, float | str], ...]]:
+    """Look at a case without solving it, and yield every finding as it comes; the noise of the grid's axes comes last.
+
+    Memory, grid, chain and derivatives at the initial policy, and the time of a step. Stops at the first obstacle that the
+    later looks would stumble over. Raises the errors of a run that come from the case itself (expressions, alignment,
+    resolution of the noise).
     """
-    title = f"{case.name}: {case.title}" if case.title else case.name
     if not SOLVERS[case.solver.kind].gridded:
-        return CheckReport(title, (_step_time(case),))
-    findings: list[Finding] = []
+        yield _step_time(case)
+        return
     grid = StateGrid.from_case(case)
-    findings.append(_memory(case, grid))
-    if not findings[-1].passed:
-        return CheckReport(title, tuple(findings))
-    model = TransitionModel.from_case(case, grid)
-    policy = initial_policy(case, grid)
-    findings[-1] = _memory(case, grid, model, estimate_memory(case, grid, model, policy).total)
-    findings += _alignment(case, model)
-    if not findings[0].passed:
-        return CheckReport(title, tuple(findings))
+    model = None
+    memory = _memory(case, grid)
+    if memory.passed:
+        model = TransitionModel.from_case(case, grid)
+        policy = initial_policy(case, grid)
+        memory = _memory(case, grid, model, estimate_memory(case, grid, model, policy).total)
+    yield memory
+    if model is None:
+        return
+    yield from _alignment(case, model)
+    if not memory.passed:
+        return
     mean, _ = model.means(policy.actions)
-    findings.append(_classes(case, model, mean, policy.weights))
-    if not findings[-1].passed:
-        return CheckReport(title, tuple(findings))
+    classes = _classes(case, model, mean, policy.weights)
+    yield classes
+    if not classes.passed:
+        return
     evaluator = Evaluator.from_case(case, model)
     evaluation = evaluator.evaluate(policy)
     resolution = model.resolution(np.einsum("ki,kij->kj", policy.weights, mean), evaluation.law)
-    findings.append(
-        Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {gradient_norm(evaluation):.4g}")
-    )
-    findings += _ends(grid, evaluation.law)
-    findings += [Finding(name, text) for name, text in added_noise(resolution)]
-    findings += _derivatives(check_derivatives(evaluator, evaluation))
-    findings.append(_step_time(case))
-    return CheckReport(title, tuple(findings), tuple(resolution))
+    yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {gradient_norm(evaluation):.4g}")
+    yield from _ends(grid, evaluation.law)
+    for name, text in added_noise(resolution):
+        yield Finding(name, text)
+    yield from _derivatives(check_derivatives(evaluator, evaluation))
+    yield _step_time(case)
+    yield tuple(resolution)
 
 
 def _memory(case: Case, grid: StateGrid, model: TransitionModel | None = None, needed: float | None = None) -> Finding:
@@ -188,27 +218,34 @@ def _derivatives(check: DerivativeCheck) -> list[Finding]:
 
 
 def _step_time(case: Case) -> Finding:
-    """Take the first steps of the run and measure them; the first one may have to compile kernels."""
+    """Take the first steps of the run and measure them, and the pace at which they come nearer to what the case asks for."""
+    from wassgrid.observers.progress import Pace
+
     solver = make_solver(case)
     began = time.perf_counter()
     state = solver.start()
     start = time.perf_counter() - began
-    seconds = []
-    for _ in range(2):
-        if solver.verdict(state) is not None:
-            break
+    pace = Pace(case, solver.record(state))
+    seconds: list[float] = []
+    while len(seconds) < _LOOKS and solver.verdict(state) is None:
         began = time.perf_counter()
         state = solver.advance(state)
         seconds.append(time.perf_counter() - began)
-        if seconds[0] > 30.0:
+        pace.update(solver.record(state))
+        if sum(seconds) > 30.0 and len(seconds) >= 2:
             break
     if not seconds:
         return Finding("time", f"{_seconds(start)} to start; the run ends at its first state")
+    spent = start + sum(seconds)
+    text = f"{start:.3g} s to start, {seconds[-1]:.3g} s for a step: "
+    if solver.verdict(state) is not None:
+        return Finding("time", f"{text}{_seconds(spent)} for the whole run of {len(seconds)} steps")
     steps = int(SOLVERS[case.solver.kind].rules(case)[STEP])
-    total = start + steps * seconds[-1]
-    return Finding(
-        "time", f"{start:.3g} s to start, {seconds[-1]:.3g} s for a step: at most about {total:.3g} s for {steps} steps"
-    )
+    left = pace.seconds_left()
+    most = f"at most about {_seconds(spent + (steps - len(seconds)) * seconds[-1])} for {steps} steps"
+    if np.isfinite(left):
+        return Finding("time", f"{text}about {_seconds(spent + left)} at the pace of the first {len(seconds)}, {most}")
+    return Finding("time", f"{text}{most}")
 
 
 def _seconds(seconds: float) -> str:

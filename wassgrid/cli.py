@@ -1,13 +1,13 @@
 """The command line: each verb is a few lines over the library.
 
 Exit status: 0 done (and [expect] met), 1 finished but not converged or [expect] missed, 2 bad input (one line on
-stderr, nothing written), 130 interrupted (the result file is complete and can be resumed).
+stderr, nothing written), 130 interrupted by Ctrl-C and 143 by SIGTERM (the result file is complete and can be resumed).
 """
 
 # No `from __future__ import annotations` and no heavy import here: Typer reads the annotations, and help must be quick.
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -59,15 +59,14 @@ def _options(version: Version = False) -> None:
 def run(case: CaseFile, output: Output = None, overrides: Overrides = None, quiet: Quiet = False) -> None:
     """Solve a case and write the result file.
 
-    An earlier result of that name is kept beside the new one, as NAME.1.h5. Ctrl-C ends the run after the current
-    step; 'wassgrid resume' goes on from there.
+    An earlier result of that name is kept beside the new one, as NAME.1.h5. Ctrl-C ends the run within a second or two,
+    with the last whole step; 'wassgrid resume' goes on from there.
     """
     from wassgrid.case import Case
     from wassgrid.observers.recorder import Recorder
 
     loaded = Case.load(case, overrides or ())
-    recorder = Recorder.create(output or Path(f"{loaded.name}.h5"), loaded)
-    _solve(recorder, quiet)
+    _solve(lambda: Recorder.create(output or Path(f"{loaded.name}.h5"), loaded), quiet)
 
 
 @app.command()
@@ -79,20 +78,25 @@ def resume(file: ResultPath, overrides: Overrides = None, quiet: Quiet = False) 
     """
     from wassgrid.observers.recorder import Recorder
 
-    _solve(Recorder.resume(file, overrides or ()), quiet)
+    _solve(lambda: Recorder.resume(file, overrides or ()), quiet)
 
 
 @app.command()
 def check(case: CaseFile, overrides: Overrides = None) -> None:
     """Check a case without solving it: memory, time, noise resolution, recurrent classes, derivatives."""
     from wassgrid.case import Case
-    from wassgrid.check import check_case
+    from wassgrid.check import Finding, findings, title
+    from wassgrid.report import resolution_table
 
-    report = check_case(Case.load(case, overrides or ()))
-    console = _console()
-    for part in report.parts():
-        console.print(part)
-    raise typer.Exit(DONE if report.passed else UNCONVERGED)
+    loaded, console, passed = Case.load(case, overrides or ()), _console(), True
+    console.print(title(loaded), style="bold", highlight=False, markup=False)
+    for found in findings(loaded):
+        if isinstance(found, Finding):
+            console.print(found.part)
+            passed = passed and found.passed
+        else:
+            console.print(resolution_table(list(found)))
+    raise typer.Exit(DONE if passed else UNCONVERGED)
 
 
 @app.command()
@@ -160,19 +164,22 @@ def _console(stderr: bool = False) -> "Console":
     return Console(stderr=stderr, width=None if stream.isatty() else 160)
 
 
-def _solve(recorder: "Recorder", quiet: bool) -> NoReturn:
+def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
     """Solve the recorder's case, report, and leave with the exit status of the outcome."""
-    from wassgrid.observers.progress import Notice, ProgressBar, ProgressLines
+    from wassgrid.observers.progress import CompilationNotice, Notice, ProgressBar, ProgressLines
     from wassgrid.observers.watches import FinitenessWatch, SignalWatch
-    from wassgrid.report import expectations, print_summary
     from wassgrid.run.loop import RunFailedError, RunInterrupted
-    from wassgrid.run.solvers import solve
-    from wassgrid.storage import ResultFile, StorageError
+    from wassgrid.run.solvers import SOLVERS, solve
+    from wassgrid.storage import StorageError
 
-    path, watch = recorder.path, SignalWatch(lambda: recorder.busy)
+    # a file that is being opened must not be left in the middle
+    recorder: Recorder | None = None
+    watch = SignalWatch(lambda: recorder is None or recorder.busy)
     try:
         with ExitStack() as stack:
             stack.enter_context(watch)
+            opened = stack.enter_context(open_recorder())
+            recorder, path = opened, opened.path
             observers: list[Any] = [FinitenessWatch()]
             if not quiet:
                 console = _console(stderr=True)
@@ -180,22 +187,28 @@ def _solve(recorder: "Recorder", quiet: bool) -> NoReturn:
                     observers.append(Notice(console, f"the earlier {path.name} is kept as {recorder.kept.name}"))
                 progress = ProgressBar(console) if console.is_terminal else ProgressLines(console)
                 observers.append(stack.enter_context(progress))
-            stack.enter_context(recorder)
+                if SOLVERS[recorder.case.solver.kind].gridded:
+                    observers.append(stack.enter_context(CompilationNotice(console)))
             solution = solve(recorder.case, [*observers, recorder, watch], recorder.checkpoint)
     except (KeyboardInterrupt, RunInterrupted):
-        _leave(INTERRUPTED, f"interrupted; to go on: wassgrid resume {path}")
+        _leave(watch.status, f"interrupted; to go on: wassgrid resume {path}" if recorder else "interrupted")
     except RunFailedError as error:
         _leave(UNCONVERGED, f"the run failed in {error}; '{path}' keeps what came before")
     except StorageError as error:
-        if not recorder.started:
+        if recorder is None or not recorder.started:
             raise
         _leave(UNCONVERGED, f"{error}; the run so far stays in the file: make room, then: wassgrid resume {path}")
     if not quiet:
+        from wassgrid.report import print_summary
+        from wassgrid.storage import ResultFile
+
         with ResultFile(path) as result:
             print_summary(result, _console(), None if solution.status == "interrupted" else recorder.case)
         print(f"written to {path}")
     if solution.status == "interrupted":
-        _leave(INTERRUPTED, f"interrupted; to go on: wassgrid resume {path}")
+        _leave(watch.status, f"interrupted; to go on: wassgrid resume {path}")
+    from wassgrid.report import expectations
+
     met, missed = expectations(recorder.case, solution.objective)
     if not solution.complete:
         _leave(UNCONVERGED, f"not converged: {solution.reason}")

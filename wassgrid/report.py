@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from wassgrid.case import Case
 from wassgrid.observers.progress import clock
@@ -31,6 +27,10 @@ from wassgrid.run.schema import (
     phase_time,
 )
 from wassgrid.storage import ResultFile
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is told
 
@@ -79,6 +79,9 @@ def noise_table(result: ResultFile) -> Table | None:
 
 def resolution_table(axes: list[dict[str, Any]]) -> Table:
     """Return the noise that the problem has and that the grid has, one row per axis (`TransitionModel.resolution`)."""
+    from rich import box
+    from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="noise per step", title_justify="left")
     for name in ("state", "kernel", "physical std", "numerical std", "cells per std"):
         table.add_column(name, justify="left" if name in ("state", "kernel") else "right")
@@ -204,6 +207,8 @@ def _seconds(seconds: float) -> str:
 
 
 def print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
+    from rich.markup import escape
+
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         console.print(f"[bold]{escape(name):<{width}}[/bold]  {escape(text)}", highlight=False, soft_wrap=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from types import TracebackType
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any
 
 from wassgrid.case import Case
 from wassgrid.run.loop import StepRecord, Verdict
-from wassgrid.run.schema import FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STEP
+from wassgrid.run.schema import BOUND_FOUND, FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STEP, UPPER_END
 from wassgrid.run.solvers import SOLVERS
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 2.0, 300.0, 1.5  # seconds between the lines of a log
 
@@ -21,15 +21,19 @@ FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 2.0, 300.0, 1.5  # seconds between the line
 class Pace:
     """Estimate how much of a run is done and how long the rest takes, from its stopping rules.
 
-    Each rule gives the share done: steps and flow time linearly, gradient norm and gap on a logarithmic scale. The run
-    ends with the first rule that is met, so the largest share counts; the time left follows from its recent growth.
+    Each rule gives the share done: steps and flow time linearly, gradient norm and gap on a logarithmic scale, along which a
+    constant contraction per step is a constant speed. The run ends with the first rule that is met, so the largest share
+    counts; the time left follows from its recent growth.
     """
 
-    WINDOW = 20  # steps that the recent pace is taken over
+    WINDOW = 8  # steps that the recent pace is taken over
+    LEAST = 3  # steps from which a contraction is an observation
 
     def __init__(self, case: Case, first: StepRecord) -> None:
         self._limits = SOLVERS[case.solver.kind].rules(case)
         self._first = first.scalars
+        self._tolerances = self._limits.keys() - {STEP, FLOW_TIME}
+        self._least = 1 + (self.LEAST if self._tolerances else 1)
         self._history = [(time.monotonic(), self._share(first))]
 
     @property
@@ -41,10 +45,21 @@ class Pace:
         self._history = [*self._history[-self.WINDOW :], (time.monotonic(), self._share(record))]
 
     def seconds_left(self) -> float:
-        """Time until the first rule is met at the recent pace; infinite while there is no progress."""
+        """Time until the first rule is met at the recent pace; infinite where that says nothing yet.
+
+        A limit on the steps is no estimate where a tolerance is asked for, as long as no tolerance comes nearer.
+        """
         (began, before), (now, after) = self._history[0], self._history[-1]
-        speeds = {name: (after[name] - before[name]) / (now - began) for name in after} if now > began else {}
-        return min(((1.0 - after[name]) / speed for name, speed in speeds.items() if speed > 0), default=math.inf)
+        if now <= began or len(self._history) < self._least:
+            return math.inf
+        left = {
+            name: (1.0 - after[name]) / (after[name] - before[name]) * (now - began)
+            for name in after
+            if after[name] > before.get(name, math.inf)
+        }
+        if self._tolerances and not self._tolerances & left.keys():
+            left.pop(STEP, None)
+        return min(left.values(), default=math.inf)
 
     def _share(self, record: StepRecord) -> dict[str, float]:
         shares = {}
@@ -60,6 +75,10 @@ class Pace:
 
 def _measure(scalars: Any, name: str) -> float:
     if name == "gap":
+        # as far as it was searched; proven at the end
+        found = float(scalars.get(UPPER_END, math.nan)) - float(scalars.get(BOUND_FOUND, math.nan))
+        if math.isfinite(found):
+            return found
         return float(scalars.get(OBJECTIVE, math.nan)) - float(scalars.get(LOWER_BOUND, math.nan))
     return float(scalars.get(name, math.nan))
 
@@ -100,10 +119,71 @@ class Notice:
         pass
 
 
+class CompilationNotice:
+    """Observer that says when compiled functions have to be made first, and when they are there; a context manager around
+    `solve`. Silent where all of them are cached."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._functions, self._seconds, self._depth, self._began = 0, 0.0, 0, 0.0
+        self._said = False
+
+    def __enter__(self) -> CompilationNotice:
+        from numba.core import event
+
+        notice = self
+
+        class Listener(event.Listener):
+            def on_start(self, event: Any) -> None:
+                notice._begin()
+
+            def on_end(self, event: Any) -> None:
+                notice._end()
+
+        self._listener = Listener()
+        event.register("numba:compile", self._listener)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        from numba.core import event
+
+        event.unregister("numba:compile", self._listener)
+
+    def _begin(self) -> None:
+        if self._functions == 0 and self._depth == 0:
+            self._console.print("compiling kernels, once per machine: some 20 s", highlight=False)
+        if self._depth == 0:
+            self._began = time.monotonic()
+        self._depth += 1
+
+    def _end(self) -> None:
+        self._functions += 1
+        self._depth -= 1
+        if self._depth == 0:
+            self._seconds += time.monotonic() - self._began
+
+    def _done(self) -> None:
+        if self._functions and not self._said:
+            self._said = True
+            self._console.print(f"compiled {self._functions} functions in {clock(self._seconds)}", highlight=False)
+
+    def start(self, case: Case, solver: Any, first: StepRecord, resumed: bool) -> None:
+        pass
+
+    def step(self, record: StepRecord) -> str | None:
+        self._done()  # the first step compiles too
+        return None
+
+    def finish(self, verdict: Verdict, solution: Any | None) -> None:
+        self._done()
+
+
 class ProgressBar:
     """Observer that shows a live bar on a terminal; a context manager around `solve`, which stops it whatever happens."""
 
     def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -114,8 +194,7 @@ class ProgressBar:
         )
 
     def __enter__(self) -> ProgressBar:
-        waiting = "first evaluation (compiles for a minute on a new machine)"
-        self._task = self._bar.add_task(waiting, total=None, numbers="", left="")
+        self._task = self._bar.add_task("first evaluation", total=None, numbers="", left="")
         self._bar.start()
         return self
 

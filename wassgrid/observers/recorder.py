@@ -20,6 +20,8 @@ from wassgrid.run.solvers import SOLVERS
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
 
 RESUMABLE = ("flow.stop.", "neural.steps", "output.", "expect.", "solver.memory")  # keys that a resumed run may change
+
+
 class Recorder:
     """Observer that writes the result file of a run.
 
@@ -124,7 +126,7 @@ class Recorder:
         self._last_frame = record.step
 
     def _end(self, status: str, reason: str, **attributes: Any) -> None:
-        self.busy = self._finished = True
+        self.busy = self._finished = True  # to the end: nothing is left to interrupt
         if self._last is not None:
             if not self._last.final:
                 self._keep(self._last)
@@ -132,7 +134,6 @@ class Recorder:
             if self._last_frame != self._last.step:
                 self._append_frame(self._last)
         self._writer.finish(status, reason, **attributes)
-        self.busy = False
 
     # ---- context ----
 
@@ -140,6 +141,7 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.busy = True
         if self._finished or kind is None or issubclass(kind, StorageError):
             self._writer.close()
         elif issubclass(kind, KeyboardInterrupt | RunInterrupted):

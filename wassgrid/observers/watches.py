@@ -14,6 +14,7 @@ from wassgrid.run.loop import RunInterrupted, StepRecord, Verdict
 from wassgrid.run.schema import GRADIENT_NORM, OBJECTIVE, STATIONARY_RESIDUAL, STEP_LENGTH, VALUE_RESIDUAL
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 1.0  # seconds that a step may go on after a signal
 
 
 class FinitenessWatch:
@@ -36,17 +37,27 @@ class FinitenessWatch:
 
 
 class SignalWatch:
-    """Observer that ends the run after the current step when Ctrl-C, SIGTERM or SIGHUP arrives.
+    """Observer that ends the run when Ctrl-C, SIGTERM or SIGHUP arrives: after the current step if that ends within a second.
 
-    A context manager, in the main thread. A second signal ends the run at once, unless `busy()` says that the result
-    file is being written. Signals that the process was started to ignore (nohup) stay ignored; after the run, so are
-    those that would end a process which is on its way out because of one already.
+    If it does not, or if a second signal comes, a KeyboardInterrupt is raised in the middle of it, and the state of the
+    last whole step stays; not while `busy()` says that the result file is being written. Compiled loops return to the interpreter
+    all the time, so that this takes a fraction of a second; one call that does not, a sparse LU factorisation say, is
+    waited for.
+
+    A context manager, in the main thread. Signals that the process was started to ignore (nohup) stay ignored; after the run, so
+    are those that would end a process which is on its way out because of one already.
     """
 
     def __init__(self, busy: Callable[[], bool]) -> None:
         self.received: str | None = None
+        self.number: int | None = None  # of the first signal
         self._busy = busy
         self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def status(self) -> int:
+        """The exit status that a process ended by the first signal has: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + (signal.SIGINT if self.number is None else self.number)
 
     def start(self, case: Any, solver: Any, first: StepRecord, resumed: bool) -> None:
         self.step(first)
@@ -63,18 +74,33 @@ class SignalWatch:
         again = self.received is not None
         name = signal.Signals(number).name
         self.received = "interrupted" if number == signal.SIGINT else f"ended by {name}"
-        if again and not self._busy():
+        if again:
+            self._end_now()
+            return
+        self.number = number
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
+        os.write(2, b"\nending; press Ctrl-C again to end at once\n")  # print is not safe here
+
+    def _overdue(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self._end_now()
+
+    def _end_now(self) -> None:
+        # the timer goes on: it comes again where the file is being written, or where what is raised is lost
+        if not self._busy():
             raise KeyboardInterrupt(f"{self.received} in the middle of a step")
-        if not again:
-            os.write(2, b"\nending after this step; press Ctrl-C again to end at once\n")  # print is not safe here
 
     def __enter__(self) -> SignalWatch:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in self._before.items():
-            signal.signal(number, handler if self.received is None else signal.SIG_IGN)
+            ignored = self.received is not None and number in SIGNALS
+            signal.signal(number, signal.SIG_IGN if ignored else handler)

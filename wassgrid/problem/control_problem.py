@@ -11,9 +11,9 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from wassgrid.problem.dependence import Dependence
 from wassgrid.problem.boundary import apply_boundary
 from wassgrid.problem.compilation import ArrayFunction, Stages, compile_functions, differentiate
+from wassgrid.problem.dependence import Dependence
 from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
 from wassgrid.problem.model import Model, ProblemError

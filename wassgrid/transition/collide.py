@@ -14,14 +14,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from wassgrid.transition.axis_kernels import axis_weights
-from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing, fold
+from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing, contraction, driver, fold
 from wassgrid.transition.smoothing import narrow_weights
-
-_compiled = {"cache": True, "nogil": True, "_nrt": False, "fastmath": {"reassoc", "nsz", "contract"}, "error_model": "numpy"}
-_driver = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 class Collision(NamedTuple):
@@ -91,7 +87,7 @@ def place(at, c, mean, noise, order, raw, out, o, width):
     return start
 
 
-@njit(**_compiled)
+@contraction
 def _dot(u, b, w, o, width):
     """sum_q w[o + q] u[b + q]."""
     x = u[b : b + width]
@@ -102,7 +98,7 @@ def _dot(u, b, w, o, width):
     return t
 
 
-@njit(**_compiled)
+@contraction
 def _rows(u, b, stride, w, o0, width0, o1, width1):
     """sum_pq w[o0 + p] w[o1 + q] u[b + p stride + q], four rows at a time (width0 is a multiple of four)."""
     y = w[o1 : o1 + width1]
@@ -121,7 +117,7 @@ def _rows(u, b, stride, w, o0, width0, o1, width1):
     return t
 
 
-@njit(**_compiled)
+@contraction
 def _contract(u, b, strides, w, o, widths):
     """Contract the window of u at b with the product of the laws that stand in w, one after the other, from o."""
     d = widths.size
@@ -150,7 +146,7 @@ def _contract(u, b, strides, w, o, widths):
     return t
 
 
-@njit(**_compiled)
+@contraction
 def _spread_rows(u, b, stride, mass, w, o0, width0, o1, width1):
     """u[b + p stride + q] += mass w[o0 + p] w[o1 + q]."""
     y = w[o1 : o1 + width1]
@@ -162,7 +158,7 @@ def _spread_rows(u, b, stride, mass, w, o0, width0, o1, width1):
                 x[q] += a * y[q]
 
 
-@njit(**_compiled)
+@contraction
 def _spread(u, b, strides, mass, w, o, widths):
     """Add mass times the product law to the window of u at b: the adjoint of `_contract`."""
     d = widths.size
@@ -194,7 +190,7 @@ def _spread(u, b, strides, mass, w, o, widths):
                         )  # fmt: skip
 
 
-@njit(**_driver)
+@driver
 def collide(low, high, at, base, mass, w, widths, u, out):
     """out[k] = sum_i mass_ki prod_c omega_c,ki . U for cells low..high; base, mass (cells, laws), w (cells, laws, sum of widths)."""
     total = 0
@@ -210,7 +206,7 @@ def collide(low, high, at, base, mass, w, widths, u, out):
         out[k] = t
 
 
-@njit(**_driver)
+@driver
 def scatter(low, high, at, base, mass, w, widths, measure, first, u):
     """u += sum_ki measure_k mass_ki prod_c omega_c,ki for the cells of groups low..high: the adjoint of `collide`.
 
@@ -232,7 +228,7 @@ def scatter(low, high, at, base, mass, w, widths, measure, first, u):
                     )
 
 
-@njit(**_driver)
+@driver
 def windows(low, high, at, reach, cells, mean, noise, weights, widths, base, mass, w):
     """Fill base, mass and w of `collide` for the particles of cells low..high.
 
@@ -314,7 +310,7 @@ def _joint(at, c, mean, noise, weights, raw, cloud, starts, out):
     return low % n if wraps else low
 
 
-@njit(**_compiled)
+@contraction
 def _triple(u, b, w, o, width, out):
     """out[p] = sum_q w[p, o + q] u[b + q] for the three orders."""
     x = u[b : b + width]
@@ -327,7 +323,7 @@ def _triple(u, b, w, o, width, out):
     out[0], out[1], out[2] = t0, t1, t2
 
 
-@njit(**_compiled)
+@contraction
 def _derivatives(u, b, strides, w, widths, first, order, gradient, hessian, parts):
     """E f with gradient and Hessian in the means of the axes first, first + 1, ..., whose laws w (3, ...) holds in turn.
 
@@ -384,7 +380,7 @@ def _derivatives(u, b, strides, w, widths, first, order, gradient, hessian, part
     return value
 
 
-@njit(**_compiled)
+@contraction
 def _add(u, b, a, table, o, span):
     x = u[b : b + span]
     y = table[o : o + span]
@@ -392,7 +388,7 @@ def _add(u, b, a, table, o, span):
         y[q] += a * x[q]
 
 
-@njit(**_compiled)
+@contraction
 def _add_four(u, b, stride, still, p, a, table, span):
     """table += a sum of four rows of u, stride apart from b, times still[p], ..., still[p + 3]."""
     a0, a1, a2, a3 = a * still[p], a * still[p + 1], a * still[p + 2], a * still[p + 3]
@@ -404,7 +400,7 @@ def _add_four(u, b, stride, still, p, a, table, span):
         table[q] += a0 * x0[q] + a1 * x1[q] + a2 * x2[q] + a3 * x3[q]
 
 
-@njit(**_compiled)
+@contraction
 def _tabulate(u, b, strides, moved, still, widths, spans, table):
     """table[x_moved] = sum over the unmoved axes of their weights `still` (moved, ...) times the window of u at b.
 
@@ -452,7 +448,7 @@ def _tabulate(u, b, strides, moved, still, widths, spans, table):
             _add(u, here, a, table, row * inner, inner)
 
 
-@njit(**_driver)
+@driver
 def expect(low, high, at, reach, cells, mean, first, second, noise, u, values, gradients, hessians):
     """Write E f (K, N) and its derivatives in the action for rows low..high: see `ProductLaw.expectations`.
 
@@ -530,7 +526,7 @@ def expect(low, high, at, reach, cells, mean, first, second, noise, u, values, g
                     hessians[k, i, a, b] = bend
 
 
-@njit(**_driver)
+@driver
 def scatter_derivative(low, high, at, reach, cells, mean, velocity, mass, noise, first, u):
     """u += sum_ki mass_ki d/dt prod_c omega_c(mean_ki + t velocity_ki), groups as in `scatter`; velocity (cells, N, d)."""
     d = at.axis.size
@@ -566,7 +562,7 @@ def scatter_derivative(low, high, at, reach, cells, mean, velocity, mass, noise,
 _SLAB = 512  # cells whose weights are held at once where they are computed for every product
 
 
-@njit(**_driver)
+@driver
 def collide_lean(low, high, at, reach, mean, noise, weights, laws, widths, u, out):
     """`collide` with the weights computed on the way, for cells low..high of mean (cells, N, d) and weights (cells, N)."""
     slab = min(_SLAB, high - low)
@@ -580,7 +576,7 @@ def collide_lean(low, high, at, reach, mean, noise, weights, laws, widths, u, ou
         collide(0, stop - start, at, base, mass, w, widths, u, out[start:stop])
 
 
-@njit(**_driver)
+@driver
 def scatter_lean(low, high, at, reach, mean, noise, weights, laws, widths, measure, first, u):
     """`scatter` with the weights computed on the way."""
     slab = _SLAB

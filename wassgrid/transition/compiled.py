@@ -1,37 +1,81 @@
-"""What all compiled functions share: how they are compiled, threads, chunks of rows, boundaries.
+"""What all compiled functions share: how they are compiled, and the boundaries.
 
-Kernels receive arrays only, never functions, so each is compiled once per machine and cached. Every output element is
-written by one thread in an order that does not depend on the number of threads: results are bit-identical.
+Kernels receive arrays only, never functions, so each is compiled once per machine and cached. Those that Python calls are
+`driver`s: `kernel(low, high, ...)` does the part [low, high) of a loop, without the interpreter's lock, and `threads.spread` cuts
+the loop. Every output element is written in one part, in an order that does not depend on the cut: results are bit-identical for
+any number of threads.
 
-Helpers that allocate nothing are compiled without Numba's run time: counting references to the arrays that they are handed took
-nine tenths of the time.
-
-Numba's cache of a function sees changes of its own file, not of the files of those it calls: after a change here or in another
-compiled file, delete the *.nbi files under wassgrid/ (the tests do so).
+Helpers become part of the drivers that call them; called from Python they are plain Python. (An entry from Python that unpacks a
+dozen arrays took a third of their compilation.) Those that allocate nothing are compiled without Numba's run time: counting
+references to the arrays that they are handed took nine tenths of the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from numba import get_num_threads, njit, set_num_threads
+from numba import get_num_threads, jit, set_num_threads, types
+from numba.core.registry import CPUDispatcher
 
 CLAMP, REFLECT, PERIODIC = 0, 1, 2
-BOUNDARIES = {"clamp": CLAMP, "reflect": REFLECT, "periodic": PERIODIC}
 CHUNKS = 64  # of rows; a constant, so that no sum depends on the number of threads
-SERIAL = 200_000  # elementary operations below which waking a second thread costs more than it gains
+BOUNDARIES = {"clamp": CLAMP, "reflect": REFLECT, "periodic": PERIODIC}
 
-_options: dict[str, Any] = {"cache": True, "_nrt": False}
-allocating_nothing = njit(**_options)
+_options: dict[str, Any] = {"nopython": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+
+
+class Helper(CPUDispatcher):
+    """A function that compiled functions call, and that is plain Python where Python calls it.
+
+    Compiled once for all callers, and for integers that are literal too.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        super().__init__(function, targetoptions={"no_cpython_wrapper": True, **_options, **options})
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.py_func(*arguments)
+
+    def get_call_template(self, args: Any, kws: Any) -> Any:
+        return super().get_call_template([types.unliteral(kind) for kind in args], kws)
+
+
+helper = Helper
+allocating_nothing = partial(Helper, _nrt=False)
+_sums: dict[str, Any] = {"_nrt": False, "fastmath": {"reassoc", "nsz", "contract"}}
+contraction: Any = partial(Helper, **_sums)  # the compiler may reorder the sum of a loop, once and for all
+
+
+def driver(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile a function that Python calls, without the interpreter's lock; cached until any compiled source changes."""
+    compiled = jit(cache=True, nogil=True, **_options, **options)(function)
+    # Numba's cache sees changes of a function's own file, not of the files of those it calls
+    with suppress(AttributeError):
+        compiled._cache._cache_file._source_stamp = sources()
+    return compiled
+
+
+contracting_driver: Any = partial(driver, **_sums)
+
+
+@cache
+def sources() -> str:
+    """Return a digest of all files that hold compiled functions."""
+    package = Path(__file__).resolve().parent.parent
+    files = sorted(path for room in ("transition", "certificate") for path in (package / room).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 @contextmanager
 def threads_for(operations: float) -> Iterator[None]:
     """Run the compiled calls inside on one thread if they are small; results do not depend on it."""
     limit = get_num_threads()
-    small = operations < SERIAL and limit > 1
+    small = operations < 200_000 and limit > 1
     if small:
         set_num_threads(1)
     try:
@@ -39,11 +83,6 @@ def threads_for(operations: float) -> Iterator[None]:
     finally:
         if small:
             set_num_threads(limit)
-
-
-@allocating_nothing
-def chunk_of(c, n):
-    return c * n // CHUNKS, (c + 1) * n // CHUNKS
 
 
 @allocating_nothing

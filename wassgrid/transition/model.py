@@ -12,12 +12,12 @@ import numpy as np
 from wassgrid.grid import StateGrid
 from wassgrid.transition.axis_kernels import AXIS_KERNELS
 from wassgrid.transition.axis_kernels.facts import AxisKernel
-from wassgrid.transition.compiled import BOUNDARIES, threads_for
+from wassgrid.transition.compiled import BOUNDARIES
 from wassgrid.transition.expectations import conditional_moments, expectations, push_derivative
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.product_law import AxisTable, FollowerLaw, Passes, ProductLaw
 from wassgrid.transition.smoothing import shared_noise
-from wassgrid.transition.sparse import TransitionOperator, count_entries, fill_rows
+from wassgrid.transition.sparse import TransitionOperator, count_entries
 from wassgrid.transition.walk import Axes
 
 if TYPE_CHECKING:
@@ -239,24 +239,13 @@ class TransitionModel:
 
     def assembled(self, mean: np.ndarray, weights: np.ndarray) -> TransitionOperator:
         """Assemble the entries of P for particles with the given means (cells, N, d) and weights (cells, N)."""
-        start = np.zeros(self.grid.size + 1, np.int64)
-        counts = self.entries(np.arange(self.grid.size), mean, weights)
-        np.cumsum(counts, out=start[1:])
-        columns = np.empty(start[-1], np.int32)
-        values = np.empty(start[-1])
-        with threads_for(weights.size * self.reach):
-            fill_rows(
-                self.axes, self.width, mean, weights, self.cell_noise, self.coupling, start, columns, values
-            )
-        return TransitionOperator(start, columns, values)
+        work = weights.size * self.reach
+        return TransitionOperator.assemble(self.axes, self.width, mean, weights, self.cell_noise, self.coupling, work)
 
     def entries(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Count the entries of chosen rows of P (K,) for means (K, N, d) and weights (K, N) of their particles."""
-        with threads_for(weights.size * self.reach):
-            counts: np.ndarray = count_entries(
-                self.axes, self.width, cells, mean, weights, self.cell_noise, self.coupling
-            )
-        return counts
+        work = weights.size * self.reach
+        return count_entries(self.axes, self.width, cells, mean, weights, self.cell_noise, self.coupling, work)
 
     def expectation(self, function: np.ndarray) -> Expectation:
         """Prepare the expectations of a function f (cells,) at the next state, for any actions."""
@@ -276,11 +265,8 @@ class TransitionModel:
         """Return sum_ki mass_ki d/dt p(. | s_k, mean_ki + t velocity_ki), a signed measure (cells,)."""
         if self.product is not None:
             return self.product.pushed_derivative(mean, velocity, mass)
-        with threads_for(mass.size * self.reach):
-            measure: np.ndarray = push_derivative(
-                self.axes, self.width, mean, velocity, mass, self.cell_noise, self.coupling
-            )
-        return measure
+        work = mass.size * self.reach
+        return push_derivative(self.axes, self.width, mean, velocity, mass, self.cell_noise, self.coupling, work)
 
     def resolution(self, policy_mean: np.ndarray, law: np.ndarray) -> list[dict[str, float | str]]:
         """Report per axis what noise the problem has and what noise the grid has, averaged over a law of cells.
@@ -336,11 +322,10 @@ class Expectation:
         second = np.empty((*shape, shape[-1])) if hessian is None else hessian
         if model.product is not None:
             return model.product.expectations(self._streamed, cells, mean, first, second)
-        with threads_for(mean.shape[0] * mean.shape[1] * model.reach):
-            result: tuple[np.ndarray, np.ndarray, np.ndarray] = expectations(
-                model.axes, model.width, cells, mean, first, second, model.cell_noise, model.coupling, self.function
-            )
-        return result
+        return expectations(
+            model.axes, model.width, cells, mean, first, second, model.cell_noise, model.coupling, self.function,
+            mean.shape[0] * mean.shape[1] * model.reach,
+        )  # fmt: skip
 
 
 def _noise(problem: ControlProblem, grid: StateGrid) -> np.ndarray:

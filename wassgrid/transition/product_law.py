@@ -18,8 +18,8 @@ from scipy import sparse
 
 from wassgrid.problem.dependence import Dependence
 from wassgrid.transition import collide as compiled
-from wassgrid.transition.collide import Collision
 from wassgrid.transition.axis_kernels.facts import TAIL
+from wassgrid.transition.collide import Collision
 from wassgrid.transition.smoothing import Smoothing
 from wassgrid.transition.stream import Stream, tabulate
 from wassgrid.transition.threads import WORTH_WAKING, spread

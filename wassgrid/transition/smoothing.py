@@ -1,9 +1,9 @@
 """Wide normal laws in two parts: a smoothing of U that no cell changes, and a narrow law around the mean.
 
-A normal law of variance s^2 is one of variance s1^2 around the mean, followed by a shift of variance s2^2, s^2 = s1^2 + s2^2. On a lattice of
-spacing h the densities at the nodes compose likewise, up to 2 exp(-2 pi^2 t^2/h^2) with t = s1 s2/s: beyond rounding for t = 1.3 h. The
-shift is the same for all cells, so it is taken once for every function, and the windows of the cells are as narrow as
-the noise of one or two cells needs, however fine the grid is.
+A normal law of variance s^2 is one of variance s1^2 around the mean, followed by a shift of variance s2^2, s^2 = s1^2 + s2^2.
+On a lattice of spacing h the densities at the nodes compose likewise, up to 2 exp(-2 pi^2 t^2/h^2) with t = s1 s2/s: beyond
+rounding for t = 1.3 h. The shift is the same for all cells, so it is taken once for every function, and the windows of the cells
+are as narrow as the noise of one or two cells needs, however fine the grid is.
 
 An end that cuts the law (its density beyond is left out and the rest made to sum to one) cuts the smoothing, and the sum of what is
 left, `ones`, normalises the narrow law.
@@ -14,17 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from wassgrid.transition.axis_kernels.facts import TAIL
 from wassgrid.transition.axis_kernels.gaussian import gaussian_weights
-from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT, allocating_nothing, fold
+from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT, allocating_nothing, contracting_driver, fold
 from wassgrid.transition.threads import spread
 
 RESOLVED = 1.3  # t/h from which the composition is exact to rounding: 2 exp(-2 pi^2 1.69) = 7e-15; of the narrow part alone
 _WORTH = 2.8  # noise in cells from which two parts are cheaper
-
-_compiled = {"cache": True, "nogil": True, "_nrt": False, "fastmath": {"reassoc", "nsz", "contract"}, "error_model": "numpy"}
 
 
 def shared_noise(noise: np.ndarray, h: float) -> float:
@@ -101,7 +98,7 @@ def _along(first: np.ndarray, weights: np.ndarray, u: np.ndarray, outer: int, si
     return out
 
 
-@njit(**_compiled)
+@contracting_driver
 def _band_rows(low, high, first, weights, size, inner, u, out):
     """out[(a, e), :] = sum_q weights[e, q] u[(a, first[e] + q), :] for the pairs (a, e) low..high."""
     rows, width = weights.shape

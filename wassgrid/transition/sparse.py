@@ -4,37 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit, prange
 from scipy import sparse
 
-from wassgrid.transition.compiled import CHUNKS, allocating_nothing, chunk_of, threads_for
+from wassgrid.transition.compiled import allocating_nothing, driver
 from wassgrid.transition.lead import lead_law, open_cell, pin, share_followers
-from wassgrid.transition.walk import advance, new_walk, start_walk
+from wassgrid.transition.threads import spread
+from wassgrid.transition.walk import Axes, advance, new_walk, start_walk
 
-
-@allocating_nothing
-def _touch(walk, axes, mean, noise, coupling, seen, row):
-    """Mark the columns that a walk reaches; return how many were new to this row."""
-    inner = axes.order.size - 1
-    found = 0
-    while advance(walk, axes, mean, noise, coupling, 0):
-        if walk.product[inner] == 0.0:
-            continue
-        for q in range(walk.counts[inner]):
-            if walk.w[inner, 0, q] != 0.0:
-                column = walk.base[inner] + walk.offset[inner, q]
-                if seen[column] != row:
-                    seen[column] = row
-                    found += 1
-    return found
+if TYPE_CHECKING:
+    Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @allocating_nothing
 def _scatter(walk, axes, mean, noise, coupling, weight, slot, columns, values, begin, end):
-    """Add weight times the law that a walk runs over to the row from `begin`; return its new end."""
+    """Add weight times the law that a walk runs over to the row from `begin`; return its new end.
+
+    slot (cells,): place of a column in the last row that held it. Without `columns` the entries are counted alone.
+    """
     inner = axes.order.size - 1
+    store = columns.size > 0
     while advance(walk, axes, mean, noise, coupling, 0):
         p = weight * walk.product[inner]
         if p == 0.0:
@@ -48,123 +39,81 @@ def _scatter(walk, axes, mean, noise, coupling, weight, slot, columns, values, b
                 if at < begin:
                     at = end
                     slot[column] = end
-                    columns[end] = column
-                    values[end] = 0.0
+                    if store:
+                        columns[end] = column
+                        values[end] = 0.0
                     end += 1
-                values[at] += p * w
+                if store:
+                    values[at] += p * w
     return end
 
 
-@njit(cache=True, parallel=True)
-def count_entries(axes, width, cells, mean, weights, noise, coupling):
-    """Count the distinct columns of chosen rows of P: cells (K,), mean (K, N, d), weights (K, N) -> (K,) int64."""
-    rows, particles, d = mean.shape
+@driver
+def rows(low, high, axes, width, cells, mean, weights, noise, coupling, start, columns, values):
+    """Fill rows low..high of those of P that are chosen:  P[k, l] = sum_i w_ki prod_j omega_j(x_l; mean_ki).
+
+    cells (K,): their numbers; mean (K, N, d), weights (K, N). columns int32 and values float64 are written from start (K + 1,)
+    on, in order of first touch, and divided by their sum (which is one to rounding already), so that they sum to one. Where
+    columns has no elements, start[r + 1] is set to the number of entries of row r instead.
+    """
+    particles, d = mean.shape[1], mean.shape[2]
     total = 1
     for j in range(d):
         total *= axes.size[j]
-    counts = np.zeros(rows, np.int64)
-    for c in prange(CHUNKS):
-        low, high = chunk_of(c, rows)
-        seen = np.full(total if high > low else 0, -1, np.int64)
-        walk = new_walk(d, width)
-        w, nodes, law = np.zeros((3, width)), np.zeros(width, np.int64), np.zeros(axes.size[axes.order[0]])
-        for r in range(low, high):
-            k = cells[r]
-            found = 0
-            if share_followers(axes, mean[r]):
-                lead_law(axes, mean[r], weights[r], noise[k], w, nodes, law)
-                open_cell(walk)
-                for node in range(law.size):
-                    if law[node] != 0.0:
-                        pin(walk, axes, node)
-                        found += _touch(walk, axes, mean[r, 0], noise[k], coupling[k], seen, r)
-            else:
-                for i in range(particles):
-                    if weights[r, i] != 0.0:
-                        start_walk(walk, axes, mean[r, i], noise[k], coupling[k])
-                        found += _touch(walk, axes, mean[r, i], noise[k], coupling[k], seen, r)
-            counts[r] = found
-    return counts
-
-
-@njit(cache=True, parallel=True)
-def fill_rows(axes, width, mean, weights, noise, coupling, start, columns, values):
-    """Fill the rows of P:  P[k, l] = sum_i w_ki prod_j omega_j(x_l; mean_ki).
-
-    start (cells + 1,) from `count_entries`; columns int32 and values float64 are written; columns stand in order of
-    first touch. Rows are divided by their sum (which is one to rounding already), so that they sum to one.
-    """
-    cells, particles, d = mean.shape
-    for c in prange(CHUNKS):
-        low, high = chunk_of(c, cells)
-        slot = np.full(cells if high > low else 0, -1, np.int64)
-        walk = new_walk(d, width)
-        w, nodes, law = np.zeros((3, width)), np.zeros(width, np.int64), np.zeros(axes.size[axes.order[0]])
-        for k in range(low, high):
-            begin = end = start[k]
-            if share_followers(axes, mean[k]):
-                lead_law(axes, mean[k], weights[k], noise[k], w, nodes, law)
-                open_cell(walk)
-                for node in range(law.size):
-                    if law[node] != 0.0:
-                        pin(walk, axes, node)
-                        end = _scatter(
-                            walk, axes, mean[k, 0], noise[k], coupling[k], law[node], slot, columns, values, begin, end
-                        )
-            else:
-                for i in range(particles):
-                    if weights[k, i] != 0.0:
-                        start_walk(walk, axes, mean[k, i], noise[k], coupling[k])
-                        end = _scatter(
-                            walk, axes, mean[k, i], noise[k], coupling[k], weights[k, i], slot, columns, values, begin, end
-                        )
-            total = 0.0
+    slot = np.full(total, -1, np.int64)
+    walk = new_walk(d, width)
+    w, nodes, law = np.zeros((3, width)), np.zeros(width, np.int64), np.zeros(axes.size[axes.order[0]])
+    store = columns.size > 0
+    end = 0
+    for r in range(low, high):
+        k = cells[r]
+        begin = start[r] if store else end
+        end = begin
+        if share_followers(axes, mean[r]):
+            lead_law(axes, mean[r], weights[r], noise[k], w, nodes, law)
+            open_cell(walk)
+            for node in range(law.size):
+                if law[node] != 0.0:
+                    pin(walk, axes, node)
+                    end = _scatter(
+                        walk, axes, mean[r, 0], noise[k], coupling[k], law[node], slot, columns, values, begin, end
+                    )
+        else:
+            for i in range(particles):
+                if weights[r, i] != 0.0:
+                    start_walk(walk, axes, mean[r, i], noise[k], coupling[k])
+                    end = _scatter(
+                        walk, axes, mean[r, i], noise[k], coupling[k], weights[r, i], slot, columns, values, begin, end
+                    )
+        if store:
+            mass = 0.0
             for at in range(begin, end):
-                total += values[at]
+                mass += values[at]
             for at in range(begin, end):
-                values[at] /= total
+                values[at] /= mass
+        else:
+            start[r + 1] = end - begin
 
 
-@njit(cache=True, parallel=True)
-def transpose(start, columns, values):
-    """Return (start, columns, values) of the transpose; its rows are sorted, whatever the number of threads."""
-    n = start.size - 1
-    groups = 8
-    counts = np.zeros((groups, n), np.int64)
-    for g in prange(groups):
-        for at in range(start[g * n // groups], start[(g + 1) * n // groups]):
-            counts[g, columns[at]] += 1
-    t_start = np.zeros(n + 1, np.int64)
-    for l in range(n):
-        position = t_start[l]
-        for g in range(groups):
-            here = counts[g, l]
-            counts[g, l] = position
-            position += here
-        t_start[l + 1] = position
-    t_columns = np.empty(columns.size, np.int32)
-    t_values = np.empty(values.size, np.float64)
-    for g in prange(groups):
-        for k in range(g * n // groups, (g + 1) * n // groups):
-            for at in range(start[k], start[k + 1]):
-                l = columns[at]
-                t_columns[counts[g, l]] = k
-                t_values[counts[g, l]] = values[at]
-                counts[g, l] += 1
-    return t_start, t_columns, t_values
-
-
-@njit(cache=True, parallel=True)
-def multiply(start, columns, values, x):
-    """Return the sparse product y_k = sum_l A[k, l] x_l; each row is summed in stored order."""
-    n = start.size - 1
-    y = np.empty(n)
-    for k in prange(n):
+@driver
+def multiply(low, high, start, columns, values, x, y):
+    """Write the sparse product y_k = sum_l A[k, l] x_l for rows low..high; each row is summed in stored order."""
+    for k in range(low, high):
         total = 0.0
         for at in range(start[k], start[k + 1]):
             total += values[at] * x[columns[at]]
         y[k] = total
-    return y
+
+
+def count_entries(
+    axes: Axes, width: int, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray, noise: np.ndarray, coupling: np.ndarray,
+    work: float,
+) -> np.ndarray:  # fmt: skip
+    """Count the distinct columns of chosen rows of P: cells (K,), mean (K, N, d), weights (K, N) -> (K,) int64."""
+    counts = np.zeros(cells.size + 1, np.int64)
+    nothing = np.empty(0, np.int32), np.empty(0)
+    spread(rows, cells.size, work, axes, width, cells, mean, weights, noise, coupling, counts, *nothing)
+    return counts[1:]
 
 
 @dataclass(frozen=True)
@@ -201,10 +150,9 @@ class TransitionOperator:
         return float(np.mean(np.abs(self.columns - rows))) * 2 + 1
 
     @cached_property
-    def _transposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        with threads_for(4 * self.entries):
-            result: tuple[np.ndarray, np.ndarray, np.ndarray] = transpose(self.start, self.columns, self.values)
-        return result
+    def _transposed(self) -> Rows:
+        rows = self.matrix().tocsc()
+        return rows.indptr.astype(np.int64), rows.indices.astype(np.int32, copy=False), rows.data
 
     def apply(self, function: np.ndarray) -> np.ndarray:
         """Return P f: the expectation of f at the next state, (cells,)."""
@@ -214,9 +162,9 @@ class TransitionOperator:
         """Return mu P: the law of the next state, (cells,)."""
         return self._product(self._transposed, law)
 
-    def _product(self, rows: tuple[np.ndarray, np.ndarray, np.ndarray], x: np.ndarray) -> np.ndarray:
-        with threads_for(self.entries):
-            y: np.ndarray = multiply(*rows, np.ascontiguousarray(x))
+    def _product(self, rows: Rows, x: np.ndarray) -> np.ndarray:
+        y = np.empty(self.size)
+        spread(multiply, self.size, self.work, *rows, np.ascontiguousarray(x, dtype=float), y)
         return y
 
     def matrix(self) -> sparse.csr_array:
@@ -225,6 +173,20 @@ class TransitionOperator:
         for view in views:
             view.flags.writeable = False
         return sparse.csr_array(tuple(views), shape=(self.size, self.size))
+
+    @classmethod
+    def assemble(
+        cls, axes: Axes, width: int, mean: np.ndarray, weights: np.ndarray, noise: np.ndarray, coupling: np.ndarray, work: float
+    ) -> TransitionOperator:
+        """Assemble P for particles with means (cells, N, d) and weights (cells, N); noise and coupling as the walk takes them.
+
+        work: elementary operations, an estimate.
+        """
+        cells = np.arange(len(mean))
+        start = np.cumsum(np.append(0, count_entries(axes, width, cells, mean, weights, noise, coupling, work)))
+        columns, values = np.empty(start[-1], np.int32), np.empty(start[-1])
+        spread(rows, cells.size, work, axes, width, cells, mean, weights, noise, coupling, start, columns, values)
+        return cls(start, columns, values)
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray | sparse.sparray) -> TransitionOperator:

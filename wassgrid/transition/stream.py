@@ -11,16 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from wassgrid.transition.axis_kernels import axis_weights
-from wassgrid.transition.compiled import fold
+from wassgrid.transition.compiled import driver, fold
 from wassgrid.transition.threads import spread
 
-_compiled = {"cache": True, "nogil": True}
 
-
-@njit(cache=True)
+@driver
 def tabulate(kernel, boundary, lower, h, n, mean, noise, reach, node, weight):
     """Fill the nodes and weights (reach, K) of the law of one axis for means and noises (K,); return the largest count."""
     w = np.zeros((3, reach))
@@ -40,7 +37,7 @@ def tabulate(kernel, boundary, lower, h, n, mean, noise, reach, node, weight):
     return most
 
 
-@njit(**_compiled)
+@driver
 def gather(low, high, rows, last, along, own, stride, node, weight, f, out):
     """out = the expectation over one axis, for rows low..high of `last` contiguous elements.
 
@@ -68,7 +65,7 @@ def gather(low, high, rows, last, along, own, stride, node, weight, f, out):
                         target[x] += a * source[x]
 
 
-@njit(**_compiled)
+@driver
 def shed(low, high, groups, rows, last, along, own, stride, node, weight, measure, out):
     """The adjoint of `gather`: out += weight measure; groups low..high of `groups` write to columns of their own.
 

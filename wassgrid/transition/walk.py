@@ -10,10 +10,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from wassgrid.transition.axis_kernels import axis_weights
-from wassgrid.transition.compiled import PERIODIC, allocating_nothing, fold
+from wassgrid.transition.compiled import PERIODIC, allocating_nothing, fold, helper
 
 
 class Axes(NamedTuple):
@@ -44,7 +43,7 @@ class Walk(NamedTuple):
     second: np.ndarray  # (d, d, d)
 
 
-@njit(cache=True)
+@helper
 def new_walk(d, width):
     """Allocate the scratch of a walk in d dimensions with at most `width` nodes per axis."""
     return Walk(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from wassgrid.transition.axis_kernels.facts import SNAP, AxisKernel
 from wassgrid.transition.compiled import CLAMP, allocating_nothing
 
@@ -15,7 +13,7 @@ KERNEL = AxisKernel(
 )  # fmt: skip
 
 
-@njit(cache=True, inline="always")
+@allocating_nothing
 def _lagrange(q, u):
     """Cubic Lagrange cardinal function of node q in {0, 1, 2, 3} at u, with its first two derivatives."""
     if q == 0:

@@ -15,7 +15,8 @@ class AxisKernel:
     code: what compiled functions know it by. order: of accuracy in the spacing, None: beyond every order once the noise is
     resolved. nonnegative: its weights are probabilities, so that P is a Markov matrix. least_noise: below it is refused;
     resolving_noise: from it on it is accurate; takes_noise: False where it is for axes without noise only. least_points: of
-    its axis. snaps: noise-free means within SNAP of a node are moved onto it. composes: two of them in turn are one of the summed variance, to rounding.
+    its axis. snaps: noise-free means within SNAP of a node are moved onto it. composes: two of them in turn are one of the summed
+    variance, to rounding.
     """
 
     name: str

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from wassgrid.transition.axis_kernels.facts import SNAP, TAIL, AxisKernel
 from wassgrid.transition.compiled import allocating_nothing
 
@@ -17,12 +15,12 @@ _SQRT2 = math.sqrt(2.0)
 _SQRT2PI = math.sqrt(2.0 * math.pi)
 
 
-@njit(cache=True, inline="always")
+@allocating_nothing
 def _density(z):
     return math.exp(-0.5 * z * z) / _SQRT2PI
 
 
-@njit(cache=True, inline="always")
+@allocating_nothing
 def _cumulative(z):
     return 0.5 * math.erfc(-z / _SQRT2)
 
