@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -13,6 +15,7 @@ from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.policy import ParticlePolicy
+from wassgrid.transition import threads
 from wassgrid.transition.axis_kernels import GAUSSIAN, LINEAR, axis_weights
 from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT
 from wassgrid.transition.expectations import expectations
@@ -207,29 +210,63 @@ def test_enclosures_hold_over_their_boxes(law):
         assert np.all((np.abs(there[1][:, 0]) <= found.slope + 1e-11 * scale)[rows][:, moved])
         rows = found.bounded & found.smooth
         change = np.abs(there[2][:, 0] - centre[2][:, 0])
+        assert np.all((np.abs(there[2][:, 0]) <= found.most + 1e-10 * scale)[rows][:, both])
         assert np.all((change <= found.bend + 1e-10 * scale)[rows][:, both])
 
 
-@pytest.mark.parametrize("law", ["one action on the first axis", "one action on the second axis", "the moved axis leads"])
-def test_the_tabulated_lead_gives_the_general_values(law):
+def without_product(evaluation: Evaluation) -> Evaluation:
+    """The same evaluation on a model that does not know its law as a product."""
+    model = replace(evaluation.model)
+    model.__dict__["product"] = None
+    return replace(evaluation, model=model)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_every_form_of_the_law_gives_the_general_values(law):
     evaluation = evaluation_of(law)
     model = evaluation.model
     low, high = (np.tile(side, (model.grid.size, 1)) for side in model.problem.action_bounds.T)
-    q = ActionValue.build(evaluation, low, high)
-    if law != "the moved axis leads" or q.table is not None:
-        assert q.table is not None
-    general = ActionValue(evaluation, None, q.lead)
+    plain = without_product(evaluation)
+    general, tabulated = ActionValue(plain, None, 0), ActionValue.build(plain, low, high)
+    product = ActionValue.build(evaluation, low, high)
+    assert product.in_product_form == (model.product is not None)
+    assert (tabulated.table is not None) == model.axes.led
     cells = np.arange(model.grid.size)
     actions = low[:, None] + (high - low)[:, None] * np.random.default_rng(2).random((cells.size, 3, 2))
     scale = np.ptp(evaluation.value)
-    np.testing.assert_allclose(q.values(cells, actions), general.values(cells, actions), atol=1e-12 * scale)
-    for fast, slow in zip(q.derivatives(cells, actions[:, 0]), general.derivatives(cells, actions[:, 0]), strict=True):
-        np.testing.assert_allclose(fast, slow, atol=1e-10 * scale)
     mean = model.tables(cells, actions[:, :1], 0).mean[:, 0]
-    radius = np.where(np.arange(2) == q.lead, 0.3, 0.0) * np.ones((cells.size, 1))
-    for fast, slow in zip(q.enclose(cells, mean, radius), general.enclose(cells, mean, radius), strict=True):
-        if fast.ndim == 1:
-            np.testing.assert_allclose(fast, slow, atol=1e-10 * scale)
-        else:
-            lead = (slice(None), *(q.lead,) * (fast.ndim - 1))
-            np.testing.assert_allclose(fast[lead], slow[lead], rtol=1e-9, atol=1e-9 * scale)
+    ranges = model.problem.action_ranges(model.grid.states, low, high, 0).mean[0]
+    moved = (ranges[0] != ranges[1]).any(axis=0)
+    radius = np.where(moved, 0.3, 0.0) * np.ones((cells.size, 1))
+    slow = general.enclose(cells, mean, radius)
+    for q in (tabulated, product):
+        np.testing.assert_allclose(q.values(cells, actions), general.values(cells, actions), atol=1e-12 * scale)
+        for one, other in zip(q.derivatives(cells, actions[:, 0]), general.derivatives(cells, actions[:, 0]), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-10 * scale)
+        found = q.enclose(cells, mean, radius)
+        both = np.ix_(cells, moved, moved)
+        np.testing.assert_allclose(found.value, slow.value, atol=1e-12 * scale)
+        np.testing.assert_allclose(found.gradient[:, moved], slow.gradient[:, moved], atol=1e-11 * scale)
+        np.testing.assert_allclose(found.hessian[both], slow.hessian[both], atol=1e-10 * scale)
+        if moved.sum() == 1:
+            for name in ("floor", "smooth", "bounded"):
+                np.testing.assert_allclose(getattr(found, name), getattr(slow, name), atol=1e-10 * scale)
+            np.testing.assert_allclose(found.slope[:, moved], slow.slope[:, moved], rtol=1e-9, atol=1e-9 * scale)
+            np.testing.assert_allclose(found.bend[both], slow.bend[both], rtol=1e-9, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("law", ["one action on the first axis", "both axes"])
+def test_enclosures_do_not_depend_on_the_number_of_threads(law, monkeypatch):
+    evaluation = evaluation_of(law)
+    model = evaluation.model
+    low, high = (np.tile(side, (model.grid.size, 1)) for side in model.problem.action_bounds.T)
+    mean = model.tables(np.arange(model.grid.size), np.zeros((model.grid.size, 1, 2)), 0).mean[:, 0]
+    cells, radius = np.arange(model.grid.size), np.full((model.grid.size, 2), 0.2)
+    results = []
+    for size in (1, 3):
+        monkeypatch.setattr(threads.TEAM, "size", size)
+        monkeypatch.setattr(threads, "WORTH_WAKING", 0.0)
+        results += [ActionValue.build(some, low, high).enclose(cells, mean, radius) for some in (evaluation, without_product(evaluation))]
+    for one, other in zip(results[:2], results[2:], strict=True):
+        for x, y in zip(one, other, strict=True):
+            assert np.array_equal(x, y)

@@ -9,10 +9,11 @@ import numpy as np
 
 from wassgrid.certificate.enclosure import derivative_combinations, enclose
 from wassgrid.certificate.lead_enclosure import lead_enclosures, lead_expectations, lead_table
+from wassgrid.certificate.product_enclosure import MOST_MOVED, enclose_product
 from wassgrid.certificate.weight_bounds import REACH, TAIL_MASS
 from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.transition.axis_kernels.facts import SNAP
-from wassgrid.transition.compiled import threads_for
+from wassgrid.transition.threads import spread
 
 _TABLE_ENTRIES = 1 << 26  # of E[V | lead axis] kept at most, else it is computed again at every action
 
@@ -38,28 +39,38 @@ def margin(evaluation: Evaluation) -> float:
 
 
 class Enclosure(NamedTuple):
-    """Hold E V(s') around centre means of K boxes of means, and bounds over the boxes (see `enclose`)."""
+    """Hold E V(s') around centre means of K boxes of means, and bounds over the boxes (see `enclose_product`)."""
 
     value: np.ndarray  # (K,)
     gradient: np.ndarray  # (K, d)
     hessian: np.ndarray  # (K, d, d)
     floor: np.ndarray  # (K,)
     slope: np.ndarray  # (K, d)
+    most: np.ndarray  # (K, d, d)
     bend: np.ndarray  # (K, d, d)
     smooth: np.ndarray  # (K,)
     bounded: np.ndarray  # (K,)
+
+    @classmethod
+    def blank(cls, count: int, d: int) -> Enclosure:
+        """Return arrays to be written: slopes and curvatures zero, everything smooth and bounded."""
+        return cls(
+            np.zeros(count), np.zeros((count, d)), np.zeros((count, d, d)), np.zeros(count), np.zeros((count, d)),
+            np.zeros((count, d, d)), np.zeros((count, d, d)), np.ones(count, np.bool_), np.ones(count, np.bool_),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ActionValue:
     """Evaluate Q(s, .) at many actions of every cell, in boxes low, high (cells, m) that hold them all.
 
-    Where actions move one axis only, E V(s') = sum_l omega_l(mean) E[V | lead axis at node l], and the conditional expectations,
-    which no action changes, are tabulated once: an evaluation then costs the nodes of one axis.
+    Where the law is a product everything comes from U (`transition.product_law`), and no array has more than some numbers
+    per cell. Else, where actions move one axis only, E V(s') = sum_l omega_l(mean) E[V | lead axis at node l], and the
+    conditional expectations, which no action changes, are tabulated once. Else the general kernels walk.
     """
 
     evaluation: Evaluation
-    table: np.ndarray | None  # (cells, n_lead), (1, n_lead) in one dimension; None: the general kernels
+    table: np.ndarray | None  # (cells, n_lead), (1, n_lead) in one dimension; None: the product, or the general kernels
     lead: int
 
     @classmethod
@@ -68,6 +79,8 @@ class ActionValue:
         model = evaluation.model
         if model.grid.dimension == 1:
             return cls(evaluation, evaluation.value[None, :], 0)
+        if model.product is not None:
+            return cls(evaluation, None, -1)
         axes = model.axes
         lead = int(axes.order[0])
         if not axes.led or model.grid.size * int(axes.size[lead]) > _TABLE_ENTRIES:
@@ -76,20 +89,27 @@ class ActionValue:
         others = np.arange(model.grid.dimension) != lead
         if np.any(ranges[0][:, others] != ranges[1][:, others]):
             return cls(evaluation, None, lead)
-        with threads_for(model.grid.size * model.reach):
-            table = lead_table(
-                axes, model.width, ranges[0], model.cell_noise, model.coupling, evaluation.value,
-                np.ascontiguousarray(ranges[0][:, lead]), np.ascontiguousarray(ranges[1][:, lead]),
-            )  # fmt: skip
+        table = np.zeros((model.grid.size, int(axes.size[lead])))
+        spread(
+            lead_table, len(table), table.size * model.reach, axes, model.width, ranges[0], model.cell_noise, model.coupling,
+            evaluation.value, np.ascontiguousarray(ranges[0][:, lead]), np.ascontiguousarray(ranges[1][:, lead]), table,
+        )  # fmt: skip
         return cls(evaluation, table, lead)
+
+    @property
+    def in_product_form(self) -> bool:
+        """Whether boxes are enclosed from U."""
+        law = self.evaluation.model.product
+        return self.table is None and law is not None and law.collision.axis.size - law.collision.moved <= MOST_MOVED
 
     def _lead_expectations(self, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
         model, table = self.evaluation.model, self.table
         assert table is not None
-        with threads_for(mean.size * 16):
-            result: np.ndarray = lead_expectations(
-                model.axes, self.lead, model.width, cells, np.ascontiguousarray(mean), model.cell_noise, table, len(table) == 1
-            )
+        result = np.empty((3, *mean.shape))
+        spread(
+            lead_expectations, len(cells), mean.size * 8.0 * model.width, model.axes, self.lead, model.width, cells,
+            np.ascontiguousarray(mean), model.cell_noise, table, len(table) == 1, result,
+        )  # fmt: skip
         return result
 
     def values(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -126,29 +146,41 @@ class ActionValue:
     def enclose(self, cells: np.ndarray, mean: np.ndarray, radius: np.ndarray) -> Enclosure:
         """Enclose E V(s') over boxes of means: centres and radii (K, d) of chosen cells (K,)."""
         model = self.evaluation.model
-        spacing = model.grid.spacing
+        spacing, (count, d) = model.grid.spacing, mean.shape
+        noisiest = model.noise[:1] if model.noise.strides[0] == 0 else model.noise
         # boxes wider than this are not bounded by the kernels
-        reach = np.minimum(radius, REACH * np.maximum(model.noise.max(axis=0), spacing) + spacing)
-        width = model.width + int(np.ceil((2 * reach / spacing).max())) + 4
+        reach = np.minimum(radius, REACH * np.maximum(noisiest.max(axis=0), spacing) + spacing)
+        width = model.width + int(np.ceil((2 * reach / spacing).max(initial=0.0))) + 4
+        found = Enclosure.blank(count, d)
+        if self.in_product_form:
+            law = model.product
+            assert law is not None
+            at = law.collision
+            noise = np.ascontiguousarray(law.noise[cells]) if len(law.noise) > 1 else law.noise
+            spread(
+                enclose_product, count, count * 60.0 * float(width) ** (at.axis.size - at.moved), at, law.reach, width,
+                law.numbers[cells], np.ascontiguousarray(mean), np.ascontiguousarray(radius), noise,
+                self.evaluation.expectation.streamed, *found,
+            )  # fmt: skip
+            return found
         if self.table is None:
             combinations, first, third = derivative_combinations(model.axes.order, np.asarray((radius > 0).any(axis=0)))
-            with threads_for(len(cells) * model.reach):
-                return Enclosure(
-                    *enclose(
-                        model.axes, width, cells, mean, radius, model.cell_noise, model.coupling, self.evaluation.value,
-                        combinations, first, third,
-                    )
-                )  # fmt: skip
-        j, (count, d) = self.lead, mean.shape
-        expected = self._lead_expectations(cells, mean[:, j : j + 1])[:, :, 0]
-        gradient, hessian = np.zeros((count, d)), np.zeros((count, d, d))
-        slope, bend = np.zeros((count, d)), np.zeros((count, d, d))
-        gradient[:, j], hessian[:, j, j] = expected[1], expected[2]
-        with threads_for(count * 32):
-            floor, slope[:, j], third, smooth, bounded = lead_enclosures(
-                model.axes, j, width, cells, np.ascontiguousarray(mean[:, j]), np.ascontiguousarray(radius[:, j]),
-                model.cell_noise, self.table, len(self.table) == 1,
+            found.most[:] = np.inf
+            spread(
+                enclose, count, count * 60.0 * model.reach, model.axes, width, cells, mean, radius, model.cell_noise,
+                model.coupling, self.evaluation.value, combinations, first, third, found.value, found.gradient, found.hessian,
+                found.floor, found.slope, found.bend, found.smooth, found.bounded,
             )  # fmt: skip
-        bend[:, j, j] = third * radius[:, j]
-        floor = np.where(radius[:, j] > 0.0, floor, expected[0])
-        return Enclosure(expected[0], gradient, hessian, floor, slope, bend, smooth, bounded)
+            return found
+        j = self.lead
+        expected = self._lead_expectations(cells, mean[:, j : j + 1])[:, :, 0]
+        found.value[:], found.gradient[:, j], found.hessian[:, j, j] = expected
+        found.floor[:] = expected[0]
+        slope, second, third = np.zeros((3, count))
+        spread(
+            lead_enclosures, count, count * 200.0 * width, model.axes, j, width, cells, np.ascontiguousarray(mean[:, j]),
+            np.ascontiguousarray(radius[:, j]), model.cell_noise, self.table, len(self.table) == 1, found.floor, slope, second,
+            third, found.smooth, found.bounded,
+        )  # fmt: skip
+        found.slope[:, j], found.most[:, j, j], found.bend[:, j, j] = slope, second, third * radius[:, j]
+        return found

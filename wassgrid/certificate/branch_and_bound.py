@@ -217,6 +217,7 @@ class BranchAndBound:
         wide = _hull(np.zeros_like(drift), np.where(expected.bounded[:, None], expected.slope, np.inf))
         e1 = np.stack([np.maximum(near[0], wide[0]), np.minimum(near[1], wide[1])])
         e2 = _hull(expected.hessian, expected.bend)
+        e2 = np.stack([np.maximum(e2[0], -expected.most), np.minimum(e2[1], expected.most)])
         slope, curvature = ranges.cost[1].copy(), ranges.cost[2].copy()
         m1, m2 = ranges.mean[1], ranges.mean[2]
         moving = np.flatnonzero((radius > 0).any(axis=0))

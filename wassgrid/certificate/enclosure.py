@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.weight_bounds import weight_bounds
-from wassgrid.transition.compiled import CHUNKS, PERIODIC, allocating_nothing, fold
+from wassgrid.transition.compiled import PERIODIC, allocating_nothing, fold
 from wassgrid.transition.expectations import expectation
 from wassgrid.transition.walk import fill, new_walk
 
@@ -144,6 +144,14 @@ def _pair_bounds(walk, axes, mean, radius, noise, coupling, f, u, rows, inner, c
                 for e in range(1, taken - q + 1):
                     factor *= spread / e
                 totals[c] += factor * parts[p]
+    if not smooth:
+        # a kink along level 1: |G - G(centre)| <= r sup |G_1| is all that is known
+        axis_bounds(rows[0], start, h, count, u[0], polynomial, parts)
+        for c in range(combinations.shape[0]):
+            if combinations[c, 0] == 1 and combinations[c, 1] == 0:
+                totals[c] = parts[1]
+                for i in range(count):
+                    totals[c] += spread * u[0, 1, i] * rows[3, i]
     for c in range(combinations.shape[0]):
         p, q = combinations[c, 0], combinations[c, 1]
         if p == 0 and q > 0:
@@ -240,47 +248,44 @@ def derivative_combinations(order: np.ndarray, moving: np.ndarray) -> tuple[np.n
     return np.array(list(numbers), dtype=np.int64).reshape(-1, d), first, third
 
 
-@njit(cache=True, parallel=True)
-def enclose(axes, width, cells, mean, radius, noise, coupling, f, combinations, first, third):
+@njit(cache=True, nogil=True)
+def enclose(
+    low, high, axes, width, cells, mean, radius, noise, coupling, f, combinations, first, third,
+    value, gradient, hessian, floor, slope, bend, smooth, bounded,
+):  # fmt: skip
     """Enclose E f(s') over boxes of means, one box per row: cells (K,), centre mean (K, d), radius (K, d).
 
     combinations (C, d), first (d,), third (d, d, d): see `derivative_combinations`. `width`: nodes of the widest box.
 
-    Returns value (K,), gradient (K, d) and Hessian (K, d, d) at the centre; floor (K,), a lower bound of E f over the box;
+    Writes value (K,), gradient (K, d) and Hessian (K, d, d) at the centre; floor (K,), a lower bound of E f over the box;
     slope (K, d), bounds of |dE/dm_j| over the box; bend (K, d, d), bounds of |E_jk(m) - E_jk(centre)| over the box,
     sum_l sup|E_jkl| r_l; smooth (K,), whether the bends hold (else E is Lipschitz with the slopes); bounded (K,), whether
-    the slopes and the floor hold.
+    the slopes and the floor hold. slope and bend are zero before.
     """
-    rows, d = mean.shape
-    value, gradient, hessian = np.empty(rows), np.empty((rows, d)), np.empty((rows, d, d))
-    floor, slope, bend = np.empty(rows), np.zeros((rows, d)), np.zeros((rows, d, d))
-    smooth, bounded = np.empty(rows, np.bool_), np.empty(rows, np.bool_)
+    d = mean.shape[1]
     pair = d > 1
     for j in range(2, d):
         pair = pair and first[axes.order[j]] < 0
-    for c in prange(CHUNKS):
-        low, high = c * rows // CHUNKS, (c + 1) * rows // CHUNKS
-        walk = new_walk(d, width)
-        u = np.zeros((d, 4, width))
-        inner = np.zeros(width)
-        totals, scratch = np.zeros(combinations.shape[0]), np.zeros(22)
-        table = np.zeros((7, width))
-        for r in range(low, high):
-            k = cells[r]
-            value[r] = expectation(walk, axes, mean[r], noise[k], coupling[k], f, 2, gradient[r], hessian[r])
-            if pair and radius[r, axes.order[0]] > 0.0 and radius[r, axes.order[1]] > 0.0:
-                smooth[r], bounded[r], floor[r] = _pair_bounds(
-                    walk, axes, mean[r], radius[r], noise[k], coupling[k], f, u, table, inner, combinations, totals, scratch
-                )
-            else:
-                smooth[r], bounded[r], floor[r] = _bounds(
-                    walk, axes, mean[r], radius[r], noise[k], coupling[k], f, value[r], u, inner, combinations, totals, scratch
-                )
-            for j in range(d):
-                if first[j] >= 0:
-                    slope[r, j] = totals[first[j]]
-                for l in range(d):
-                    for i in range(d):
-                        if third[j, l, i] >= 0:
-                            bend[r, j, l] += totals[third[j, l, i]] * radius[r, i]
-    return value, gradient, hessian, floor, slope, bend, smooth, bounded
+    walk = new_walk(d, width)
+    u = np.zeros((d, 4, width))
+    inner = np.zeros(width)
+    totals, scratch = np.zeros(combinations.shape[0]), np.zeros(22)
+    table = np.zeros((7, width))
+    for r in range(low, high):
+        k = cells[r]
+        value[r] = expectation(walk, axes, mean[r], noise[k], coupling[k], f, 2, gradient[r], hessian[r])
+        if pair and radius[r, axes.order[0]] > 0.0 and radius[r, axes.order[1]] > 0.0:
+            smooth[r], bounded[r], floor[r] = _pair_bounds(
+                walk, axes, mean[r], radius[r], noise[k], coupling[k], f, u, table, inner, combinations, totals, scratch
+            )
+        else:
+            smooth[r], bounded[r], floor[r] = _bounds(
+                walk, axes, mean[r], radius[r], noise[k], coupling[k], f, value[r], u, inner, combinations, totals, scratch
+            )
+        for j in range(d):
+            if first[j] >= 0:
+                slope[r, j] = totals[first[j]]
+            for l in range(d):
+                for i in range(d):
+                    if third[j, l, i] >= 0:
+                        bend[r, j, l] += totals[third[j, l, i]] * radius[r, i]

@@ -298,7 +298,8 @@ class Expectation:
     function: np.ndarray
 
     @cached_property
-    def _streamed(self) -> np.ndarray:
+    def streamed(self) -> np.ndarray:
+        """U of a law in product form."""
         assert self.model.product is not None
         return self.model.product.prepared(self.function)
 
@@ -321,7 +322,7 @@ class Expectation:
         first = np.empty(shape) if gradient is None else gradient
         second = np.empty((*shape, shape[-1])) if hessian is None else hessian
         if model.product is not None:
-            return model.product.expectations(self._streamed, cells, mean, first, second)
+            return model.product.expectations(self.streamed, cells, mean, first, second)
         return expectations(
             model.axes, model.width, cells, mean, first, second, model.cell_noise, model.coupling, self.function,
             mean.shape[0] * mean.shape[1] * model.reach,
