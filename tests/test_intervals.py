@@ -56,8 +56,9 @@ def test_ranges_hold_every_value(text):
 @pytest.mark.parametrize(
     ("text", "low", "high", "order"),
     [
-        ("abs(x)", -1, 1, 1), ("abs(x)", 0, 1, 2), ("abs(x)", -2, -1, 2),
-        ("max(x, 0.5)", 0, 1, 1), ("max(x, 0.5)", 0.5, 1, 2), ("clip(x, -1, 1)", -0.9, 0.9, 2), ("clip(x, -1, 1)", 0, 2, 1),
+        ("abs(x)", -1, 1, 1), ("abs(x)", 0, 1, 1), ("abs(x)", -1, 0, 1), ("abs(x)", -2, -1, 2),
+        ("max(x, 0.5)", 0, 1, 1), ("max(x, 0.5)", 0.5, 1, 1), ("max(x, 0.5)", 0.6, 1, 2), ("min(x, 0.5)", 0, 0.5, 1), ("where(x > 0, x, 1)", -1, 0, 2),
+        ("clip(x, -1, 1)", -0.9, 0.9, 2), ("clip(x, -1, 1)", 0, 2, 1),
         ("sign(x)", -1, 1, 0), ("sign(x)", 0.1, 1, 2), ("mod(x, 2)", 0.5, 1.5, 2), ("mod(x, 2)", 1.5, 2.5, 0),
         ("where(x > 0, x, -x)", -1, 1, 0), ("where(x > 0, abs(x - 1), 3)", 0.5, 1.5, 1), ("sin(x)**2 + abs(x)*x", -1, 1, 1),
         ("atan2(x, -1)", -1, 1, 0), ("atan2(x, 1)", -1, 1, 2),
@@ -129,3 +130,25 @@ def test_action_ranges_hold_the_tables():
     assert kinked.any()
     assert not kinked.all()
     np.testing.assert_array_equal(ranges.smoothness, np.where(kinked, 1, 2))
+
+
+@pytest.mark.parametrize("exponent", [-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0])
+def test_powers_of_arrays_of_exponents_hold_every_value(exponent):
+    """`a**s` with s a state: an even power is not monotone, an odd one is, and others are not defined below zero."""
+    for low, high in ((-1.0, 2.0), (-2.0, -1.0), (-1.0, 0.0), (0.0, 2.0), (0.5, 2.0)):
+        with np.errstate(all="ignore"):
+            found = Interval(np.array([low]), np.array([high])) ** np.array([exponent])
+            values = np.power(np.linspace(low, high, 301), exponent)
+        defined = values[np.isfinite(values)]
+        assert found.lower[0] <= defined.min(initial=np.inf) + 1e-12
+        assert found.upper[0] >= defined.max(initial=-np.inf) - 1e-12
+        if not np.isfinite(values).all():
+            assert not (np.isfinite(found.lower[0]) and np.isfinite(found.upper[0]))
+
+
+def test_the_remainder_counts_whole_turns_exactly():
+    """49 (1/49) < 1 in floating point."""
+    for turns in range(1, 60):
+        found = intervals.mod(Interval(np.array([49.0 * turns]), np.array([49.0 * turns + 1.0])), 49.0)
+        assert found.lower[0] == 0.0
+        assert found.upper[0] == 1.0

@@ -1,5 +1,10 @@
-"""A certificate of global optimality: a proven lower bound on the best possible J of the discretised problem."""
+"""A certificate of global optimality: a proven lower bound on the best possible J of the discretised problem.
 
-from wassgrid.certificate.bound import BestActions, Certificate, certify, find_best
+`find_best` searches, `cheap_bracket` brackets with what was found, `certify` proves.
+"""
 
-__all__ = ["BestActions", "Certificate", "certify", "find_best"]
+from wassgrid.certificate.best_actions import BestActions, find_best
+from wassgrid.certificate.bound import Certificate, certify
+from wassgrid.certificate.bracket import Bracket, cheap_bracket, residual
+
+__all__ = ["BestActions", "Bracket", "Certificate", "certify", "cheap_bracket", "find_best", "residual"]

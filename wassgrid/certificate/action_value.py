@@ -18,11 +18,16 @@ from wassgrid.transition.threads import spread
 _TABLE_ENTRIES = 1 << 26  # of E[V | lead axis] kept at most, else it is computed again at every action
 
 
+def touch(nodes: np.ndarray) -> float:
+    """Return how near to the end of a clamped axis a mean counts as on it: rounding."""
+    return 1e-14 * float(np.abs(nodes).max() + np.ptp(nodes))
+
+
 def margin(evaluation: Evaluation) -> float:
     """Return by how much a computed Q(s, .) may differ from a smooth function of the action.
 
-    Rounding; nodes at the edge of a kernel's tail, which enter and leave as the mean moves; and means without noise that are
-    moved onto a node nearby.
+    Rounding; nodes at the edge of a kernel's tail, which enter and leave as the mean moves; means without noise that are moved
+    onto a node nearby; and means beyond a clamped end that count as on it.
     """
     model = evaluation.model
     value = evaluation.value.reshape(model.grid.shape)
@@ -31,10 +36,12 @@ def margin(evaluation: Evaluation) -> float:
         led_elsewhere = model.axes.led and j != model.axes.order[0]
         kernel = model.axis_kernels[j]
         # of kernels that are not Markov nothing is proven
-        if not led_elsewhere and kernel.snaps and kernel.nonnegative and not model.noise[:, j].all():
+        snaps = not led_elsewhere and kernel.snaps and kernel.nonnegative and not model.noise[:, j].all()
+        touched = touch(model.grid.axes[j]) / float(model.grid.spacing[j]) if model.grid.boundary[j] == "clamp" else 0.0
+        if snaps or touched:
             ends = (slice(None),) * j
             steps = np.abs(np.diff(value, axis=j, append=value[(*ends, slice(1))]))
-            result += SNAP * float(steps.max())
+            result += (SNAP * snaps + touched) * float(steps.max())
     return result
 
 

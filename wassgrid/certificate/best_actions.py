@@ -7,11 +7,52 @@ from dataclasses import dataclass
 import numpy as np
 
 from wassgrid.certificate.action_value import ActionValue
-from wassgrid.evaluation import rounding
+from wassgrid.certificate.search_box import search_box
+from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.method.box_step import newton_candidates
+from wassgrid.problem.control_problem import ProblemError
 
 PROBES = 9  # actions per cell that start the search for the best one
+_CHUNK = 1 << 15  # cells searched at once
 _DESCENT = 40  # steps at most from the best probe to its local minimum
+
+
+@dataclass(frozen=True)
+class BestActions:
+    """Hold the best action of every cell that was found, V frozen; nothing is proven of it.
+
+    | name      | shape      | meaning                                                                                |
+    |-----------|------------|----------------------------------------------------------------------------------------|
+    | actions   | (cells, m) | best action found                                                                      |
+    | values    | (cells,)   | its Q                                                                                  |
+    | low, high | (cells, m) | ends of the boxes that were searched (`search_box`); may be read-only views            |
+    | assumed   |            | what was assumed of actions outside, empty: nothing                                    |
+    | coercive  |            | whether no better action is outside, given what was assumed                            |
+    """
+
+    actions: np.ndarray
+    values: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    assumed: str
+    coercive: bool
+
+
+def find_best(evaluation: Evaluation) -> BestActions:
+    """Search the best action of every cell: the best particle, probes of the whole box, then descent of Q.
+
+    Where cost or law are not finite at an action tried, the best particles are returned, and `assumed` says why.
+    """
+    try:
+        low, high, assumed, coercive = search_box(evaluation)
+        actions, values = best_actions(ActionValue.build(evaluation, low, high), low, high)
+        return BestActions(actions, values, low, high, assumed, coercive)
+    except ProblemError as error:
+        cells = np.arange(evaluation.policy.grid.size)
+        best = evaluation.q.argmin(axis=1)
+        low, high = (np.broadcast_to(side, (cells.size, side.size)) for side in evaluation.model.problem.action_bounds.T)
+        actions = evaluation.policy.actions[cells, best]
+        return BestActions(actions, evaluation.q[cells, best], low, high, str(error), False)
 
 
 def probe_actions(
@@ -43,41 +84,71 @@ def probe_actions(
 def best_actions(q: ActionValue, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the best action found in every cell, (cells, m), and its Q, (cells,).
 
-    The best of the particles and of the probe actions, then descent from it.
+    The best of the particles and of the probe actions, then descent from it; some cells after the others.
     """
     evaluation = q.evaluation
-    cells = np.arange(len(low))
-    first = evaluation.q.argmin(axis=1)
-    point = _Point(
-        evaluation.policy.actions[cells, first].copy(),
-        evaluation.q[cells, first].copy(),
-        evaluation.q_gradient[cells, first].copy(),
-        evaluation.q_hessian[cells, first].copy(),
-    )
+    actions, values = np.empty(low.shape), np.empty(len(low))
+    for start in range(0, len(low), _CHUNK):
+        cells = np.arange(start, min(start + _CHUNK, len(low)))
+        first = evaluation.q[cells].argmin(axis=1)
+        point = _Point(
+            cells,
+            evaluation.policy.actions[cells, first],
+            evaluation.q[cells, first],
+            evaluation.q_gradient[cells, first],
+            evaluation.q_hessian[cells, first],
+        )
+        _probe(q, point, low[cells], high[cells])
+        (_descend_on_line if low.shape[1] == 1 else _descend)(q, point, low[cells], high[cells])
+        actions[cells], values[cells] = point.actions, point.value
+    return actions, values
+
+
+def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> None:
+    """Replace points by better probes.
+
+    The ends (and the middle) of the boxes first; all probes only where Q there is not what its quadratic model at the point
+    says, up to half, or where one of them is better.
+    """
+    evaluation = q.evaluation
     bounded = np.asarray(np.isfinite(evaluation.model.problem.action_bounds).all(axis=1))
     probes = probe_actions(low, high, point.actions, bounded)
-    probed = q.values(cells, probes)
-    best = probed.argmin(axis=1)
-    better = np.flatnonzero(probed[cells, best] < point.value - rounding(evaluation))
-    point.actions[better] = probes[better, best[better]]
-    point.put(better, point.actions[better], q.derivatives(better, point.actions[better]))
-    (_descend_on_line if low.shape[1] == 1 else _descend)(q, point, low, high)
-    return point.actions, point.value
+    count, m = probes.shape[1:]
+    ends = np.zeros(count, bool)
+    ends[[0, count // 2, -1] if m == 1 else range(2**m if m <= 3 else count)] = True
+    rows = np.arange(len(low))
+    least = rounding(evaluation)
+    for stage in (ends, ~ends):
+        tried = probes[rows][:, stage]
+        if tried.size == 0:
+            return
+        found = q.values(point.cells[rows], tried)
+        best = found.argmin(axis=1)
+        move = tried - point.actions[rows, None]
+        with np.errstate(invalid="ignore"):
+            rise = np.einsum("kpa,ka->kp", move, point.gradient[rows])
+            rise += 0.5 * np.einsum("kpa,kab,kpb->kp", move, point.hessian[rows], move)
+            expected = np.abs(found - point.value[rows, None] - rise) <= 0.5 * rise + least
+        better = np.flatnonzero(found[np.arange(rows.size), best] < point.value[rows] - least)
+        chosen = tried[better, best[better]]
+        point.put(rows[better], chosen, q.derivatives(point.cells[rows[better]], chosen))
+        rows = rows[~expected.all(axis=1)]
 
 
 @dataclass
 class _Point:
-    """One action of every cell: actions (cells, m), Q, its gradient and its Hessian there."""
+    """One action of some cells (K,): actions (K, m), Q, its gradient and its Hessian there."""
 
+    cells: np.ndarray
     actions: np.ndarray
     value: np.ndarray
     gradient: np.ndarray
     hessian: np.ndarray
 
-    def put(self, cells: np.ndarray, actions: np.ndarray, derivatives: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-        """Replace the actions of some cells."""
-        self.actions[cells] = actions
-        self.value[cells], self.gradient[cells], self.hessian[cells] = derivatives
+    def put(self, rows: np.ndarray, actions: np.ndarray, derivatives: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        """Replace the actions of some rows."""
+        self.actions[rows] = actions
+        self.value[rows], self.gradient[rows], self.hessian[rows] = derivatives
 
 
 def _descend_on_line(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> None:
@@ -113,7 +184,7 @@ def _descend_on_line(q: ActionValue, point: _Point, low: np.ndarray, high: np.nd
         cells, trial, a = cells[useful], trial[useful], a[useful]
         if cells.size == 0:
             return
-        found = q.derivatives(cells, trial[:, None])
+        found = q.derivatives(point.cells[cells], trial[:, None])
         lower = found[0] < point.value[cells]
         failures[cells] = np.where(lower, 0, failures[cells] + 1)
         tried = np.stack([trial, found[0], found[1][:, 0]])
@@ -140,7 +211,7 @@ def _descend(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -
         origin = point.actions[cells]
         fell = np.zeros(cells.size, bool)
         for _ in range(_DESCENT):
-            trial = q.values(cells[pending], target[pending][:, None, :])[:, 0]
+            trial = q.values(point.cells[cells[pending]], target[pending][:, None, :])[:, 0]
             down = trial < point.value[cells[pending]]
             fell[pending[down]] = True
             pending = pending[~down]
@@ -148,4 +219,4 @@ def _descend(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -
                 break
             target[pending] = origin[pending] + 0.25 * (target[pending] - origin[pending])
         cells, target = cells[fell], target[fell]
-        point.put(cells, target, q.derivatives(cells, target))
+        point.put(cells, target, q.derivatives(point.cells[cells], target))

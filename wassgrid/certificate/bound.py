@@ -14,14 +14,13 @@ derivatives of cost and mean, and from bounds on the kernels' derivatives (`weig
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from wassgrid.certificate.action_value import ActionValue, margin
-from wassgrid.certificate.best_actions import PROBES, best_actions
+from wassgrid.certificate.best_actions import PROBES, BestActions, find_best
 from wassgrid.certificate.branch_and_bound import BranchAndBound
-from wassgrid.certificate.search_box import search_box
 from wassgrid.evaluation import Evaluation
 from wassgrid.problem.control_problem import ProblemError
 
@@ -34,7 +33,7 @@ class Certificate:
     |--------------|------------|----------------------------------------------------------------------------------------|
     | lower_bound  |            | J* is not below it                                                                     |
     | gap          |            | J - lower_bound                                                                        |
-    | slack        | (cells,)   | lower bounds of min_a Q - V, sharp where they decide on lower_bound; at most about 0   |
+    | slack        | (cells,)   | lower bounds of min_a Q - V, sharp where they decide on lower_bound                   |
     | best_actions | (cells, m) | best action found                                                                      |
     | best_values  | (cells,)   | its Q                                                                                  |
 
@@ -53,87 +52,56 @@ class Certificate:
     times: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class BestActions:
-    """The best action found in every cell, actions (cells, m), values (cells,) its Q, and the boxes low, high (cells, m) searched."""
-
-    actions: np.ndarray
-    values: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    assumed: str
-    coercive: bool
-
-
-def find_best(evaluation: Evaluation) -> BestActions:
-    """Find the best action of every cell."""
-    try:
-        return _found(evaluation)
-    except ProblemError as error:
-        cells, m = np.arange(evaluation.policy.grid.size), evaluation.policy.action_dimension
-        best = evaluation.q.argmin(axis=1)
-        actions = evaluation.policy.actions[cells, best]
-        return BestActions(actions, evaluation.q[cells, best], actions, actions, str(error), False)
-
-
-def _found(evaluation: Evaluation) -> BestActions:
-    low, high, assumed, coercive = search_box(evaluation)
-    return BestActions(*best_actions(ActionValue.build(evaluation, low, high), low, high), low, high, assumed, coercive)
-
-
-def certify(evaluation: Evaluation, tolerance: float | None = None, found: BestActions | None = None) -> Certificate:
+def certify(
+    evaluation: Evaluation, tolerance: float | None = None, found: BestActions | None = None
+) -> Certificate:
     """Bound the optimal J from below, with the V of a policy, and find the best action of every cell.
 
     tolerance: width, in units of J, to which the bound need not be sharp near the optimum (default: 1e-12 of the size of
-    V); away from it, half of the gap. Guaranteed for kernels that give Markov matrices (nonnegative weights). Where
-    actions are unbounded, the cost must be seen to grow: beyond some distance from the particles it alone exceeds what is
-    reached (`search_box`). Nothing is proven where cost or law are not finite for all actions searched.
+    V); away from it, half of the gap. found: what `find_best` found for the same evaluation (default: searched here).
+
+    Holds for any V, exact or not; for the discounted criterion `evaluation.objective` must be (1 - g) rho V of this V. Guaranteed
+    for kernels that give Markov matrices (nonnegative weights). Where actions are unbounded, the cost must be seen to grow:
+    beyond some distance from the particles it alone exceeds what is reached (`search_box`). Nothing is proven where cost or
+    law are not finite for all actions searched.
     """
     began = time.perf_counter()
+    found = find_best(evaluation) if found is None else found
+    searched = time.perf_counter()
     try:
-        return _search_and_bound(evaluation, tolerance, began, found)
+        certificate = _bounded(evaluation, found, tolerance)
     except ProblemError as error:
-        return _nothing_proven(evaluation, str(error), time.perf_counter() - began)
+        certificate = _nothing_proven(found, str(error))
+    times = {"search": searched - began, "proof": time.perf_counter() - searched}
+    return replace(certificate, times=times)
 
 
-def _nothing_proven(evaluation: Evaluation, reason: str, seconds: float) -> Certificate:
-    """Return the best particle of every cell, without a bound."""
-    cells = np.arange(evaluation.policy.grid.size)
-    best = evaluation.q.argmin(axis=1)
-    return Certificate(
-        -np.inf, np.inf, np.full(cells.size, -np.inf), evaluation.policy.actions[cells, best], evaluation.q[cells, best],
-        False, reason, 0, {"search": seconds},
-    )  # fmt: skip
+def _nothing_proven(found: BestActions, reason: str) -> Certificate:
+    """Return the best action known of every cell, without a bound."""
+    slack = np.full(found.values.size, -np.inf)
+    return Certificate(-np.inf, np.inf, slack, found.actions, found.values, False, reason, 0)
 
 
-def _search_and_bound(
-    evaluation: Evaluation, tolerance: float | None, began: float, best: BestActions | None
-) -> Certificate:
-    scale = float(np.abs(evaluation.cost).max() + np.abs(evaluation.value).max())
+def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None) -> Certificate:
     if tolerance is None:
-        tolerance = 1e-12 * scale
-    best = find_best(evaluation) if best is None else best
-    low, high, assumed, coercive = best.low, best.high, best.assumed, best.coercive
-    q = ActionValue.build(evaluation, low, high)
-    actions, values = best.actions.copy(), best.values.copy()
-    found = time.perf_counter()
-    cells = np.arange(evaluation.policy.grid.size)
+        tolerance = 1e-12 * float(np.abs(evaluation.cost).max() + np.abs(evaluation.value).max())
+    actions, values = found.actions, found.values
     markov = evaluation.model.markov
     if markov:
-        proof = BranchAndBound(q, low, high, actions, values, tolerance)
+        q = ActionValue.build(evaluation, found.low, found.high)
+        proof = BranchAndBound(q, found.low, found.high, actions.copy(), values.copy(), tolerance)
         proof.run()
-        lower, boxes = proof.lower - margin(evaluation), proof.boxes
-        method = f"branch and bound over {boxes} action boxes in {cells.size} cells"
+        actions, values = proof.actions, proof.values
+        slack, boxes = proof.lower - (evaluation.value + margin(evaluation)), proof.boxes
+        method = f"branch and bound over {boxes} action boxes in {values.size} cells"
     else:
-        lower, boxes = values, 0
+        slack, boxes = values - evaluation.value, 0
         signed = next(kernel.name for kernel in evaluation.model.axis_kernels if not kernel.nonnegative)
         method = f"best of {PROBES} actions per cell and Newton steps from it: the {signed} kernel is not a Markov matrix"
-    if assumed:
-        method += f"; {assumed}"
-    slack = lower - evaluation.value
+    if found.assumed:
+        method += f"; {found.assumed}"
     # average: V is relative and Q holds - J;  discounted: (1 - g) rho V = J
-    bound = evaluation.anchor + float(slack.min())
-    times = {"search": found - began, "proof": time.perf_counter() - found}
+    bound = evaluation.objective + float(slack.min())
     return Certificate(
-        bound, evaluation.objective - bound, slack, actions, values, markov and coercive, method, boxes, times
+        bound, evaluation.objective - bound, slack, actions, values, markov and found.coercive, method, boxes
     )

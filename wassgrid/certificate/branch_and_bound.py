@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from wassgrid.certificate.action_value import ActionValue, Enclosure
+from wassgrid.certificate.action_value import ActionValue, Enclosure, touch
 from wassgrid.evaluation import rounding
 from wassgrid.problem.control_problem import ActionRanges
 
@@ -41,16 +43,41 @@ class Boxes:
     def __getitem__(self, rows: np.ndarray) -> Boxes:
         return Boxes(self.cells[rows], self.low[rows], self.high[rows], self.point[rows], self.central[rows])
 
+    @classmethod
+    def joined(cls, parts: Sequence[Boxes]) -> Boxes:
+        names = ("cells", "low", "high", "point", "central")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
 
 @dataclass
 class Bounded:
-    """What is known on boxes: lower bound of Q (K,), Q at the point, curvature there and its lower bound (K, m), smooth (K,)."""
+    """What is known on boxes: lower bound of Q (K,), Q at the point, curvature there and its lower bound (K, m), smooth (K,).
+
+    side, cut (K,): the action at whose value `cut` the law has a kink, -1: none is known.
+    """
 
     lower: np.ndarray
     value: np.ndarray
     curvature: np.ndarray
     least_curvature: np.ndarray
     smooth: np.ndarray
+    side: np.ndarray
+    cut: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> Bounded:
+        return Bounded(
+            self.lower[rows], self.value[rows], self.curvature[rows], self.least_curvature[rows], self.smooth[rows],
+            self.side[rows], self.cut[rows],
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, parts: Sequence[Bounded]) -> Bounded:
+        names = ("lower", "value", "curvature", "least_curvature", "smooth", "side", "cut")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def _joined(parts: Sequence[tuple[Boxes, Bounded]]) -> tuple[Boxes, Bounded]:
+    return Boxes.joined([boxes for boxes, _ in parts]), Bounded.joined([found for _, found in parts])
 
 
 class BranchAndBound:
@@ -76,29 +103,48 @@ class BranchAndBound:
         self.lower = np.full(values.size, np.inf)
         self.boxes = 0
         self.least_value = float(evaluation.value.min())
-        cells = np.arange(values.size)
-        self.open = Boxes(cells, low, high, actions.copy(), np.ones(cells.size, bool))
+        self.low, self.high = low, high
+        self.gap, self.worst, self.budget = 0.0, np.inf, 0
 
     def run(self) -> None:
-        """Split boxes until all are done, or the budget is spent: then the bound holds what the open ones allow."""
-        value = self.evaluation.value
-        boxes = self.open
-        budget = _BOXES[min(boxes.low.shape[1], 3) - 1] * value.size + 10_000
+        """Split boxes until all are done, or the budget is spent: then the bound holds what the open ones allow.
+
+        In chunks: beyond the results nothing is kept but the boxes that are open.
+        """
+        value, cells, m = self.evaluation.value, self.values.size, self.actions.shape[1]
+        self.gap = float((self.values - value).min())
+        self.budget = _BOXES[min(m, 3) - 1] * cells + 10_000
+        # one box for every cell, about its best action
+        waiting = []
+        for start in range(0, cells, _CHUNK):
+            some = np.arange(start, min(start + _CHUNK, cells))
+            whole = Boxes(some, self.low[some], self.high[some], self.actions[some].copy(), np.ones(some.size, bool))
+            waiting.append(self._examined(whole))
         for _ in range(_ROUNDS):
-            found = self.bounded(boxes)
-            self.boxes += boxes.cells.size
-            self._learn(boxes, found)
-            gap = float((self.values - value).min())
-            level = value + gap - max(self.tolerance, -_LOOSENESS * gap)
-            tiny = (boxes.high - boxes.low).max(axis=1) <= 1e-13 * (1.0 + np.abs(boxes.point).max(axis=1))
-            spent = self.boxes > budget
-            done = (found.lower >= level[boxes.cells]) | tiny | spent
-            np.minimum.at(self.lower, boxes.cells[done], found.lower[done])
-            rest = np.flatnonzero(~done)
-            if rest.size == 0:
+            boxes = self._split(*_joined(waiting))
+            if boxes.cells.size == 0:
                 return
-            boxes = self._split(boxes[rest], found, rest)
-        np.minimum.at(self.lower, boxes.cells, self.bounded(boxes).lower)
+            waiting = [
+                self._examined(boxes[np.arange(start, min(start + _CHUNK, boxes.cells.size))])
+                for start in range(0, boxes.cells.size, _CHUNK)
+            ]
+        rest, found = _joined(waiting)
+        np.minimum.at(self.lower, rest.cells, found.lower)
+
+    def _examined(self, boxes: Boxes) -> tuple[Boxes, Bounded]:
+        """Bound boxes, write down what is done, and return those that are open."""
+        found = self.bounded(boxes)
+        self.boxes += boxes.cells.size
+        self._learn(boxes, found)
+        value = self.evaluation.value[boxes.cells]
+        # no cell need be sharper than allowed, or than one that is done
+        allowed = min(self.gap - max(self.tolerance, -_LOOSENESS * self.gap), self.worst)
+        tiny = (boxes.high - boxes.low).max(axis=1) <= 1e-13 * (1.0 + np.abs(boxes.point).max(axis=1))
+        done = (found.lower >= value + allowed) | tiny | (self.boxes > self.budget)
+        np.minimum.at(self.lower, boxes.cells[done], found.lower[done])
+        self.worst = min(self.worst, float((found.lower - value)[done].min(initial=np.inf)))
+        rest = np.flatnonzero(~done)
+        return boxes[rest], found[rest]
 
     def _learn(self, boxes: Boxes, found: Bounded) -> None:
         """Keep better actions met at the points of boxes."""
@@ -107,17 +153,25 @@ class BranchAndBound:
         better = better[np.argsort(-found.value[better], kind="stable")]
         self.values[boxes.cells[better]] = found.value[better]
         self.actions[boxes.cells[better]] = boxes.point[better]
+        known = self.values[boxes.cells[better]] - self.evaluation.value[boxes.cells[better]]
+        self.gap = min(self.gap, float(known.min(initial=np.inf)))
 
-    def _split(self, boxes: Boxes, found: Bounded, rest: np.ndarray) -> Boxes:
-        """Cut a box in the middle of its most curved side; a central one into a smaller one about its point, and slabs."""
-        curvature, least = found.curvature[rest], found.least_curvature[rest]
+    def _split(self, boxes: Boxes, found: Bounded) -> Boxes:
+        """Cut boxes.
+
+        One with a kink known inside is cut there. Others: in the middle of the most curved side; a central one into a smaller one
+        about its point, and slabs.
+        """
+        kinked = found.side >= 0
+        parts = [self._split_at_kinks(boxes[kinked], found[kinked])]
+        boxes, found = boxes[~kinked], found[~kinked]
+        curvature, least = found.curvature, found.least_curvature
         below, above = boxes.point - boxes.low, boxes.high - boxes.point
         side = np.maximum(below, above)
         with np.errstate(divide="ignore", invalid="ignore"):
             # the lower bound of the curvature falls about linearly with the radius: half of where it meets zero
             ratio = np.clip(np.nan_to_num(0.5 * curvature / (curvature - least), nan=0.25), 1 / 16, 1 / 2)
-        ratio = np.where((curvature > 0) & found.smooth[rest][:, None], ratio, 0.25)
-        parts = []
+        ratio = np.where((curvature > 0) & found.smooth[:, None], ratio, 0.25)
         inner = boxes.central
         if inner.any():
             low, high = boxes.low[inner].copy(), boxes.high[inner].copy()
@@ -145,9 +199,19 @@ class BranchAndBound:
                 low, high = outer.low.copy(), outer.high.copy()
                 (low if upper else high)[rows, axis] = middle
                 parts.append(Boxes(outer.cells, low, high, 0.5 * (low + high), outer.central))
-        return Boxes(
-            *(np.concatenate([getattr(p, k) for p in parts]) for k in ("cells", "low", "high", "point", "central"))
-        )
+        return Boxes.joined(parts)
+
+    def _split_at_kinks(self, boxes: Boxes, found: Bounded) -> Boxes:
+        """Cut boxes in two where `found` says; the part that holds the point keeps it."""
+        rows, parts = np.arange(boxes.cells.size), []
+        place = boxes.point[rows, found.side]
+        for upper in (False, True):
+            low, high = boxes.low.copy(), boxes.high.copy()
+            (low if upper else high)[rows, found.side] = found.cut
+            holds = (place >= found.cut) if upper else (place < found.cut)
+            point = np.where(holds[:, None], boxes.point, 0.5 * (low + high))
+            parts.append(Boxes(boxes.cells, low, high, point, boxes.central & holds))
+        return Boxes.joined(parts)
 
     def bounded(self, boxes: Boxes) -> Bounded:
         """Bound Q on boxes from below."""
@@ -155,12 +219,7 @@ class BranchAndBound:
             self._bounded_chunk(boxes[np.arange(start, min(start + _CHUNK, boxes.cells.size))])
             for start in range(0, boxes.cells.size, _CHUNK)
         ]
-        return Bounded(
-            *(
-                np.concatenate([getattr(c, k) for c in chunks])
-                for k in ("lower", "value", "curvature", "least_curvature", "smooth")
-            )
-        )
+        return Bounded.joined(chunks)
 
     def _bounded_chunk(self, boxes: Boxes) -> Bounded:
         """Bound Q on boxes from below by Taylor polynomials about their points.
@@ -175,8 +234,8 @@ class BranchAndBound:
         assert tables.cost_gradient is not None and tables.cost_hessian is not None
         mean, slope = tables.mean[:, 0], tables.mean_gradient[:, 0]
         ranges = model.problem.action_ranges(model.grid.states[boxes.cells], boxes.low, boxes.high)
-        radius = np.maximum(ranges.mean[0][1] - mean, mean - ranges.mean[0][0])
-        radius = np.where(ranges.mean[0][1] > ranges.mean[0][0], np.maximum(radius, 0.0), 0.0)
+        side, cut = self._kinks(boxes, mean, slope, ranges)
+        mean, radius = self._one_sided(mean, ranges)
         expected = self.q.enclose(boxes.cells, mean, radius)
         value = tables.cost[:, 0] - offset + g * expected.value
         gradient = tables.cost_gradient[:, 0] + g * np.einsum("kj,kja->ka", expected.gradient, slope)
@@ -201,7 +260,57 @@ class BranchAndBound:
         lower = np.fmax(np.where(smooth, second, -np.inf), np.where(lipschitz, first, -np.inf))
         lower = np.fmax(np.nan_to_num(lower, nan=-np.inf), np.nan_to_num(zeroth, nan=-np.inf))
         at_point = np.einsum("kaa->ka", hessian)
-        return Bounded(lower, value, at_point, np.nan_to_num(least[0], nan=-np.inf), smooth)
+        return Bounded(lower, value, at_point, np.nan_to_num(least[0], nan=-np.inf), smooth, side, cut)
+
+    def _one_sided(self, mean: np.ndarray, ranges: ActionRanges) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and radii (K, d) of the boxes of means, those that only touch the end of a clamped axis on one side of it.
+
+        Inside, the mean is moved onto the axis by rounding at most; outside E V does not depend on it: no radius.
+        """
+        low, high = ranges.mean[0]
+        mean, low, high = mean.copy(), low.copy(), high.copy()
+        for j, (bottom, top, slack) in self._ends.items():
+            inside = (low[:, j] >= bottom - slack) & (high[:, j] <= top + slack)
+            for column in (mean, low, high):
+                column[:, j] = np.where(inside, np.clip(column[:, j], bottom, top), column[:, j])
+            below, above = ~inside & (high[:, j] <= bottom + slack), ~inside & (low[:, j] >= top - slack)
+            outside = np.where(below, bottom - (top - bottom), top + (top - bottom))
+            for column in (mean, low, high):
+                column[:, j] = np.where(below | above, outside, column[:, j])
+        radius = np.maximum(high - mean, mean - low)
+        return mean, np.where(high > low, np.maximum(radius, 0.0), 0.0)
+
+    def _kinks(
+        self, boxes: Boxes, mean: np.ndarray, slope: np.ndarray, ranges: ActionRanges
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the action (K,) that moves a mean over the end of a clamped axis in the box, -1: none, and its value there.
+
+        slope (K, d, m): of the means at the points; exact where the mean is affine in that action alone, else a guess.
+        """
+        side, cut = np.full(boxes.cells.size, -1), np.zeros(boxes.cells.size)
+        low, high = ranges.mean[0]
+        width, rows = boxes.high - boxes.low, np.arange(boxes.cells.size)
+        for j, (bottom, top, slack) in self._ends.items():
+            for end in (bottom, top):
+                a = (np.abs(slope[:, j]) * width).argmax(axis=1)
+                with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                    place = boxes.point[rows, a] + (end - mean[:, j]) / slope[rows, j, a]
+                    nearest = np.minimum(place - boxes.low[rows, a], boxes.high[rows, a] - place)
+                    crossing = (low[:, j] < end - slack) & (high[:, j] > end + slack) & (nearest > 1e-3 * width[rows, a])
+                chosen = crossing & (side < 0)
+                side[chosen], cut[chosen] = a[chosen], place[chosen]
+        return side, cut
+
+    @cached_property
+    def _ends(self) -> dict[int, tuple[float, float, float]]:
+        """The clamped axes that follow none: their ends, and how near to one a mean counts as on it (see `margin`)."""
+        model = self.evaluation.model
+        grid = model.grid
+        return {
+            j: (float(grid.axes[j][0]), float(grid.axes[j][-1]), touch(grid.axes[j]))
+            for j in range(grid.dimension)
+            if grid.boundary[j] == "clamp" and not model.problem.coupled[j].any()
+        }
 
     def _derivative_ranges(
         self, ranges: ActionRanges, expected: Enclosure, radius: np.ndarray

@@ -31,7 +31,7 @@ def _law(at, c, mean, noise, w, nodes):
 
 @allocating_nothing
 def _bounded_law(at, c, mean, radius, noise, w, count, nodes, u, places, polynomial, work):
-    """Fill U and the nodes that it stands on; return the distance from the centre to the first one, their number, smooth, bounded.
+    """Fill U and the nodes that it stands on; return the way from the centre to the first, their number, smooth, bounded.
 
     Without a radius U are the weights w (3, width) at `nodes`, and their derivatives do not matter: zero.
     """
@@ -53,7 +53,7 @@ def _bounded_law(at, c, mean, radius, noise, w, count, nodes, u, places, polynom
 
 @allocating_nothing
 def _contracted(at, u, block, still, starts, x, y, moved):
-    """sum over the axes before the moved ones of their weights `still` (moved, ...) times U at node x (and y) of the moved ones."""
+    """Return U at node x (and y) of the moved axes, contracted over the others with their weights `still` (moved, ...)."""
     here = block + x * at.stride[moved]
     if at.axis.size - moved == 2:
         here += y

@@ -16,20 +16,21 @@ def search_box(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, str, boo
     """Return boxes of actions low, high (cells, m) that hold the best action of every cell, what was assumed, and whether
     nothing more than that was.
 
-    These are the action bounds; an infinite one is moved in to where the cost alone, with the least V anywhere, exceeds the Q
-    of the cell's best particle.
+    These are the action bounds (read-only views); an infinite one is moved in to where the cost alone, with the least V anywhere,
+    exceeds the Q of the cell's best particle.
     """
     policy, problem = evaluation.policy, evaluation.model.problem
     cells, _, m = policy.actions.shape
+    open_low, open_high = np.isinf(problem.action_bounds).T
+    if not (open_low | open_high).any():
+        low, high = (np.broadcast_to(side, (cells, m)) for side in problem.action_bounds.T)
+        return low, high, "", True
     low, high = (np.repeat(side[None, :], cells, axis=0) for side in problem.action_bounds.T)
     best = evaluation.q.argmin(axis=1)
     centre = policy.actions[np.arange(cells), best]
     # outside Q >= c - J + g min V
     level = evaluation.q[np.arange(cells), best] + evaluation.offset - evaluation.discount * evaluation.value.min()
     level = level + margin(evaluation)
-    open_low, open_high = np.isinf(low[0]), np.isinf(high[0])
-    if not (open_low | open_high).any():
-        return low, high, "", True
     below, above = _convex_distances(evaluation, centre, low, high, level)
     start = 1e-3 * (np.ptp(policy.actions, axis=(0, 1)) + np.abs(centre).max(axis=0))
     start = np.where(start > 0, start, 1e-3)

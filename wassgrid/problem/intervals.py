@@ -5,7 +5,8 @@ points. The range of an operation contains all its values on its arguments' rang
 not rounded outward, the caller adds its own margin. A value that may be undefined has the range [-inf, inf].
 
 Beside its ends a range knows how smooth the function is on the box, `order`: 2 where no kink was met, 1 where a maximum,
-minimum or absolute value may change sides (Lipschitz), 0 where it may jump. The derivatives that `functions` gives
+minimum or absolute value may change sides (Lipschitz), 0 where it may jump. A kink that the end of a box touches, up to rounding,
+counts as met: the derivatives that are given at that end may be those of the other side. The derivatives that `functions` gives
 almost everywhere have the hull of both sides as their range there: a Clarke gradient.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
+_TOUCH = 1e-15  # relative difference of two numbers that may be rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,11 @@ class Interval:
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> Interval:
-        return self * (_inverse(other) if isinstance(other, Interval) else 1.0 / np.asarray(other))
+        if isinstance(other, Interval):
+            return self * _inverse(other)
+        # each end divided, as a point is: x times 1/y rounds differently
+        low, high = self.lower / other, self.upper / other
+        return _defined(np.minimum(low, high), np.maximum(low, high), self.order)
 
     def __rtruediv__(self, other: Any) -> Interval:
         return _inverse(self) * other
@@ -69,9 +75,7 @@ class Interval:
             return exp(log(self) * exponent)
         if np.ndim(exponent) == 0 and float(exponent).is_integer():
             return power(self, int(exponent))
-        # x^p for x >= 0 is monotone
-        low, high = np.power(self.lower, exponent), np.power(self.upper, exponent)
-        return _defined(np.minimum(low, high), np.maximum(low, high), self.order)
+        return _any_power(self, np.asarray(exponent, dtype=float))
 
     def __rpow__(self, base: Any) -> Interval:
         return exp(self * np.log(base))
@@ -125,11 +129,35 @@ def power(x: Any, exponent: int) -> Any:
         return np.asarray(x, dtype=float) ** exponent
     if exponent < 0:
         return _inverse(power(x, -exponent))
-    low, high = np.power(x.lower, exponent), np.power(x.upper, exponent)
+    low, high = _multiplied(x.lower, exponent), _multiplied(x.upper, exponent)
     if exponent % 2:
         return Interval(low, high, x.order)
     least = np.where((x.lower <= 0) & (x.upper >= 0), 0.0 if exponent else 1.0, np.minimum(low, high))
     return Interval(least, np.maximum(low, high), x.order)
+
+
+def _multiplied(base: Array, exponent: int) -> Array:
+    """Return base**n, n >= 0, by the multiplications that `compilation` does for points."""
+    result, square = np.ones_like(base), base
+    first = True
+    while exponent:
+        if exponent & 1:
+            result = square if first else result * square
+            first = False
+        exponent >>= 1
+        if exponent:
+            square = square * square
+    return result
+
+
+def _any_power(x: Interval, exponent: Array) -> Interval:
+    """Return x**p for numbers p: monotone for x >= 0; for x < 0 defined for integers p alone, and monotone on either side of 0."""
+    low, high = np.power(x.lower, exponent), np.power(x.upper, exponent)
+    least, most = np.minimum(low, high), np.maximum(low, high)
+    through = (x.lower < 0) & (x.upper > 0)
+    least = np.where(through & (exponent > 0) & (np.mod(exponent, 2) == 0), 0.0, least)
+    undefined = (x.lower < 0) & ((np.mod(exponent, 1) != 0) | ((x.upper >= 0) & (exponent < 0)))
+    return _defined(np.where(undefined, -np.inf, least), np.where(undefined, np.inf, most), x.order)
 
 
 def _increasing(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -204,7 +232,14 @@ def abs(x: Any) -> Any:
         return np.abs(x)
     through = (x.lower < 0) & (x.upper > 0)
     low, high = np.abs(x.lower), np.abs(x.upper)
-    return Interval(np.where(through, 0.0, np.minimum(low, high)), np.maximum(low, high), _limited(x.order, through, 1))
+    met = (x.lower <= _TOUCH * np.where(np.isfinite(high), high, 0.0)) & (x.upper >= -_TOUCH * np.where(np.isfinite(low), low, 0.0))
+    return Interval(np.where(through, 0.0, np.minimum(low, high)), np.maximum(low, high), _limited(x.order, met, 1))
+
+
+def _above(x: Any, y: Any) -> Array:
+    """Tell where x > y beyond rounding."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(x - y > _TOUCH * (np.abs(x) + np.abs(y)))
 
 
 def _limited(order: Any, where_open: Array, least: int) -> Any:
@@ -232,12 +267,18 @@ def mod(x: Any, y: Any) -> Any:
     """Return the range of x - y floor(x/y); order 0 where it may jump."""
     if not isinstance(x, Interval) and not isinstance(y, Interval):
         return np.mod(x, y)
-    turns = floor(x / y)
+    if isinstance(y, Interval):
+        turns = floor(x / y)
+    else:
+        # the turns that `np.mod` counts, exactly
+        low, high = np.floor_divide(x.lower, y), np.floor_divide(x.upper, y)
+        low, high = np.minimum(low, high), np.maximum(low, high)
+        turns = Interval(low, high, _limited(x.order, ~(low == high), 0))
     result = x - y * turns
     if isinstance(y, Interval):
         return result
     # within one turn the value runs from 0 to y
-    whole = np.not_equal(turns.lower, turns.upper)
+    whole = ~(turns.lower == turns.upper)
     lower = np.where(whole, np.minimum(0.0, y), result.lower)
     return Interval(lower, np.where(whole, np.maximum(0.0, y), result.upper), result.order)
 
@@ -265,7 +306,7 @@ def maximum(x: Any, y: Any) -> Any:
     if not isinstance(x, Interval) and not isinstance(y, Interval):
         return np.maximum(x, y)
     (a, b, first), (c, d, second) = _ends(x), _ends(y)
-    order = np.where(a >= d, first, np.where(c >= b, second, np.minimum(np.minimum(first, second), 1)))
+    order = np.where(_above(a, d), first, np.where(_above(c, b), second, np.minimum(np.minimum(first, second), 1)))
     return Interval(np.maximum(a, c), np.maximum(b, d), order)
 
 
@@ -275,11 +316,11 @@ def minimum(x: Any, y: Any) -> Any:
 
 
 def greater(x: Any, y: Any) -> Any:
-    """Tell where x > y holds or fails."""
+    """Tell where x > y holds or fails; equal ends are equal in floating point, where a point is computed as an end is."""
     if not isinstance(x, Interval) and not isinstance(y, Interval):
         return np.greater(x, y)
     (a, b, _), (c, d, _) = _ends(x), _ends(y)
-    return Condition(a > d, b <= c)
+    return Condition(_above(a, d), _above(c, b) | np.equal(c, b))
 
 
 def greater_equal(x: Any, y: Any) -> Any:
@@ -287,7 +328,7 @@ def greater_equal(x: Any, y: Any) -> Any:
     if not isinstance(x, Interval) and not isinstance(y, Interval):
         return np.greater_equal(x, y)
     (a, b, _), (c, d, _) = _ends(x), _ends(y)
-    return Condition(a >= d, b < c)
+    return Condition(_above(a, d) | np.equal(a, d), _above(c, b))
 
 
 def equal(x: Any, y: Any) -> Any:
