@@ -192,7 +192,10 @@ def _spread(u, b, strides, mass, w, o, widths):
 
 @driver
 def collide(low, high, at, base, mass, w, widths, u, out):
-    """out[k] = sum_i mass_ki prod_c omega_c,ki . U for cells low..high; base, mass (cells, laws), w (cells, laws, sum of widths)."""
+    """out[k] = sum_i mass_ki prod_c omega_c,ki . U for cells low..high.
+
+    base, mass (cells, laws), w (cells, laws, sum of widths).
+    """
     total = 0
     for c in range(widths.size):
         total += widths[c]
