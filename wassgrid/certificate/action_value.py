@@ -106,7 +106,7 @@ class ActionValue:
     @property
     def in_product_form(self) -> bool:
         """Whether boxes are enclosed from U."""
-        law = self.evaluation.model.product
+        law = self.evaluation.model.plain_product
         return self.table is None and law is not None and law.collision.axis.size - law.collision.moved <= MOST_MOVED
 
     def _lead_expectations(self, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -160,14 +160,14 @@ class ActionValue:
         width = model.width + int(np.ceil((2 * reach / spacing).max(initial=0.0))) + 4
         found = Enclosure.blank(count, d)
         if self.in_product_form:
-            law = model.product
+            law = model.plain_product
             assert law is not None
             at = law.collision
             noise = np.ascontiguousarray(law.noise[cells]) if len(law.noise) > 1 else law.noise
             spread(
                 enclose_product, count, count * 60.0 * float(width) ** (at.axis.size - at.moved), at, law.reach, width,
                 law.numbers[cells], np.ascontiguousarray(mean), np.ascontiguousarray(radius), noise,
-                self.evaluation.expectation.streamed, *found,
+                self.evaluation.expectation.streamed_plain, *found,
             )  # fmt: skip
             return found
         if self.table is None:

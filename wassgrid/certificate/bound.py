@@ -60,7 +60,7 @@ def certify(
     tolerance: width, in units of J, to which the bound need not be sharp near the optimum (default: 1e-12 of the size of
     V); away from it, half of the gap. found: what `find_best` found for the same evaluation (default: searched here).
 
-    Holds for any V, exact or not; for the discounted criterion `evaluation.objective` must be (1 - g) rho V of this V. Guaranteed
+    Holds for any V, exact or not. Guaranteed
     for kernels that give Markov matrices (nonnegative weights). Where actions are unbounded, the cost must be seen to grow:
     beyond some distance from the particles it alone exceeds what is reached (`search_box`). Nothing is proven where cost or
     law are not finite for all actions searched.
@@ -101,7 +101,7 @@ def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None
     if found.assumed:
         method += f"; {found.assumed}"
     # average: V is relative and Q holds - J;  discounted: (1 - g) rho V = J
-    bound = evaluation.objective + float(slack.min())
+    bound = evaluation.anchor + float(slack.min())
     return Certificate(
-        bound, evaluation.objective - bound, slack, actions, values, markov and found.coercive, method, boxes
+        bound, evaluation.bracket[1] - bound, slack, actions, values, markov and found.coercive, method, boxes
     )

@@ -52,12 +52,11 @@ def residual(evaluation: Evaluation) -> np.ndarray:
 def cheap_bracket(evaluation: Evaluation, found: BestActions, r: np.ndarray | None = None) -> Bracket:
     """Bracket J* without a proof: J + min (best Q - V) of the actions found, below J + max r.
 
-    r (cells,): `residual(evaluation)` where it is known. For the discounted criterion `evaluation.objective` is (1 - g) rho V of
-    the V at hand, however inexact that is; for the average cost it may be any number, for Q holds its negative.
+    r (cells,): `residual(evaluation)` where it is known.
     """
     r = residual(evaluation) if r is None else r
     gain = found.values - evaluation.value
-    j = evaluation.objective
+    j = evaluation.anchor
     policy = j + float(r.min()), j + float(r.max())
     best = j + float(gain.min()), j + float(gain.max())
     return Bracket(best[0], min(policy[1], best[1]), policy, best)

@@ -303,6 +303,13 @@ class Expectation:
         assert self.model.product is not None
         return self.model.product.prepared(self.function)
 
+    @cached_property
+    def streamed_plain(self) -> np.ndarray:
+        """U with every noise in one part (see `TransitionModel.plain_product`)."""
+        plain = self.model.plain_product
+        assert plain is not None
+        return self.streamed if plain is self.model.product else plain.prepared(self.function)
+
     def values(self, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """Return E f(s') (K, N) for means (K, N, d) of chosen cells (K,)."""
         return self._compute(cells, mean, None, None)[0]
