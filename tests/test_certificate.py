@@ -64,6 +64,9 @@ TEXTS = {
     "no noise": small("x**2 + 0.1*a**2", "0.8*x + a", "0", more='[criterion]\nkind = "discounted"\ndiscount = 0.9'),
     "coarse noise": small("x**2 + 0.1*a**2", "0.8*x + a", "0.05"),
     "action in the cost alone": small("x**2 + (a**2 - 1)**2 + 0.3*a", "0.7*x"),
+    "action in the cost alone, in the plane": small("x**2 + y + (a**2 - 1)**2 + 0.3*a", "0.7*x").replace(
+        "[actions.a]", '[states.y]\nnext = "0.5*y"\nnoise = "0.4"\ndomain = [-1, 1]\n[actions.a]'
+    ).replace("x = 17", "x = 9, y = 7"),
     "quartic, unbounded": small("x**2 + a**4 - a**3 - a**2 + 0.3*a*x", "0.9*x + 0.3*a", bounds=""),
     "two actions, bounded": small("x**2 + (a - b)**2*(1.5 + a*b)", "0.7*x + 0.4*a - 0.3*b")
     .replace("[cost]", "[actions.b]\nbounds = [-1, 2]\n[cost]"),

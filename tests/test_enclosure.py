@@ -266,7 +266,8 @@ def test_enclosures_do_not_depend_on_the_number_of_threads(law, monkeypatch):
     for size in (1, 3):
         monkeypatch.setattr(threads.TEAM, "size", size)
         monkeypatch.setattr(threads, "WORTH_WAKING", 0.0)
-        results += [ActionValue.build(some, low, high).enclose(cells, mean, radius) for some in (evaluation, without_product(evaluation))]
+        for some in (evaluation, without_product(evaluation)):
+            results.append(ActionValue.build(some, low, high).enclose(cells, mean, radius))
     for one, other in zip(results[:2], results[2:], strict=True):
         for x, y in zip(one, other, strict=True):
             assert np.array_equal(x, y)

@@ -109,17 +109,18 @@ class BranchAndBound:
     def run(self) -> None:
         """Split boxes until all are done, or the budget is spent: then the bound holds what the open ones allow.
 
-        In chunks: beyond the results nothing is kept but the boxes that are open.
+        Some cells after the others: beyond the results nothing is kept but their open boxes.
         """
-        value, cells, m = self.evaluation.value, self.values.size, self.actions.shape[1]
-        self.gap = float((self.values - value).min())
-        self.budget = _BOXES[min(m, 3) - 1] * cells + 10_000
-        # one box for every cell, about its best action
-        waiting = []
+        cells = self.values.size
+        self.gap = float((self.values - self.evaluation.value).min())
         for start in range(0, cells, _CHUNK):
-            some = np.arange(start, min(start + _CHUNK, cells))
-            whole = Boxes(some, self.low[some], self.high[some], self.actions[some].copy(), np.ones(some.size, bool))
-            waiting.append(self._examined(whole))
+            self._run_cells(np.arange(start, min(start + _CHUNK, cells)))
+
+    def _run_cells(self, cells: np.ndarray) -> None:
+        self.budget = self.boxes + _BOXES[min(self.actions.shape[1], 3) - 1] * cells.size + 10_000
+        # one box for every cell, about its best action
+        boxes = Boxes(cells, self.low[cells], self.high[cells], self.actions[cells], np.ones(cells.size, bool))
+        waiting = [self._examined(boxes)]
         for _ in range(_ROUNDS):
             boxes = self._split(*_joined(waiting))
             if boxes.cells.size == 0:

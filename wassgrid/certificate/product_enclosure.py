@@ -13,7 +13,7 @@ from numba import njit
 from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.transition.axis_kernels import axis_weights
-from wassgrid.transition.collide import place
+from wassgrid.transition.collide import _tabulate, place
 from wassgrid.transition.compiled import allocating_nothing, fold
 
 MOST_MOVED = 2  # axes that these functions can do
@@ -52,39 +52,14 @@ def _bounded_law(at, c, mean, radius, noise, w, count, nodes, u, places, polynom
 
 
 @allocating_nothing
-def _contracted(at, u, block, still, starts, x, y, moved):
-    """Return U at node x (and y) of the moved axes, contracted over the others with their weights `still` (moved, ...)."""
-    here = block + x * at.stride[moved]
-    if at.axis.size - moved == 2:
-        here += y
-    if moved == 0:
-        return u[here]
-    outer = 1
-    for c in range(moved):
-        outer *= at.width[c]
-    total = 0.0
-    for choice in range(outer):
-        rest, place_, a = choice, here, 1.0
-        for c in range(moved - 1, -1, -1):
-            q = rest % at.width[c]
-            rest //= at.width[c]
-            a *= still[c, q]
-            place_ += (starts[c] + q) * at.stride[c]
-        if a != 0.0:
-            total += a * u[place_]
-    return total
-
-
-@allocating_nothing
-def _fill(at, u, block, still, starts, nodes, count, others, number, table, known, mark, moved):
-    """Tabulate U, contracted over the axes that no action moves, at nodes x others; a node pair is done once per `mark`."""
-    inner = at.size[moved + 1] if at.axis.size - moved == 2 else 1
-    for i in range(count):
-        for j in range(number):
-            e = nodes[i] * inner + others[j]
-            if known[e] != mark:
-                known[e] = mark
-                table[e] = _contracted(at, u, block, still, starts, nodes[i], others[j], moved)
+def _span(nodes, count, others, number):
+    """Return the first node of two lists and how many there are to the last."""
+    first, last = nodes[0], nodes[0]
+    for q in range(count):
+        first, last = min(first, nodes[q]), max(last, nodes[q])
+    for q in range(number):
+        first, last = min(first, others[q]), max(last, others[q])
+    return first, last - first + 1
 
 
 @njit(cache=True, nogil=True)
@@ -103,7 +78,7 @@ def enclose_product(
     """
     d, moved = at.axis.size, at.moved
     pair = d - moved == 2
-    raw, still, starts = np.zeros((3, reach)), np.zeros((max(moved, 1), at.width.max())), np.zeros(max(moved, 1), np.int64)
+    raw, still = np.zeros((3, reach)), np.zeros((max(moved, 1), at.width.max()))
     w0, w1 = np.zeros((3, width)), np.zeros((3, width))
     n0, n1, p0, p1 = np.zeros(width, np.int64), np.zeros(width, np.int64), np.zeros(width, np.int64), np.zeros(width, np.int64)
     u0, u1 = np.zeros((4, width)), np.zeros((4, width))
@@ -112,14 +87,15 @@ def enclose_product(
     sums = np.zeros((4, 4))
     size = at.size[moved] * (at.size[moved + 1] if pair else 1) if moved < d else 1
     # without axes to contract U itself is the table
-    table, known = np.zeros(size if moved > 0 else 0), np.full(size if moved > 0 else 0, -1, np.int64)
-    one = np.zeros(1, np.int64)
+    table, spans = np.zeros(size if moved > 0 else 0), np.zeros(max(d - moved, 1), np.int64)
+    source = table if moved > 0 else u
     for r in range(low, high):
         row = r if noise.shape[0] > 1 else 0
-        block = (cells[r] // at.cells) * at.block
+        base = (cells[r] // at.cells) * at.block
+        here = base
         for c in range(moved):
             j = at.axis[c]
-            starts[c] = place(at, c, mean[r, j], noise[row, j], 0, raw, still[c : c + 1], 0, at.width[c])
+            here += place(at, c, mean[r, j], noise[row, j], 0, raw, still[c : c + 1], 0, at.width[c]) * at.stride[c]
         j0 = at.axis[moved]
         h0 = at.spacing[moved]
         count0 = _law(at, moved, mean[r, j0], noise[row, j0], w0, n0)
@@ -128,11 +104,12 @@ def enclose_product(
         )
         if not pair:
             if moved > 0:
-                _fill(at, u, block, still, starts, n0, count0, one, 1, table, known, r, moved)
-                _fill(at, u, block, still, starts, p0, number0, one, 1, table, known, r, moved)
+                lowest, spans[0] = _span(n0, count0, p0, number0)
+                _tabulate(u, here + lowest, at.stride, moved, still, at.width, spans, table)
+                base = -lowest
             t0 = t1 = t2 = 0.0
             for q in range(count0):
-                v = table[n0[q]] if moved > 0 else u[block + n0[q]]
+                v = source[base + n0[q]]
                 t0 += w0[0, q] * v
                 t1 += w0[1, q] * v
                 t2 += w0[2, q] * v
@@ -142,7 +119,7 @@ def enclose_product(
                 floor[r] = t0
             elif bounded0:
                 for q in range(number0):
-                    inner[q] = table[p0[q]] if moved > 0 else u[block + p0[q]]
+                    inner[q] = source[base + p0[q]]
                 axis_bounds(inner, start0, h0, number0, u0, polynomial, parts)
                 floor[r], slope[r, j0], most[r, j0, j0] = parts[0], parts[1], parts[2]
                 bend[r, j0, j0] = parts[3] * radius[r, j0]
@@ -155,14 +132,13 @@ def enclose_product(
         start1, number1, smooth1, bounded1 = _bounded_law(
             at, moved + 1, mean[r, j1], spread, noise[row, j1], w1, count1, n1, u1, p1, along, work
         )
-        inside = at.size[moved + 1] if moved > 0 else at.stride[moved]
+        inside = at.stride[moved]
         if moved > 0:
-            _fill(at, u, block, still, starts, n0, count0, n1, count1, table, known, r, moved)
-            _fill(at, u, block, still, starts, n0, count0, p1, number1, table, known, r, moved)
-            _fill(at, u, block, still, starts, p0, number0, n1, count1, table, known, r, moved)
-            _fill(at, u, block, still, starts, p0, number0, p1, number1, table, known, r, moved)
-        source = table if moved > 0 else u
-        base = 0 if moved > 0 else block
+            lowest, spans[0] = _span(n0, count0, p0, number0)
+            lowest1, inside = _span(n1, count1, p1, number1)
+            spans[1] = inside
+            _tabulate(u, here + lowest * at.stride[moved] + lowest1, at.stride, moved, still, at.width, spans, table)
+            base = -lowest * inside - lowest1
         value[r] = 0.0
         for a in range(2):
             gradient[r, at.axis[moved + a]] = 0.0

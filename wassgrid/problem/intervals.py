@@ -151,7 +151,7 @@ def _multiplied(base: Array, exponent: int) -> Array:
 
 
 def _any_power(x: Interval, exponent: Array) -> Interval:
-    """Return x**p for numbers p: monotone for x >= 0; for x < 0 defined for integers p alone, and monotone on either side of 0."""
+    """Return x**p for numbers p: monotone for x >= 0; for x < 0 defined for integers p alone, monotone on either side of 0."""
     low, high = np.power(x.lower, exponent), np.power(x.upper, exponent)
     least, most = np.minimum(low, high), np.maximum(low, high)
     through = (x.lower < 0) & (x.upper > 0)
@@ -232,7 +232,8 @@ def abs(x: Any) -> Any:
         return np.abs(x)
     through = (x.lower < 0) & (x.upper > 0)
     low, high = np.abs(x.lower), np.abs(x.upper)
-    met = (x.lower <= _TOUCH * np.where(np.isfinite(high), high, 0.0)) & (x.upper >= -_TOUCH * np.where(np.isfinite(low), low, 0.0))
+    above, below = (_TOUCH * np.where(np.isfinite(end), end, 0.0) for end in (high, low))
+    met = (x.lower <= above) & (x.upper >= -below)
     return Interval(np.where(through, 0.0, np.minimum(low, high)), np.maximum(low, high), _limited(x.order, met, 1))
 
 
