@@ -15,7 +15,7 @@ from wassgrid.chain.classes import is_single_class, period, recurrent_classes
 from wassgrid.chain.reductions import dot, largest
 from wassgrid.chain.spectrum import second_eigenvalue
 from wassgrid.chain.stationary import ReducibleChainError, StationaryError, starting_law
-from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator
+from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, rounding
 from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
 from wassgrid.grid.levels import coarser_grid, prolonged
@@ -79,6 +79,7 @@ class GridState:
     | refused    | gap found at the last proof that fell short of what was asked for                                      |
     | contraction | of the gap found, over the last step                                                                  |
     | elapsed    | wall time in seconds, carried over a resume                                                            |
+    | learned    | whether `best` holds actions that a proof met                                                          |
     | before     | the state before, where the run ends here and did more than a longer one would                         |
     | final      | whether the run ends here                                                                              |
     """
@@ -97,6 +98,7 @@ class GridState:
     contraction: float = 1.0
     elapsed: float = 0.0
     facts: Mapping[str, float] = field(default_factory=dict)
+    learned: bool = False
     before: GridState | None = None
     final: bool = False
 
@@ -218,12 +220,16 @@ class GridSolver:
             evaluation = self.evaluator.restored(policy, *warm, float(checkpoint["objective"]), width)
         else:
             evaluation = self.evaluator.evaluate(policy, warm)
-        best = find_best(evaluation)
+        best, learned = find_best(evaluation), "best_actions" in checkpoint
+        if learned:
+            best = replace(
+                best, actions=np.asarray(checkpoint["best_actions"]), values=np.asarray(checkpoint["best_values"])
+            )
         return GridState(
             int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]), evaluation, *warm, best,
             _bound(evaluation, best), float(checkpoint["proven"]), str(checkpoint["method"]), float(checkpoint["refused"]),
             float(checkpoint["contraction"]), float(checkpoint["elapsed"]),
-            {"largest_move": float(checkpoint["largest_move"])},
+            {"largest_move": float(checkpoint["largest_move"])}, learned,
         )  # fmt: skip
 
     def advance(self, state: GridState) -> GridState:
@@ -263,7 +269,8 @@ class GridSolver:
         contraction = gap / state.gap_found if state.gap_found > 0 else 1.0
         return replace(
             state, step=state.step + 1, flow_time=state.flow_time + outcome.flow_time, step_size=outcome.next_step,
-            evaluation=new, warm_law=old.law, warm_value=old.value, best=best, found=found, contraction=contraction, facts=facts,
+            evaluation=new, warm_law=old.law, warm_value=old.value, best=best, found=found, learned=False,
+            contraction=contraction, facts=facts,
         )  # fmt: skip
 
     def _searched(self, evaluation: Evaluation) -> tuple[Evaluation, BestActions, float, float]:
@@ -310,11 +317,15 @@ class GridSolver:
             proven, method = certificate.lower_bound, certificate.method
         elif not np.isfinite(proven):
             method = f"not proven, would be {certificate.lower_bound:.10g}: {certificate.method}"
+        # branch and bound meets better actions where the search did not
+        better = bool((certificate.best_values < state.best.values).any())
+        best = replace(state.best, actions=certificate.best_actions, values=certificate.best_values) if better else state.best
         stop = self.case.flow.stop.gap
         short = stop is not None and not state.evaluation.bracket[1] - proven <= stop
         spent = state.facts.get(phase_time("certificate"), 0.0) + time.perf_counter() - began
         return replace(
-            state, proven=proven, method=method, refused=state.gap_found if short else state.refused,
+            state, proven=proven, method=method, best=best, found=_bound(state.evaluation, best), learned=better,
+            refused=state.gap_found if short else state.refused,
             facts={**state.facts, phase_time("certificate"): spent},
         )  # fmt: skip
 
@@ -425,6 +436,7 @@ class GridSolver:
             "method": state.method,
             "refused": state.refused,
             "contraction": state.contraction,
+            **({"best_actions": state.best.actions, "best_values": state.best.values} if state.learned else {}),
         }
 
     def verdict(self, state: GridState) -> Verdict | None:
@@ -458,8 +470,12 @@ class GridSolver:
         """Whether a method that comes to rest has: its moves are rounding. Steps of a length that the user set say nothing."""
         if not self._method.rests or self._fixed_step is not None or state.step == 0:
             return False
-        moves, actions = state.facts.get("largest_move", np.inf), state.evaluation.policy.actions
-        return bool(moves <= _AT_REST * np.abs(actions).max())
+        moves, evaluation = state.facts.get("largest_move", np.inf), state.evaluation
+        if self._method.escapes and self.case.flow.escape is not False:
+            # better actions are known, and the next step takes them
+            if state.learned and bool((evaluation.q.min(axis=1) - state.best.values > rounding(evaluation)).any()):
+                return False
+        return bool(moves <= _AT_REST * np.abs(evaluation.policy.actions).max())
 
     def solution(self, state: GridState, verdict: Verdict) -> Solution:
         evaluation = state.evaluation
