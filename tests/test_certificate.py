@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wassgrid.case import Case
-from wassgrid.certificate import certify
+from wassgrid.certificate import certify, find_best
 from wassgrid.certificate.action_value import ActionValue
 from wassgrid.certificate.branch_and_bound import Boxes, BranchAndBound, least_curvature
 from wassgrid.certificate.search_box import search_box
@@ -99,7 +99,8 @@ def optimum(name: str) -> tuple[float, float]:
         certificate = certify(evaluation)
         if certificate.gap < 1e-10:
             break
-        evaluation = newton_step(evaluator(name), evaluation, np.inf, certificate).evaluation
+        best = replace(find_best(evaluation), actions=certificate.best_actions, values=certificate.best_values)
+        evaluation = newton_step(evaluator(name), evaluation, np.inf, best).evaluation
     return evaluation.objective, certify(evaluation).gap
 
 
@@ -215,7 +216,7 @@ def test_closed_forms_are_bracketed():
     grid = fine.model.grid
     evaluation = fine.evaluate(ParticlePolicy.around(grid, -LQ.gain * grid.states))
     for _ in range(4):
-        evaluation = newton_step(fine, evaluation, np.inf, certify(evaluation)).evaluation
+        evaluation = newton_step(fine, evaluation, np.inf, find_best(evaluation)).evaluation
     certificate = certify(evaluation)
     assert certificate.guaranteed
     assert abs(certificate.lower_bound - LQ.objective) <= 1e-8

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wassgrid.chain.fundamental import Chain, direct_is_cheap
+from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possible
 from wassgrid.chain import krylov
 from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
 from wassgrid.chain.stationary import StationaryError, StationaryResult, starting_law, stationary_law
@@ -253,6 +253,9 @@ class Evaluator:
         scale, eps = largest(source), np.finfo(float).eps
         allowed = max(self.tolerance * scale, _ROUNDING * eps * (largest(stage) + largest(value)))
         if not largest(residual) <= allowed:
+            if self.stationary_method == "auto" and stationary.factors is None and direct_is_possible(operator):
+                # a mode too slow for the iterations to see: factors see it
+                return replace(self, stationary_method="lu", value_method="lu").evaluate(policy, warm)
             raise EvaluationError(
                 f"the value function was not found to {self.tolerance:.1g} by {solution.method}: the residual of "
                 f"(I - P) V = c - J is {largest(residual):.3g} for costs of size {scale:.3g}"

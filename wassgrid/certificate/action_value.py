@@ -33,10 +33,11 @@ def margin(evaluation: Evaluation) -> float:
     value = evaluation.value.reshape(model.grid.shape)
     result = rounding(evaluation) + TAIL_MASS * float(np.ptp(value)) * value.ndim
     for j in range(value.ndim):
-        led_elsewhere = model.axes.led and j != model.axes.order[0]
+        if not model.problem.dependence.actions[j]:
+            continue  # given the realised values that it follows, its law is the same for every action
         kernel = model.axis_kernels[j]
         # of kernels that are not Markov nothing is proven
-        snaps = not led_elsewhere and kernel.snaps and kernel.nonnegative and not model.noise[:, j].all()
+        snaps = kernel.snaps and kernel.nonnegative and not model.noise[:, j].all()
         touched = touch(model.grid.axes[j]) / float(model.grid.spacing[j]) if model.grid.boundary[j] == "clamp" else 0.0
         if snaps or touched:
             ends = (slice(None),) * j

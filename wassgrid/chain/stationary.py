@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,6 +82,11 @@ def stationary_law(
         return _krylov(operator, start, tolerance)
     patience = _PATIENCE
     if direct_is_cheap(operator):
+        # factors see every mode, and serve the value function too
+        with suppress(RuntimeError):
+            found = _direct(operator, start, tolerance)
+            if found.converged:
+                return found
         patience = min(patience, _PROBE + _DIRECT_PATIENCE * direct_products(operator))
     result = _power(operator, start, tolerance, limit, lazy=False, patience=patience)
     if result.converged:

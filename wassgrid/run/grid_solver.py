@@ -473,7 +473,7 @@ class GridSolver:
         moves, evaluation = state.facts.get("largest_move", np.inf), state.evaluation
         if self._method.escapes and self.case.flow.escape is not False:
             # better actions are known, and the next step takes them
-            if state.learned and bool((evaluation.q.min(axis=1) - state.best.values > rounding(evaluation)).any()):
+            if bool((evaluation.q.max(axis=1) - state.best.values > rounding(evaluation)).any()):
                 return False
         return bool(moves <= _AT_REST * np.abs(evaluation.policy.actions).max())
 
