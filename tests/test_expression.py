@@ -213,7 +213,7 @@ REFUSED = {
     "0x": "not an expression",
     "1" * 5_000: "not an expression",
     "(" * 300 + "x" + ")" * 300: "not an expression",
-    "-" * 5_000 + "x": "nested",
+    "-" * 2_000 + "x": "nested",
     "sin(" * 60 + "x" + ")" * 60: "nested more than 40 levels",
     "+".join(["x*y"] * 2_000): "more than 5000 terms",
     "x" * (MAXIMUM_LENGTH + 1): "more than 20000",
@@ -229,6 +229,12 @@ def test_what_is_not_in_the_grammar_is_refused_at_once_in_one_line(text):
     message = str(refusal.value)
     assert REFUSED[text] in message
     assert "\n" not in message and len(message) < 400
+
+
+@pytest.mark.parametrize("signs", [5_000, 19_999])
+def test_what_is_deeper_than_some_parsers_read_is_refused_in_one_line(signs):
+    with pytest.raises(ExpressionError, match=r"^(nested too deeply|more than 5000 terms)[^\n]{,200}$"):
+        parse("-" * signs + "x", SCOPE)
 
 
 def test_the_message_points_at_the_place_of_a_long_expression():

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 from scipy.integrate import quad
-from scipy.interpolate import lagrange
 from scipy.stats import norm
 
 from wassgrid.grid import StateGrid
@@ -81,7 +80,8 @@ def literal_weights(kernel, boundary, lower, h, n, mean, sigma):
             base = min(max(base, 0), n - 4)
         nodes = lower + (base + np.arange(4)) * h
         for q in range(4):
-            weights[literal_fold(base + q, n, boundary)] += lagrange(nodes, np.eye(4)[q])(mean)
+            others = np.delete(nodes, q)
+            weights[literal_fold(base + q, n, boundary)] += np.prod((mean - others) / (nodes[q] - others))
     return weights
 
 
