@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -376,7 +376,7 @@ def where(condition: Any, x: Any, y: Any) -> Any:
     return Interval(lower, upper, np.where(condition.holds, first, np.where(condition.fails, second, 0)))
 
 
-def sum(x: Any, axis: int, keepdims: bool) -> Any:
+def sum(x: Any, axis: int, keepdims: Literal[True]) -> Any:
     """Sum over an array axis."""
     if not isinstance(x, Interval):
         return np.sum(x, axis=axis, keepdims=keepdims)

@@ -1,0 +1,28 @@
+"""The versions that `.ci/run` tries as the oldest are the lower bounds that pyproject.toml promises."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def numbers(version: str) -> list[int]:
+    """Return the parts of a version without trailing zeros: 1.13 and 1.13.0 are one version."""
+    parts = [int(part) for part in version.split(".")]
+    while parts[-1] == 0:
+        parts.pop()
+    return parts
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    bounds = dict(re.fullmatch(r"([\w.-]+)>=([\d.]+)", line).groups() for line in needed)
+    lines = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    tried = dict(re.fullmatch(r"([\w.-]+)==([\d.]+)", line).groups() for line in lines)
+    assert {name: numbers(version) for name, version in tried.items()} == {
+        name: numbers(version) for name, version in bounds.items()
+    }
