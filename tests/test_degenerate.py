@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wassgrid.certificate import certify
 from wassgrid.case import Case
+from wassgrid.certificate import certify
 from wassgrid.chain.stationary import stationary_law
 from wassgrid.run.grid_solver import GridSolver
 from wassgrid.run.solvers import solve

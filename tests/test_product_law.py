@@ -1,4 +1,4 @@
-"""The law as a product against the assembled matrix and the walk, on random laws of every form that the case language can state."""
+"""The law as a product against the assembled matrix and the walk, on laws of every form that the case language can state."""
 
 from __future__ import annotations
 

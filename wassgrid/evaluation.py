@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possible
 from wassgrid.chain import krylov
+from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possible
 from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
 from wassgrid.chain.stationary import StationaryError, StationaryResult, starting_law, stationary_law
 from wassgrid.policy import ParticlePolicy
@@ -45,9 +45,9 @@ class Evaluation:
     | q_hessian  | D^2_a Q       | (cells, N, m, m) |
 
     Average cost: (I - P) V = c - J, mu(V) = 0, Q = c - J + p V. Discounted: V = (I - g P)^{-1} c, Q = c + g p V,
-    J = (1 - g) rho V, and `law` is the occupancy d = (1 - g) rho (I - g P)^{-1}. V is known up to the residual r = c - J + P V - V
-    (discounted: c + g P V - V), in whose range J lies (`bracket`). width: the length of that range that was wanted, with
-    a law that is known roughly; None: both to the tolerance of the case. Stage costs that are rates (continuous
+    J = (1 - g) rho V, and `law` is the occupancy d = (1 - g) rho (I - g P)^{-1}. V is known up to the residual
+    r = c - J + P V - V (discounted: c + g P V - V), in whose range J lies (`bracket`). width: the length of that range that was
+    wanted, with a law that is known roughly; None: both to the tolerance of the case. Stage costs that are rates (continuous
     time) stay rates: J is per unit time, and V and Q are those of the chain, the continuous ones divided by the step.
     """
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import linalg as sparse_linalg
 
+from wassgrid.chain import krylov
 from wassgrid.chain.classes import recurrent_classes
 from wassgrid.chain.fundamental import Factorisation, direct_is_cheap, direct_is_possible, direct_products
-from wassgrid.chain import krylov
 from wassgrid.chain.reductions import total, total_variation
 from wassgrid.chain.spectrum import direct_rate, observed_rate, probe_function
 from wassgrid.resources import one_blas_thread

@@ -19,8 +19,8 @@ class StepRequest:
     """What a run asks of one step.
 
     size: the length that the step before suggested, in the units of the method; fixed: the length that the user set, None:
-    adaptive; remaining: flow time that is left, infinite where none was asked for; best: where particles may escape to. width: of the bracket to which
-    an inexact method evaluates, None: to the tolerance.
+    adaptive; remaining: flow time that is left, infinite where none was asked for; best: where particles may escape to;
+    width: of the bracket to which an inexact method evaluates, None: to the tolerance.
     """
 
     evaluator: Evaluator

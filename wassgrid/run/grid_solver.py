@@ -145,7 +145,7 @@ class GridSolver:
             state = replace(state, final=self.verdict(state) is not None)
         elif self.case.flow.proof == "always":
             state = self._certified(state)
-        facts = self._curvature(0, state.evaluation) | state.facts
+        facts = {**self._curvature(0, state.evaluation), **state.facts}
         return replace(state, elapsed=time.perf_counter() - began, facts=facts)
 
     def _first(self, coarse: tuple[ParticlePolicy, np.ndarray, np.ndarray] | None) -> GridState:

@@ -50,8 +50,9 @@ def place(at, c, mean, noise, order, raw, out, o, width):
     n, extent, boundary = at.size[c], at.extent[c], at.boundary[c]
     if at.shared[c] > 0.0:
         first, count = narrow_weights(
-            boundary, at.lower[c], at.spacing[c], n, mean, noise, at.shared[c], at.pad[c], at.ones[c], order, raw[0], raw[1], raw[2]
-        )
+            boundary, at.lower[c], at.spacing[c], n, mean, noise, at.shared[c], at.pad[c], at.ones[c], order,
+            raw[0], raw[1], raw[2],
+        )  # fmt: skip
         if boundary == CLAMP:
             # the law runs over the end, where U goes on
             first, n = first + at.pad[c], extent
@@ -253,7 +254,8 @@ def windows(low, high, at, reach, cells, mean, noise, weights, widths, base, mas
                 if c < at.moved or particles == 1:
                     start = place(at, c, mean[k, 0, j], noise[row, j], 0, raw, w[k], o, widths[c])
                 else:
-                    start = _joint(at, c, mean[k, :, j], noise[row, j], weights[k], raw, cloud, starts, w[k, 0, o : o + widths[c]])
+                    out = w[k, 0, o : o + widths[c]]
+                    start = _joint(at, c, mean[k, :, j], noise[row, j], weights[k], raw, cloud, starts, out)
                 here += start * at.stride[c]
                 o += widths[c]
             base[k, 0], mass[k, 0] = here, 1.0

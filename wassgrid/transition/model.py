@@ -138,7 +138,7 @@ class TransitionModel:
         cell = self.problem.cell_tables(states)
         # alpha_j + sum_i beta_ji x'_i; a present and a realised coordinate of the same axis never enter together
         mean = self.problem.action_tables(states, anything, 0).mean[:, 0, j]
-        for i in np.flatnonzero(follows):
+        for i in np.flatnonzero(follows).tolist():
             mean = mean + cell.coupling[:, j, i] * states[:, i]
         return FollowerLaw(j, tuple(order), np.ascontiguousarray(mean), np.ascontiguousarray(cell.noise[:, j]))
 

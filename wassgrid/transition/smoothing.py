@@ -5,8 +5,8 @@ On a lattice of spacing h the densities at the nodes compose likewise, up to 2 e
 rounding for t = 1.3 h. The shift is the same for all cells, so it is taken once for every function, and the windows of the cells
 are as narrow as the noise of one or two cells needs, however fine the grid is.
 
-An end that cuts the law (its density beyond is left out and the rest made to sum to one) cuts the smoothing, and the sum of what is
-left, `ones`, normalises the narrow law.
+An end that cuts the law (its density beyond is left out and the rest made to sum to one) cuts the smoothing, and the sum of
+what is left, `ones`, normalises the narrow law.
 """
 
 from __future__ import annotations
