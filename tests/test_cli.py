@@ -496,7 +496,7 @@ def test_info_of_a_finished_run(case, capsys):
     shown = capsys.readouterr().out
     for part in (
         "stopped: the flow time 0.24 was reached", f"{STEPS + 1} records, steps 0 to {STEPS}", "/checkpoint",
-        f"step {STEPS}", "wassgrid " + wassgrid.__version__, "physical std",
+        f"step {STEPS - 1}", "wassgrid " + wassgrid.__version__, "physical std",
     ):  # fmt: skip
         assert part in shown
 

@@ -51,7 +51,7 @@ def test_the_operator_is_a_markov_matrix_and_its_products_are_adjoint(evaluator,
     rng = np.random.default_rng(seed)
     function, law = rng.standard_normal(operator.size), rng.dirichlet(np.ones(operator.size))
     assert np.abs(operator.apply(np.ones(operator.size)) - 1).max() < 1e-14
-    assert operator.values.min() >= 0
+    assert operator.nonnegative and operator.matrix().data.min() >= 0
     assert abs(law @ operator.apply(function) - operator.push(law) @ function) < 1e-13 * np.abs(function).max()
     dense = operator.matrix().toarray()
     assert np.allclose(dense @ function, operator.apply(function), rtol=0, atol=1e-13)

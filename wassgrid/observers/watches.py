@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -53,6 +54,7 @@ class SignalWatch:
         self.number: int | None = None  # of the first signal
         self._busy = busy
         self._before: dict[signal.Signals, Any] = {}
+        self._hook = sys.unraisablehook
 
     @property
     def status(self) -> int:
@@ -96,11 +98,18 @@ class SignalWatch:
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._receive)
             self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._overdue)
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         return self
+
+    def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """Say nothing of an interruption that a callback of the compiler has swallowed: the timer comes again."""
+        if not (self.received is not None and issubclass(lost.exc_type, KeyboardInterrupt)):
+            self._hook(lost)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
+            sys.unraisablehook = self._hook
         for number, handler in self._before.items():
             ignored = self.received is not None and number in SIGNALS
             signal.signal(number, signal.SIG_IGN if ignored else handler)
