@@ -13,17 +13,16 @@ references to the arrays that they are handed took nine tenths of the time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from numba import get_num_threads, jit, set_num_threads, types
+from numba import jit, types
 from numba.core.registry import CPUDispatcher
 
 CLAMP, REFLECT, PERIODIC = 0, 1, 2
-CHUNKS = 64  # of rows; a constant, so that no sum depends on the number of threads
 BOUNDARIES = {"clamp": CLAMP, "reflect": REFLECT, "periodic": PERIODIC}
 
 _options: dict[str, Any] = {"nopython": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
@@ -69,20 +68,6 @@ def sources() -> str:
     package = Path(__file__).resolve().parent.parent
     files = sorted(path for room in ("transition", "certificate") for path in (package / room).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
-@contextmanager
-def threads_for(operations: float) -> Iterator[None]:
-    """Run the compiled calls inside on one thread if they are small; results do not depend on it."""
-    limit = get_num_threads()
-    small = operations < 200_000 and limit > 1
-    if small:
-        set_num_threads(1)
-    try:
-        yield
-    finally:
-        if small:
-            set_num_threads(limit)
 
 
 @allocating_nothing
