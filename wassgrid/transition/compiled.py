@@ -80,3 +80,14 @@ def fold(e, n, boundary):
         e = e % period
         return e if e < n else period - e
     return min(max(e, 0), n - 1)
+
+
+@allocating_nothing
+def measured(m, h, n, boundary):
+    """Bring a mean, measured from node 0, within the axis; return it and whether it was beyond a clamped end."""
+    if boundary == CLAMP:
+        top = (n - 1) * h
+        return min(max(m, 0.0), top), m < 0.0 or m > top
+    if boundary == PERIODIC:
+        return m % (n * h), False
+    return m % (2 * (n - 1) * h), False

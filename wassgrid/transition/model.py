@@ -255,12 +255,6 @@ class TransitionModel:
         """Return E f(s') (K, N) for means (K, N, d) of chosen cells (K,), f given on all cells."""
         return self.expectation(function).values(cells, mean)
 
-    def expected_derivatives(
-        self, cells: np.ndarray, tables: ActionTables, function: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return E f(s') with action gradient and Hessian; see `Expectation.derivatives`."""
-        return self.expectation(function).derivatives(cells, tables)
-
     def pushed_derivative(self, mean: np.ndarray, velocity: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """Return sum_ki mass_ki d/dt p(. | s_k, mean_ki + t velocity_ki), a signed measure (cells,)."""
         if self.product is not None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from wassgrid.transition.axis_kernels.facts import TAIL
 from wassgrid.transition.axis_kernels.gaussian import gaussian_weights
-from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT, allocating_nothing, contracting_driver, fold
+from wassgrid.transition.compiled import CLAMP, REFLECT, allocating_nothing, contracting_driver, fold, measured
 from wassgrid.transition.threads import spread
 
 RESOLVED = 1.3  # t/h from which the composition is exact to rounding: 2 exp(-2 pi^2 1.69) = 7e-15; of the narrow part alone
@@ -140,17 +140,7 @@ def narrow_weights(boundary, lower, h, n, mean, s, shared, pad, ones, order, w0,
     With W the law of variance s1^2 and its sum over what the smoothing left, Z = sum W ones:  w = W/Z,
     w' = (W' - w Z')/Z,  w'' = (W'' - 2 w' Z' - w Z'')/Z. Means beyond a cut end are put on it, with zero derivative there.
     """
-    m = mean - lower
-    outside = False
-    if boundary == CLAMP:
-        top = (n - 1) * h
-        if m < 0.0 or m > top:
-            outside = True
-            m = min(max(m, 0.0), top)
-    elif boundary == PERIODIC:
-        m = m % (n * h)
-    else:
-        m = m % (2 * (n - 1) * h)
+    m, outside = measured(mean - lower, h, n, boundary)
     narrow = (s * s - shared * shared) ** 0.5
     first, count = gaussian_weights(m, narrow, h, n, REFLECT, order, w0, w1, w2)
     if boundary != CLAMP:

@@ -11,7 +11,7 @@ from wassgrid.transition.axis_kernels.cubic import cubic_weights
 from wassgrid.transition.axis_kernels.facts import AxisKernel
 from wassgrid.transition.axis_kernels.gaussian import gaussian_weights
 from wassgrid.transition.axis_kernels.linear import linear_weights
-from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing
+from wassgrid.transition.compiled import allocating_nothing, measured
 
 # the first one that resolves the noise is what `auto` takes
 AXIS_KERNELS: dict[str, AxisKernel] = {kernel.name: kernel for kernel in (gaussian.KERNEL, linear.KERNEL, cubic.KERNEL)}
@@ -24,17 +24,7 @@ def axis_weights(kernel, boundary, lower, h, n, mean, s, order, w0, w1, w2):
 
     Means beyond a clamped end are clamped, with zero derivative there.
     """
-    m = mean - lower
-    outside = False
-    if boundary == CLAMP:
-        top = (n - 1) * h
-        if m < 0.0 or m > top:
-            outside = True
-            m = min(max(m, 0.0), top)
-    elif boundary == PERIODIC:
-        m = m % (n * h)
-    else:
-        m = m % (2 * (n - 1) * h)
+    m, outside = measured(mean - lower, h, n, boundary)
     if kernel == GAUSSIAN:
         first, count = gaussian_weights(m, s, h, n, boundary, order, w0, w1, w2)
     elif kernel == LINEAR:
