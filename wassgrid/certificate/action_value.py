@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -103,6 +104,42 @@ class ActionValue:
             evaluation.value, np.ascontiguousarray(ranges[0][:, lead]), np.ascontiguousarray(ranges[1][:, lead]), table,
         )  # fmt: skip
         return cls(evaluation, table, lead)
+
+    @cached_property
+    def ends(self) -> dict[int, tuple[float, float, float]]:
+        """The clamped axes that follow none: their ends, and how near to one a mean counts as on it (see `margin`)."""
+        model = self.evaluation.model
+        grid = model.grid
+        return {
+            j: (float(grid.axes[j][0]), float(grid.axes[j][-1]), touch(grid.axes[j]))
+            for j in range(grid.dimension)
+            if grid.boundary[j] == "clamp" and not model.problem.coupled[j].any()
+        }
+
+    def crosses(self, cells: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Tell of chosen cells (K,) whether the mean of a clamped axis may leave it or touch its end in boxes low, high (K, m)."""
+        model = self.evaluation.model
+        result = np.zeros(cells.size, bool)
+        moved = [j for j in self.ends if model.problem.dependence.actions[j]]
+        if moved:
+            mean = model.problem.action_ranges(model.grid.states[cells], low, high, 0).mean[0]
+            for j in moved:
+                *both, slack = self.ends[j]
+                for end in both:
+                    result |= (mean[0, :, j] <= end + slack) & (mean[1, :, j] >= end - slack) & (mean[0, :, j] < mean[1, :, j])
+        return result
+
+    def sides(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Number (K, N) on which sides of the ends of the clamped axes, or on them, the means are, for actions (K, N, m)."""
+        mean = self.evaluation.model.tables(cells, actions, 0).mean
+        result = np.zeros(actions.shape[:2], np.int64)
+        for j, (bottom, top, slack) in self.ends.items():
+            if self.evaluation.model.problem.dependence.actions[j]:
+                x = mean[:, :, j]
+                for edge in (bottom - slack, bottom + slack, top - slack, top + slack):
+                    result = result + (x > edge)
+                result = 5 * result
+        return result
 
     @property
     def in_product_form(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,8 @@ def probe_actions(
 def best_actions(q: ActionValue, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the best action found in every cell, (cells, m), and its Q, (cells,).
 
-    The best of the particles and of the probe actions, then descent from it; some cells after the others.
+    The best of the particles and of the probe actions, then descent from it; where actions carry a mean over the end of a clamped
+    axis, descent from the best probe on each side too. Some cells after the others.
     """
     evaluation = q.evaluation
     actions, values = np.empty(low.shape), np.empty(len(low))
@@ -98,31 +100,49 @@ def best_actions(q: ActionValue, low: np.ndarray, high: np.ndarray) -> tuple[np.
             evaluation.q_gradient[cells, first],
             evaluation.q_hessian[cells, first],
         )
-        _probe(q, point, low[cells], high[cells])
-        (_descend_on_line if low.shape[1] == 1 else _descend)(q, point, low[cells], high[cells])
-        actions[cells], values[cells] = point.actions, point.value
+        others = _probe(q, point, low[cells], high[cells])
+        if others.cells.size:
+            point = _Point.joined([point, others])
+        rows = point.cells - start
+        descend(q, point, low[cells][rows], high[cells][rows])
+        # of several points of a cell the best comes last
+        order = np.argsort(-point.value, kind="stable")
+        actions[point.cells[order]], values[point.cells[order]] = point.actions[order], point.value[order]
     return actions, values
 
 
-def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> None:
-    """Replace points by better probes.
+def descend(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> None:
+    """Move every point to a local minimum of Q in its box low, high (K, m), at kinks too."""
+    if low.shape[1] == 1:
+        _descend_on_line(q, point, low, high)
+    else:
+        _descend(q, point, low, high)
+
+
+def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> _Point:
+    """Replace points by better probes, and return further points to start from.
 
     The ends (and the middle) of the boxes first; all probes only where Q there is not what its quadratic model at the point
-    says, up to half, or where one of them is better.
+    says, up to half, where one of them is better, or where several actions carry a mean over the end of a clamped axis. There every
+    side of the ends has a minimum of its own, and the best probe of every side is a start.
     """
     evaluation = q.evaluation
     bounded = np.asarray(np.isfinite(evaluation.model.problem.action_bounds).all(axis=1))
     probes = probe_actions(low, high, point.actions, bounded)
     count, m = probes.shape[1:]
+    crossing = q.crosses(point.cells, low, high) if m > 1 else np.zeros(len(low), bool)
+    starts = [point[np.zeros(0, np.int64)]]
     ends = np.zeros(count, bool)
     ends[[0, count // 2, -1] if m == 1 else range(2**m if m <= 3 else count)] = True
     rows = np.arange(len(low))
     least = rounding(evaluation)
+    kept = np.empty((int(crossing.sum()), count))
     for stage in (ends, ~ends):
         tried = probes[rows][:, stage]
         if tried.size == 0:
-            return
+            break
         found = q.values(point.cells[rows], tried)
+        kept[:, stage] = found[crossing[rows]]
         best = found.argmin(axis=1)
         move = tried - point.actions[rows, None]
         with np.errstate(invalid="ignore"):
@@ -132,7 +152,17 @@ def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> 
         better = np.flatnonzero(found[np.arange(rows.size), best] < point.value[rows] - least)
         chosen = tried[better, best[better]]
         point.put(rows[better], chosen, q.derivatives(point.cells[rows[better]], chosen))
-        rows = rows[~expected.all(axis=1)]
+        rows = rows[crossing[rows] | ~expected.all(axis=1)]
+    rows = np.flatnonzero(crossing)
+    if rows.size:
+        side = q.sides(point.cells[rows], np.concatenate([probes[rows], point.actions[rows, None]], axis=1))
+        for other in np.unique(side[:, :-1]):
+            value = np.where((side[:, :-1] == other) & (side[:, -1:] != other), kept, np.inf)
+            best = value.argmin(axis=1)
+            some = np.flatnonzero(np.isfinite(value[np.arange(rows.size), best]))
+            cells, chosen = point.cells[rows[some]], probes[rows[some], best[some]]
+            starts.append(_Point(cells, chosen, *q.derivatives(cells, chosen)))
+    return _Point.joined(starts)
 
 
 @dataclass
@@ -144,6 +174,14 @@ class _Point:
     value: np.ndarray
     gradient: np.ndarray
     hessian: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> _Point:
+        return _Point(*(part[rows] for part in (self.cells, self.actions, self.value, self.gradient, self.hessian)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Point]) -> _Point:
+        names = ("cells", "actions", "value", "gradient", "hessian")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def put(self, rows: np.ndarray, actions: np.ndarray, derivatives: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
         """Replace the actions of some rows."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from wassgrid.certificate.action_value import ActionValue, Enclosure, touch
+from wassgrid.certificate.action_value import ActionValue, Enclosure
 from wassgrid.evaluation import rounding
 from wassgrid.problem.control_problem import ActionRanges
 
@@ -84,7 +83,8 @@ class BranchAndBound:
     """Bound min_a Q(s, a) from below in every cell, sharply where Q - V is least.
 
     lower (cells,) holds the result. A box is done when its bound is not more than `tolerance`, or half of the gap, below
-    the least min_a Q - V known over all cells.
+    the least min_a Q - V of the actions given, over all cells; in a cell where better actions are met, below those.
+    A cell that fails does not end the others: `actions` and `values` hold better ones of all cells where there are.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class BranchAndBound:
         self.boxes = 0
         self.least_value = float(evaluation.value.min())
         self.low, self.high = low, high
-        self.gap, self.worst, self.budget = 0.0, np.inf, 0
+        self.target, self.budget = np.inf, 0
 
     def run(self) -> None:
         """Split boxes until all are done, or the budget is spent: then the bound holds what the open ones allow.
@@ -112,9 +112,13 @@ class BranchAndBound:
         Some cells after the others: beyond the results nothing is kept but their open boxes.
         """
         cells = self.values.size
-        self.gap = float((self.values - self.evaluation.value).min())
+        self.target = float(self._allowed((self.values - self.evaluation.value).min()))
         for start in range(0, cells, _CHUNK):
             self._run_cells(np.arange(start, min(start + _CHUNK, cells)))
+
+    def _allowed(self, known: np.ndarray) -> np.ndarray:
+        """Return how far down a bound of min_a Q - V may be where an action reaches `known`; it grows with `known`."""
+        return known - np.maximum(self.tolerance, -_LOOSENESS * known)
 
     def _run_cells(self, cells: np.ndarray) -> None:
         self.budget = self.boxes + _BOXES[min(self.actions.shape[1], 3) - 1] * cells.size + 10_000
@@ -138,12 +142,10 @@ class BranchAndBound:
         self.boxes += boxes.cells.size
         self._learn(boxes, found)
         value = self.evaluation.value[boxes.cells]
-        # no cell need be sharper than allowed, or than one that is done
-        allowed = min(self.gap - max(self.tolerance, -_LOOSENESS * self.gap), self.worst)
+        allowed = np.minimum(self.target, self._allowed(self.values[boxes.cells] - value))
         tiny = (boxes.high - boxes.low).max(axis=1) <= 1e-13 * (1.0 + np.abs(boxes.point).max(axis=1))
         done = (found.lower >= value + allowed) | tiny | (self.boxes > self.budget)
         np.minimum.at(self.lower, boxes.cells[done], found.lower[done])
-        self.worst = min(self.worst, float((found.lower - value)[done].min(initial=np.inf)))
         rest = np.flatnonzero(~done)
         return boxes[rest], found[rest]
 
@@ -154,8 +156,6 @@ class BranchAndBound:
         better = better[np.argsort(-found.value[better], kind="stable")]
         self.values[boxes.cells[better]] = found.value[better]
         self.actions[boxes.cells[better]] = boxes.point[better]
-        known = self.values[boxes.cells[better]] - self.evaluation.value[boxes.cells[better]]
-        self.gap = min(self.gap, float(known.min(initial=np.inf)))
 
     def _split(self, boxes: Boxes, found: Bounded) -> Boxes:
         """Cut boxes.
@@ -270,7 +270,7 @@ class BranchAndBound:
         """
         low, high = ranges.mean[0]
         mean, low, high = mean.copy(), low.copy(), high.copy()
-        for j, (bottom, top, slack) in self._ends.items():
+        for j, (bottom, top, slack) in self.q.ends.items():
             inside = (low[:, j] >= bottom - slack) & (high[:, j] <= top + slack)
             for column in (mean, low, high):
                 column[:, j] = np.where(inside, np.clip(column[:, j], bottom, top), column[:, j])
@@ -291,7 +291,7 @@ class BranchAndBound:
         side, cut = np.full(boxes.cells.size, -1), np.zeros(boxes.cells.size)
         low, high = ranges.mean[0]
         width, rows = boxes.high - boxes.low, np.arange(boxes.cells.size)
-        for j, (bottom, top, slack) in self._ends.items():
+        for j, (bottom, top, slack) in self.q.ends.items():
             for end in (bottom, top):
                 a = (np.abs(slope[:, j]) * width).argmax(axis=1)
                 with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -301,17 +301,6 @@ class BranchAndBound:
                 chosen = crossing & (side < 0)
                 side[chosen], cut[chosen] = a[chosen], place[chosen]
         return side, cut
-
-    @cached_property
-    def _ends(self) -> dict[int, tuple[float, float, float]]:
-        """The clamped axes that follow none: their ends, and how near to one a mean counts as on it (see `margin`)."""
-        model = self.evaluation.model
-        grid = model.grid
-        return {
-            j: (float(grid.axes[j][0]), float(grid.axes[j][-1]), touch(grid.axes[j]))
-            for j in range(grid.dimension)
-            if grid.boundary[j] == "clamp" and not model.problem.coupled[j].any()
-        }
 
     def _derivative_ranges(
         self, ranges: ActionRanges, expected: Enclosure, radius: np.ndarray

@@ -57,6 +57,7 @@ _AT_REST = 1e-11  # largest move, relative to the largest action, that is roundi
 
 _FORCING = 0.03  # length of the bracket of J that a step aims at, relative to what is left to gain
 _LOOSE = 0.3  # the same, from which V is solved on before the next step
+_SPARE = 0.5  # of what the gap found leaves of the gap asked for: how far a proof may stay below the bound found
 _SETTLED = 1e-2  # length of the bracket of J at the end, relative to the gap asked for
 _FIRST_WIDTH = 2e-2  # of the range of costs, at the first policy; of the mean cost where it comes from a coarser grid
 _COARSE_GAP = 2e-3  # of J, to which a coarser grid is solved
@@ -311,7 +312,10 @@ class GridSolver:
     def _certified(self, state: GridState) -> GridState:
         """Prove a lower bound with the value function at hand."""
         began = time.perf_counter()
-        certificate = certify(state.evaluation, found=state.best)
+        stop = self.case.flow.stop.gap
+        # sharper than what the run was asked for a proof need not be
+        spare = 0.0 if stop is None else _SPARE * (stop - state.gap_found)
+        certificate = certify(state.evaluation, spare if spare > 0.0 else None, state.best)
         proven, method = state.proven, state.method
         if certificate.guaranteed and certificate.lower_bound > proven:
             proven, method = certificate.lower_bound, certificate.method
@@ -320,7 +324,6 @@ class GridSolver:
         # branch and bound meets better actions where the search did not
         better = bool((certificate.best_values < state.best.values).any())
         best = replace(state.best, actions=certificate.best_actions, values=certificate.best_values) if better else state.best
-        stop = self.case.flow.stop.gap
         short = stop is not None and not state.evaluation.bracket[1] - proven <= stop
         spent = state.facts.get(phase_time("certificate"), 0.0) + time.perf_counter() - began
         return replace(
