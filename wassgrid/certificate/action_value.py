@@ -117,7 +117,7 @@ class ActionValue:
         }
 
     def crosses(self, cells: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Tell of chosen cells (K,) whether the mean of a clamped axis may leave it or touch its end in boxes low, high (K, m)."""
+        """Tell of cells (K,) whether the mean of a clamped axis may leave it, or touch its end, in boxes low, high (K, m)."""
         model = self.evaluation.model
         result = np.zeros(cells.size, bool)
         moved = [j for j in self.ends if model.problem.dependence.actions[j]]

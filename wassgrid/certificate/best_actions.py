@@ -123,8 +123,8 @@ def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> 
     """Replace points by better probes, and return further points to start from.
 
     The ends (and the middle) of the boxes first; all probes only where Q there is not what its quadratic model at the point
-    says, up to half, where one of them is better, or where several actions carry a mean over the end of a clamped axis. There every
-    side of the ends has a minimum of its own, and the best probe of every side is a start.
+    says, up to half, where one of them is better, or where several actions carry a mean over the end of a clamped axis. There
+    every side of the ends has a minimum of its own, and the best probe of every side is a start.
     """
     evaluation = q.evaluation
     bounded = np.asarray(np.isfinite(evaluation.model.problem.action_bounds).all(axis=1))
