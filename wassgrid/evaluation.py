@@ -308,17 +308,17 @@ class Evaluator:
             image = x - g * operator.apply(x)
             return image + dot(law, x) if g == 1.0 else image
 
-        def done(r: np.ndarray) -> bool:
+        def length(r: np.ndarray) -> float:
             low, high = ends(r)
-            return high - low <= width
+            return high - low
 
         products = 0
         for _ in range(_ROUNDS):
             residual = stage - product(x)
             products += 1
-            if done(residual):
+            if length(residual) <= width:
                 break
-            found = krylov.solve(product, x, residual, done, _PRODUCTS)
+            found = krylov.solve(product, x, residual, length, width, _PRODUCTS)
             x, products = found.values, products + found.products
         else:
             return None

@@ -197,8 +197,7 @@ class Chain:
         size = total_variation if left else largest
         if not stalled:
             found = krylov.solve(
-                lambda x: self._apply(x, left), np.zeros_like(residual), residual, lambda r: size(r) <= 0.5 * target,
-                2 * _BICGSTAB_LIMIT,
+                lambda x: self._apply(x, left), np.zeros_like(residual), residual, size, 0.5 * target, 2 * _BICGSTAB_LIMIT
             )  # fmt: skip
             return found.values, found.products
         products = 0

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from wassgrid.chain.reductions import dot
 from wassgrid.resources import SHORT_RECURRENCE, krylov_vectors, one_blas_thread
 
 Product = Callable[[np.ndarray], np.ndarray]
+Norm = Callable[[np.ndarray], float]
+
+_NEAR = 1.5  # times the size wanted: what the size of a residual must be expected to be before it is formed
+_LOST = 0.1  # of a vector's norm left after it was made orthogonal to others: below, once is not enough
 
 
 @dataclass(frozen=True)
@@ -26,18 +32,19 @@ class KrylovResult:
 
 @one_blas_thread()
 def bicgstab(
-    product: Product, start: np.ndarray, residual: np.ndarray, done: Callable[[np.ndarray], bool], limit: int
+    product: Product, start: np.ndarray, residual: np.ndarray, size: Norm, wanted: float, limit: int
 ) -> KrylovResult:
-    """Iterate from `start`, whose residual b - A start is given, until done(residual) or `limit` products (van der Vorst 1992).
+    """Iterate from `start`, whose residual b - A start is given, until size(residual) <= wanted or `limit` products.
 
-    The best iterate by the 2-norm is returned where the iteration ends without. Nothing given is modified.
+    The method of van der Vorst (1992). The best iterate by the 2-norm is returned where the iteration ends without. Nothing given
+    is modified.
     """
     x, r = start.copy(), residual.copy()
     shadow = r.copy()
     rho = dot(shadow, r)
-    size = np.sqrt(rho)
+    length = np.sqrt(rho)
     direction, products = r.copy(), 0
-    best, best_residual, least = start, residual, size
+    best, best_residual, least = start, residual, length
     reason = f"{limit} products"
     while products + 2 <= limit:
         if not rho or not np.isfinite(rho):
@@ -47,7 +54,7 @@ def bicgstab(
         alpha = rho / (dot(shadow, v) or np.nan)
         s = r - alpha * v
         products += 1
-        if done(s):
+        if size(s) <= wanted:
             return KrylovResult(x + alpha * direction, s, products, True, "converged")
         t = product(s)
         products += 1
@@ -55,17 +62,17 @@ def bicgstab(
         x += alpha * direction
         x += omega * s
         r = s - omega * t
-        size = np.sqrt(dot(r, r))
-        if not np.isfinite(size):
+        length = np.sqrt(dot(r, r))
+        if not np.isfinite(length):
             reason = "breakdown of BiCGSTAB"
             break
-        if done(r):
+        if size(r) <= wanted:
             return KrylovResult(x, r, products, True, "converged")
-        if size < least:
-            best, best_residual, least = x.copy(), r, size
+        if length < least:
+            best, best_residual, least = x.copy(), r, length
         before, rho = rho, dot(shadow, r)
         beta = rho / before * (alpha / (omega or np.nan))
-        if abs(rho) < 1e-12 * size * np.sqrt(dot(shadow, shadow)):
+        if abs(rho) < 1e-12 * length * np.sqrt(dot(shadow, shadow)):
             # the shadow has lost the residual: begin again from here
             shadow = r.copy()
             rho, direction = dot(r, r), r.copy()
@@ -78,64 +85,109 @@ def bicgstab(
 
 @one_blas_thread()
 def gmres(
-    product: Product, start: np.ndarray, residual: np.ndarray, done: Callable[[np.ndarray], bool], limit: int, restart: int
+    product: Product, start: np.ndarray, residual: np.ndarray, size: Norm, wanted: float, limit: int, restart: int
 ) -> KrylovResult:
-    """Minimise |b - A x|_2 over Krylov spaces of up to `restart` vectors, from `start`, until done(residual) or `limit` products.
+    """Minimise |b - A x|_2 over Krylov spaces of up to `restart` vectors, until size(b - A x) <= wanted or `limit` products.
 
-    One product an iteration, where BiCGSTAB takes two, for `restart` vectors of memory (Saad and Schultz 1986; orthogonalised
-    twice by classical Gram-Schmidt). The residual that `done` sees is the least one of the space at hand.
+    From `start`, whose residual is given. One product an iteration, where BiCGSTAB takes two, for `restart` vectors of memory
+    (Saad and Schultz 1986): with an orthonormal basis B and A B_k = B_{k+1} H, the least residual is that of
+    |beta e_1 - H y|, by rotations that make H triangular. It is formed, and its size taken, where its 2-norm lets expect
+    that it is small enough.
     """
     x, r, products = start, residual, 0
+    known = size(r)
+    if known <= wanted:
+        return KrylovResult(x, r, 0, True, "converged")
     while products < limit:
-        beta = np.sqrt(dot(r, r))
-        if not beta > 0.0 or not np.isfinite(beta):
+        beta = math.sqrt(dot(r, r))
+        if not 0.0 < beta < math.inf:
             return KrylovResult(x, r, products, False, "breakdown of GMRES")
-        size = min(restart, limit - products)
-        basis = np.empty((size + 1, r.size))
+        expected = known / beta  # size of a residual of norm one
+        vectors = min(restart, limit - products)
+        basis = np.empty((vectors + 1, r.size))
         np.multiply(r, 1.0 / beta, out=basis[0])
-        h = np.zeros((size + 1, size))
-        for k in range(size):
+        # columns of the triangle, the rotations (c, s), and what they make of beta e_1
+        columns: list[list[float]] = []
+        turns: list[tuple[float, float]] = []
+        right = [beta]
+        for k in range(vectors):
             w = product(basis[k])
             products += 1
-            for _ in range(2):
-                part = basis[: k + 1] @ w
-                w -= part @ basis[: k + 1]
-                h[: k + 1, k] += part
-            h[k + 1, k] = np.sqrt(dot(w, w))
-            ended = not h[k + 1, k] > 1e-14 * beta
+            length = math.sqrt(dot(w, w))
+            part = basis[: k + 1] @ w
+            w = w - part @ basis[: k + 1]
+            left = math.sqrt(dot(w, w))
+            if left < _LOST * length:
+                again = basis[: k + 1] @ w
+                w -= again @ basis[: k + 1]
+                part += again
+                left = math.sqrt(dot(w, w))
+            column: list[float] = part.tolist()
+            for row, (c, s) in enumerate(turns):
+                column[row], column[row + 1] = c * column[row] + s * column[row + 1], c * column[row + 1] - s * column[row]
+            ended = not left > 1e-14 * length
+            pivot = math.hypot(column[k], left)
+            if not 0.0 < pivot < math.inf:
+                # A maps the space into itself and is singular there
+                vectors = k
+                trial = _remainder(turns, right[k]) @ basis[: k + 1]
+                known = size(trial)
+                break
+            c, s = column[k] / pivot, left / pivot
+            column[k] = pivot
+            columns.append(column)
+            turns.append((c, s))
+            right[k:] = [c * right[k], -s * right[k]]
             if not ended:
-                np.multiply(w, 1.0 / h[k + 1, k], out=basis[k + 1])
-            last = ended or k == size - 1
-            if last or k % 2:
-                # argmin |beta e_1 - H y|, and what is left of it
-                right = np.zeros(k + 2)
-                right[0] = beta
-                y = np.linalg.lstsq(h[: k + 2, : k + 1], right, rcond=None)[0]
-                rest = right - h[: k + 2, : k + 1] @ y
-                trial = rest[: k + 1] @ basis[: k + 1] if ended else rest @ basis[: k + 2]
-                finished = done(trial)
-                if finished or last:
-                    x = x + y @ basis[: k + 1]
-                    if finished:
-                        return KrylovResult(x, trial, products, True, "converged")
-                    before, r = beta, trial
+                np.multiply(w, 1.0 / left, out=basis[k + 1])
+            rest = abs(right[k + 1])
+            if ended or k == vectors - 1 or rest * expected <= _NEAR * wanted:
+                inside = k + 1 if ended else k + 2
+                trial = _remainder(turns, right[k + 1])[:inside] @ basis[:inside]
+                known = size(trial)
+                expected = known / rest if rest > 0.0 else 0.0
+                if known <= wanted or ended or k == vectors - 1:
+                    vectors = k + 1
                     break
-        if not np.sqrt(dot(r, r)) < 0.99 * before:
+        if vectors:
+            x = x + _back_substituted(columns, right[:vectors]) @ basis[:vectors]
+        r = trial
+        if known <= wanted:
+            return KrylovResult(x, r, products, True, "converged")
+        if not math.sqrt(dot(r, r)) < 0.99 * beta:
             return KrylovResult(x, r, products, False, "GMRES makes no progress")
     return KrylovResult(x, r, products, False, f"{limit} products")
 
 
+def _remainder(turns: list[tuple[float, float]], rest: float) -> np.ndarray:
+    """Return beta e_1 - H y of the least residual: the rotations undone on (0, ..., 0, rest)."""
+    result = np.empty(len(turns) + 1)
+    for k in range(len(turns) - 1, -1, -1):
+        c, s = turns[k]
+        result[k + 1] = c * rest
+        rest = -s * rest
+    result[0] = rest
+    return result
+
+
+def _back_substituted(columns: list[list[float]], right: list[float]) -> np.ndarray:
+    """Solve R y = right for the upper triangle R, given by its columns."""
+    n = len(right)
+    triangle = np.zeros((n, n))
+    for k, column in enumerate(columns[:n]):
+        triangle[: k + 1, k] = column[: k + 1]
+    return np.asarray(solve_triangular(triangle, np.array(right)))
 
 
 def solve(
-    product: Product, start: np.ndarray, residual: np.ndarray, done: Callable[[np.ndarray], bool], limit: int
+    product: Product, start: np.ndarray, residual: np.ndarray, size: Norm, wanted: float, limit: int
 ) -> KrylovResult:
     """Solve by GMRES where enough vectors fit, by BiCGSTAB where not; see there."""
     vectors = krylov_vectors(start.size)
     if vectors > SHORT_RECURRENCE:
-        found = gmres(product, start, residual, done, limit, vectors)
+        found = gmres(product, start, residual, size, wanted, limit, vectors)
         if found.converged:
             return found
-        rest = bicgstab(product, found.values, found.residual, done, limit)
+        rest = bicgstab(product, found.values, found.residual, size, wanted, limit)
         return KrylovResult(rest.values, rest.residual, found.products + rest.products, rest.converged, rest.reason)
-    return bicgstab(product, start, residual, done, limit)
+    return bicgstab(product, start, residual, size, wanted, limit)

@@ -224,10 +224,7 @@ def _krylov(
         products += 1
         if size <= 0.2 * tolerance or size > 0.5 * before:
             break
-        wanted = 0.1 * tolerance
-        found = krylov.solve(
-            apply, mu, residual, lambda r, wanted=wanted: total_variation(r) <= wanted, 2 * _KRYLOV_STEPS  # type: ignore[misc]
-        )
+        found = krylov.solve(apply, mu, residual, total_variation, 0.1 * tolerance, 2 * _KRYLOV_STEPS)
         mu, before, products = found.values, size, products + found.products
     polish = 4
     for _ in range(polish):

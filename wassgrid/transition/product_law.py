@@ -180,7 +180,7 @@ class ProductLaw:
         extent, stride, block = _extended(at.size, at.boundary, widths, at.pad)
         return at._replace(extent=extent, stride=stride, block=block)
 
-    @property
+    @cached_property
     def cells(self) -> int:
         return int(np.prod(self.shape))
 
@@ -221,17 +221,17 @@ class ProductLaw:
                 inner = int(np.prod(sizes[c + 1 :]))
                 u = smoothing.forward(u, u.size // (sizes[c] * inner), inner)
                 sizes[c] = smoothing.first.size
-        if u.size == self.cells // at.cells * at.block:
+        blocks = self.cells // at.cells
+        if u.size == blocks * at.block:
             return u
-        u = u.reshape(-1, *sizes)
+        wider = np.zeros((blocks, *at.extent))
+        wider[(slice(None), *(slice(n) for n in sizes))] = u.reshape(blocks, *sizes)
         for c, (n, extent) in enumerate(zip(sizes, at.extent, strict=True)):
-            if extent > n:
-                index = np.arange(extent)
-                if at.boundary[c] == compiled.PERIODIC:
-                    u = np.take(u, index % n, axis=c + 1)
-                else:
-                    u = np.pad(u, [(0, extent - n if a == c + 1 else 0) for a in range(u.ndim)])
-        return u.ravel()
+            if at.boundary[c] == compiled.PERIODIC:
+                along = wider.swapaxes(1, c + 1)
+                for start in range(n, extent, n):
+                    along[:, start : start + n] = along[:, : min(n, extent - start)]
+        return wider.ravel()
 
     def folded(self, u: np.ndarray, at: Collision) -> np.ndarray:
         """Return the law of the next state from measures (groups, elements) on U: the adjoint of `prepared`."""
@@ -239,15 +239,12 @@ class ProductLaw:
         sizes = at.size + 2 * at.pad
         if at.block != sizes.prod():
             u = u.reshape(-1, *at.extent)
-            for c, n in enumerate(sizes):
-                beyond = np.moveaxis(u, c + 1, 0)
-                kept = beyond[:n].copy()
+            for c, (n, extent) in enumerate(zip(sizes, at.extent, strict=True)):
                 if at.boundary[c] == compiled.PERIODIC:
-                    for start in range(n, len(beyond), n):
-                        rest = beyond[start : start + n]
-                        kept[: len(rest)] += rest
-                u = np.moveaxis(kept, 0, c + 1)
-            u = np.ascontiguousarray(u).ravel()
+                    along = u.swapaxes(1, c + 1)
+                    for start in range(n, extent, n):
+                        along[:, : min(n, extent - start)] += along[:, start : start + n]
+            u = u[(slice(None), *(slice(n) for n in sizes))].ravel()
         sizes = list(sizes)
         for c, smoothing in enumerate(self.smoothings):
             if smoothing is not None:
