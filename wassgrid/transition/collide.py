@@ -454,6 +454,23 @@ def _tabulate(u, b, strides, moved, still, widths, spans, table):
 
 
 @driver
+def condition(low, high, at, base, w, widths, u, table):
+    """table[k] = E[f | realised values of the moved axes], (cells, nodes), for cells low..high: `w` holds the laws of the others.
+
+    base (cells,): where their windows begin; w (cells, sum of widths), widths of the axes before at.moved.
+    """
+    still = np.zeros((widths.size, widths.max()))
+    spans = at.extent[at.moved :]
+    for k in range(low, high):
+        o = 0
+        for c in range(widths.size):
+            for q in range(widths[c]):
+                still[c, q] = w[k, o + q]
+            o += widths[c]
+        _tabulate(u, base[k], at.stride, at.moved, still, widths, spans, table[k])
+
+
+@driver
 def expect(low, high, at, reach, cells, mean, first, second, noise, u, values, gradients, hessians):
     """Write E f (K, N) and its derivatives in the action for rows low..high: see `ProductLaw.expectations`.
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.grid import StateGrid
+from wassgrid.problem.model import ProblemError
 from wassgrid.transition.axis_kernels import AXIS_KERNELS
 from wassgrid.transition.axis_kernels.facts import AxisKernel
 from wassgrid.transition.compiled import BOUNDARIES
 from wassgrid.transition.expectations import conditional_moments, expectations, push_derivative
 from wassgrid.transition.operator import MarkovOperator
-from wassgrid.transition.product_law import AxisTable, FollowerLaw, Passes, ProductLaw
+from wassgrid.transition.product_law import AxisTable, Conditioning, FollowerLaw, Passes, ProductLaw
 from wassgrid.transition.smoothing import shared_noise
 from wassgrid.transition.sparse import TransitionOperator, count_entries
 from wassgrid.transition.walk import Axes
@@ -141,6 +142,19 @@ class TransitionModel:
         for i in np.flatnonzero(follows).tolist():
             mean = mean + cell.coupling[:, j, i] * states[:, i]
         return FollowerLaw(j, tuple(order), np.ascontiguousarray(mean), np.ascontiguousarray(cell.noise[:, j]))
+
+    @cached_property
+    def conditioning(self) -> Conditioning | None:
+        """What no action changes of a law in product form, where that is worth a table."""
+        if self.product is None or not self.product.collision.moved:
+            return None
+        low, high = self.problem.action_bounds.T
+        anything = np.broadcast_to(np.clip(np.zeros(low.size), low, high), (self.grid.size, 1, low.size))
+        try:
+            mean = self.means(anything)[0][:, 0]
+        except ProblemError:  # not finite at an action that no policy takes
+            return None
+        return self.product.conditioning(mean)
 
     @cached_property
     def axes(self) -> Axes:
@@ -298,6 +312,12 @@ class Expectation:
         return self.model.product.prepared(self.function)
 
     @cached_property
+    def _conditional(self) -> np.ndarray:
+        """E[f | realised values of the axes that actions move] in every cell."""
+        assert self.model.conditioning is not None
+        return self.model.conditioning.table(self.streamed)
+
+    @cached_property
     def streamed_plain(self) -> np.ndarray:
         """U with every noise in one part (see `TransitionModel.plain_product`)."""
         plain = self.model.plain_product
@@ -323,7 +343,9 @@ class Expectation:
         first = np.empty(shape) if gradient is None else gradient
         second = np.empty((*shape, shape[-1])) if hessian is None else hessian
         if model.product is not None:
-            return model.product.expectations(self.streamed, cells, mean, first, second)
+            fixed = model.conditioning
+            u, at = (self.streamed, model.product.collision) if fixed is None else (self._conditional, fixed.moved)
+            return model.product.expectations(u, at, cells, mean, first, second)
         return expectations(
             model.axes, model.width, cells, mean, first, second, model.cell_noise, model.coupling, self.function,
             mean.shape[0] * mean.shape[1] * model.reach,

@@ -27,6 +27,7 @@ from wassgrid.transition.threads import WORTH_WAKING, spread
 _GROUPS = 8  # of cells that scatter into blocks of their own where there is only one block; no sum depends on the threads
 _STORED = 1 << 29  # bytes of weights that are kept; beyond, they are computed again for every product
 _SPARE = 4  # nodes of a buffer beyond the bound
+_TABLE = 1 << 26  # bytes of expectations given the realised values of the moved axes that are kept
 
 
 @dataclass(frozen=True)
@@ -285,12 +286,31 @@ class ProductLaw:
     def _inner_noise(self) -> np.ndarray:
         return self.inward(self.noise) if len(self.noise) > 1 else self.noise
 
+    def conditioning(self, mean: np.ndarray) -> Conditioning | None:
+        """Prepare what no action changes, for means (cells, d) at any action; None where that is nothing, or too much."""
+        at = self.collision
+        still = at.moved
+        nodes = int(at.extent[still:].prod())
+        if still == 0 or 8 * self.cells * nodes > _TABLE:
+            return None
+        widths = at.width[:still]
+        base, mass = np.empty((self.cells, 1), np.int64), np.empty((self.cells, 1))
+        w = np.empty((self.cells, 1, int(widths.sum())))
+        others = at._replace(axis=at.axis[:still])
+        spread(
+            compiled.windows, self.cells, self.cells * 20.0 * w.shape[2], others, self.reach, np.arange(self.cells),
+            self.inward(mean)[:, None, :], self._inner_noise, np.ones((self.cells, 1)), widths, base, mass, w,
+        )  # fmt: skip
+        rest = {name: entry[still:] for name, entry in at._asdict().items() if np.ndim(entry)}
+        moved = at._replace(**rest, block=nodes, cells=1, moved=0)
+        return Conditioning(at, moved, base[:, 0], w[:, 0], widths)
+
     def expectations(
-        self, u: np.ndarray, cells: np.ndarray, mean: np.ndarray, first: np.ndarray, second: np.ndarray
+        self, u: np.ndarray, at: Collision, cells: np.ndarray, mean: np.ndarray, first: np.ndarray, second: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return E f (K, N) with gradient (K, N, m) and Hessian (K, N, m, m) in the action, for U of f.
 
-        cells (K,), mean (K, N, d) and its derivatives in the action, first (K, N, d, m) and second (K, N, d, m, m); one of
+        at: the collision that u is for, this law's or that of a `Conditioning`. cells (K,), mean (K, N, d) and its derivatives in the action, first (K, N, d, m) and second (K, N, d, m, m); one of
         these without rows leaves that derivative out. Derivatives of the means of streamed axes are zero.
         """
         rows, particles, _ = mean.shape
@@ -299,7 +319,6 @@ class ProductLaw:
         gradients = np.zeros((rows if len(first) else 0, particles, m))
         hessians = np.zeros((rows if len(second) else 0, particles, m, m))
         noise = np.ascontiguousarray(self.noise[cells]) if len(self.noise) > 1 else self.noise
-        at = self.collision
         moved = at.width[at.moved :]
         work = rows * (float(at.width.prod()) * (at.moved > 0) + particles * (60.0 * moved.sum() + 3.0 * float(moved.prod())))
         spread(
@@ -327,6 +346,32 @@ class ProductLaw:
             return np.arange(count + 1) * self.cells // count, np.zeros((count, at.block))
         count = min(blocks, 64)
         return (np.arange(count + 1) * blocks // count) * at.cells, np.zeros((1, blocks * at.block))
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """Tabulate E[f | realised values of the moved axes] in every cell: what is left are the laws that actions move.
+
+    | name   | meaning                                                                   |
+    |--------|---------------------------------------------------------------------------|
+    | whole  | the collision of the law                                                  |
+    | moved  | that of the moved axes alone, on blocks of one cell                       |
+    | base, weights, widths | windows of the other axes: (cells,), (cells, sum of widths) |
+    """
+
+    whole: Collision
+    moved: Collision
+    base: np.ndarray
+    weights: np.ndarray
+    widths: np.ndarray
+
+    def table(self, u: np.ndarray) -> np.ndarray:
+        """Return the table, flat, for U of a function."""
+        cells, nodes = self.base.size, self.moved.block
+        result = np.empty((cells, nodes))
+        work = float(cells * nodes) * float(self.widths.prod())
+        spread(compiled.condition, cells, work, self.whole, self.base, self.weights, self.widths, u, result)
+        return result.ravel()
 
 
 class ProductOperator:
