@@ -310,8 +310,9 @@ class ProductLaw:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return E f (K, N) with gradient (K, N, m) and Hessian (K, N, m, m) in the action, for U of f.
 
-        at: the collision that u is for, this law's or that of a `Conditioning`. cells (K,), mean (K, N, d) and its derivatives in the action, first (K, N, d, m) and second (K, N, d, m, m); one of
-        these without rows leaves that derivative out. Derivatives of the means of streamed axes are zero.
+        at: the collision that u is for, this law's or that of a `Conditioning`. cells (K,), mean (K, N, d) and its derivatives
+        in the action, first (K, N, d, m) and second (K, N, d, m, m); one of these without rows leaves that derivative out.
+        Derivatives of the means of streamed axes are zero.
         """
         rows, particles, _ = mean.shape
         m = first.shape[3]
