@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 
+from wassgrid.transition.axis_kernels import AXIS_KERNELS
+
 ONE_COST = [
     "{c}*abs(a - ({k}))", "{c}*abs(a - ({k})) - 0.5*{c}*a", "-{c}*abs(a - ({k}))", "{c}*max(a, {k})", "-{c}*max(a, {k}) + a**2",
     "{c}*min(a**2, a + ({k}))", "{c}*a**2 + clip(a, {k}, 2)", "where(a > {k}, {c}, 0.2*a)", "where(a >= {k}, 0.1*a**2, {c})",
@@ -29,12 +31,12 @@ def _kink(rng: np.random.Generator, low: float, high: float) -> float:
 
 def _axis(rng: np.random.Generator, name: str, text: str, points: int) -> tuple[str, str]:
     boundary = rng.choice(["clamp", "reflect", "periodic"])
-    kernel = rng.choice(["gaussian", "linear"])
+    kernel = AXIS_KERNELS[rng.choice([kernel.name for kernel in AXIS_KERNELS.values() if kernel.nonnegative])]
     noise = float(rng.uniform(0.55, 1.6)) * 4.0 / (points - 1)
-    if kernel == "linear":
+    if kernel.least_noise == 0.0:
         noise *= float(rng.choice([0.3, 1.0]))
     table = f'[states.{name}]\nnext = "{text}"\nnoise = "{noise}"\ndomain = [-2, 2]\nboundary = "{boundary}"\n'
-    return table, f'{name} = "{kernel}"'
+    return table, f'{name} = "{kernel.name}"'
 
 
 def random_problem(seed: int, actions: int) -> str:

@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 from wassgrid.case import Case
 from wassgrid.certificate.action_value import ActionValue
 from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
+from wassgrid.certificate.profiles import Profiles
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.policy import ParticlePolicy
 from wassgrid.transition import threads
-from wassgrid.transition.axis_kernels import GAUSSIAN, LINEAR, axis_weights
+from wassgrid.transition.axis_kernels import GAUSSIAN, LINEAR, MATCHED, axis_weights
 from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT
 from wassgrid.transition.expectations import expectations
 
 NODES, SPACING, LOWER = 20, 0.5, -4.0
 KINDS = [
     (kernel, boundary)
-    for kernel in (GAUSSIAN, LINEAR)
+    for kernel in (GAUSSIAN, LINEAR, MATCHED)
     for boundary in (CLAMP, REFLECT, PERIODIC)
 ]
 
@@ -39,8 +40,9 @@ def weights(kernel: int, boundary: int, mean: float, noise: float) -> np.ndarray
 
 def bounds(kernel: int, boundary: int, mean: float, radius: float, noise: float):
     u, polynomial = np.zeros((4, 300)), np.zeros(3)
+    profiles = Profiles.build([np.array([noise / SPACING]) if kernel == MATCHED else None])
     first, centre, count, smooth, bounded = weight_bounds(
-        kernel, boundary, LOWER, SPACING, NODES, mean, radius, noise, u, polynomial, np.zeros(12)
+        kernel, boundary, LOWER, SPACING, NODES, mean, radius, noise, profiles, 0, u, polynomial, np.zeros(12)
     )
     table = np.zeros((4, 400))
     table[:, 200 + first : 200 + first + count] = u[:, :count]
@@ -80,6 +82,48 @@ def test_weights_and_their_derivatives_stay_below_the_bounds(kernel, boundary, m
         assert abs(w[2] @ x) <= polynomial[0] * (1 + 1e-9) + 1e-9 / noise
         assert abs(third @ x) <= polynomial[1] * (1 + 1e-9) + 1e-3 / noise**2
         assert abs(third @ x**2) <= polynomial[2] * (1 + 1e-9) + 1e-3 / noise
+
+
+@pytest.mark.parametrize("boundary", [CLAMP, REFLECT])
+@pytest.mark.parametrize("ratios", [[0.1], [0.3], [0.45], [0.4999], [0.5], [0.5001], [0.7], [0.06, 0.9], [0.3, 0.55]], ids=str)
+def test_bounds_of_matched_weights_hold_at_any_noise(boundary, ratios):
+    """Below half a cell too, where the law passes to two nodes, and for tables that many noises share."""
+    rng = np.random.default_rng(int(1e4 * sum(ratios)) + boundary)
+    profiles = Profiles.build([np.array(ratios)])
+    u, polynomial, w = np.zeros((4, 300)), np.zeros(3), np.zeros((3, 300))
+    some = 0
+    for _ in range(150):
+        ratio = float(rng.uniform(min(ratios), max(ratios)))
+        radius = SPACING * 10.0 ** rng.uniform(-4, 0.3)
+        place = rng.integers(1, NODES - 2)
+        mean = LOWER + SPACING * rng.choice([place, place + 0.5, rng.uniform(0, NODES - 1)])
+        # within the ends, and within one winding, so that extended nodes can be compared
+        radius = min(radius, mean - LOWER, LOWER + SPACING * (NODES - 1) - mean)
+        noise = SPACING * ratio
+        first, _, count, smooth, bounded = weight_bounds(
+            MATCHED, boundary, LOWER, SPACING, NODES, mean, radius, noise, profiles, 0, u, polynomial, np.zeros(12)
+        )
+        some += bounded
+        # tables of many noises know no third derivative where the passage begins
+        assert bounded or radius > SPACING
+        assert smooth or not bounded or len(ratios) > 1
+        if not bounded:
+            continue
+        table, step = np.zeros((4, 400)), 1e-6 * SPACING
+        table[:, 100 + first : 100 + first + count] = u[:, :count]
+        for m in mean + (radius - 2 * step) * rng.uniform(-1, 1, 8):
+            seen = np.zeros((3, 3, 400))
+            for k in range(3):
+                there = m + (k - 1) * step
+                at, number = axis_weights(MATCHED, boundary, LOWER, SPACING, NODES, there, noise, 2, w[0], w[1], w[2])
+                seen[k, :, 100 + at : 100 + at + number] = w[:, :number]
+            assert np.all(np.abs(seen[1, :2]) <= table[:2] * (1 + 1e-9) + 1e-12 / SPACING)
+            if smooth:
+                third = (seen[2, 2] - seen[0, 2]) / (2 * step)
+                scale = np.abs(seen[1, 2]).max()
+                assert np.all(np.abs(seen[1, 2]) <= table[2] * (1 + 1e-9) + 1e-12 * scale)
+                assert np.all(np.abs(third) <= table[3] * (1 + 1e-9) + 1e-8 * scale / step)
+    assert some > 120
 
 
 @given(noise=st.floats(0.5, 1.5), seed=st.integers(0, 2**32 - 1))

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 from scipy.integrate import quad
+from scipy.optimize import minimize, root
 from scipy.stats import norm
 
 from wassgrid.grid import StateGrid
-from wassgrid.transition.axis_kernels import CUBIC, GAUSSIAN, LINEAR, axis_weights
+from wassgrid.transition.axis_kernels import CUBIC, GAUSSIAN, LINEAR, MATCHED, axis_weights
 from wassgrid.transition.axis_kernels.facts import TAIL
 from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT, fold
 from wassgrid.transition.expectations import conditional_moments, expectations, push_derivative
@@ -56,6 +57,8 @@ def literal_weights(kernel, boundary, lower, h, n, mean, sigma):
     """The definition of each kernel, written down on a wide extended grid."""
     if boundary == "clamp":
         mean = min(max(mean, lower), lower + (n - 1) * h)
+    if kernel == MATCHED:
+        return literal_matched_weights(boundary, lower, h, n, mean, sigma)
     reach = range(0, n) if boundary == "clamp" and kernel == GAUSSIAN else range(-6 * n, 7 * n)
     weights = np.zeros(n)
     if kernel == GAUSSIAN:
@@ -85,6 +88,45 @@ def literal_weights(kernel, boundary, lower, h, n, mean, sigma):
     return weights
 
 
+def least_entropy_law(d, sigma):
+    """The law on the nodes -12, ..., 12 nearest to a normal one of all with mean d and variance sigma^2, and its nodes.
+
+    The dual problem (Tanaka and Toda 2013): minimise log sum q exp(l . (T - target)), q the normal density. A law of two
+    nodes where there is none.
+    """
+    e = np.arange(-12, 13)
+    if sigma**2 <= d * (1 - d):
+        return np.where(e == 0, 1 - d, np.where(e == 1, d, 0.0)), e
+    moments = np.stack([e - d, (e - d) ** 2 - sigma**2])
+    exponent = lambda l: l @ moments - 0.5 * (e - d) ** 2 / sigma**2  # noqa: E731
+    dual = lambda l: np.log(np.exp(exponent(l) - exponent(l).max()).sum()) + exponent(l).max()  # noqa: E731
+
+    def law(l):
+        p = np.exp(exponent(l) - exponent(l).max())
+        return p / p.sum()
+
+    def hessian(l):
+        p = law(l)
+        return (p * moments) @ moments.T - np.outer(moments @ p, moments @ p)
+
+    found = minimize(dual, np.zeros(2), jac=lambda l: moments @ law(l), hess=hessian, method="trust-exact")
+    found = root(lambda l: moments @ law(l), found.x, jac=hessian, tol=1e-14)
+    assert np.abs(moments @ law(found.x)).max() < 1e-12
+    return law(found.x), e
+
+
+def literal_matched_weights(boundary, lower, h, n, mean, sigma):
+    """The kernel for noise of half a cell and more, or none."""
+    assert sigma == 0 or sigma >= 0.5 * h
+    floor = int(np.floor((mean - lower) / h))
+    weights = np.zeros(n)
+    law, nodes = least_entropy_law((mean - lower) / h - floor, sigma / h)
+    for p, e in zip(law, nodes + floor, strict=True):
+        if boundary != "clamp" or 0 <= e < n or sigma == 0:
+            weights[literal_fold(e, n, boundary)] += p
+    return weights / weights.sum()
+
+
 CHOICES = [
     (kernel, boundary, sigma)
     for kernel, sigma in [
@@ -94,6 +136,10 @@ CHOICES = [
         (LINEAR, 0.06),
         (LINEAR, 0.5),
         (CUBIC, 0.0),
+        (MATCHED, 0.0),
+        (MATCHED, 0.127),
+        (MATCHED, 0.2),
+        (MATCHED, 0.33),
     ]
     for boundary in BOUNDARIES
 ]
@@ -118,7 +164,7 @@ def test_weight_derivatives_against_differences(kernel, boundary, sigma):
     assert abs(middle[2].sum()) < 1e-9
 
 
-@pytest.mark.parametrize("kernel", [GAUSSIAN, LINEAR, CUBIC])
+@pytest.mark.parametrize("kernel", [GAUSSIAN, LINEAR, CUBIC, MATCHED])
 def test_a_mean_beyond_a_clamped_end_has_no_derivative(kernel):
     sigma = 0.0 if kernel == CUBIC else 0.3
     outside = weights_of(kernel, "clamp", -1.0, 0.25, 11, 3.1, sigma)
@@ -137,6 +183,50 @@ def test_linear_weights_are_a_law_with_the_right_mean(mean, sigma, boundary):
         angle = 2 * np.pi * np.arange(11) / 11
         exact = 2 * np.pi * (mean + 1.0) / (11 * 0.25)
         assert abs(np.angle((w @ np.exp(1j * angle)) / np.exp(1j * exact))) < 0.01
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-0.5, 0.5), st.one_of(st.floats(0.0, 2.0), st.floats(0.498, 0.502)))
+def test_matched_weights_keep_the_mean_always_and_the_variance_where_a_law_can(d, ratio):
+    n = 61
+    w = weights_of(MATCHED, "periodic", 0.0, 1.0, n, 30.0 + d, ratio)[0]
+    e = np.arange(n) - 30
+    assert (w >= 0).all()
+    assert abs(w.sum() - 1) < 1e-14
+    assert abs(w @ e - d) < (3e-15 if ratio < 1.5 else 1e-13)
+    variance, least = w @ (e - d) ** 2, abs(d) * (1 - abs(d))
+    if ratio >= 0.5:
+        assert abs(variance - ratio**2) < (1e-14 if ratio < 1.5 else 1e-12)
+    else:
+        # within the passage from the noise's variance to the least there is
+        width = 0.5 * min(0.25 - ratio**2, ratio**2)
+        assert max(ratio**2, least) - 1e-14 <= variance <= max(ratio**2, least) + 0.1875 * width + 1e-14
+        if abs(least - ratio**2) >= width:
+            assert abs(variance - max(ratio**2, least)) < 1e-14
+
+
+@pytest.mark.parametrize("ratio", [0.12, 0.3, 0.45, 0.499, 0.5, 0.51, 0.8])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_matched_weights_have_two_continuous_derivatives(ratio, boundary):
+    """Across nodes, midpoints and the ends of the passage to two nodes; also where the law is cut."""
+    n, step = 9, 1e-6
+    means = np.unique(np.concatenate([np.linspace(0.02, n - 1.02, 331), np.arange(1, 8), np.arange(1, 7) + 0.5]))
+    low, high = (np.array([weights_of(MATCHED, boundary, 0.0, 1.0, n, m + side, ratio) for m in means]) for side in (-step, step))
+    middle = np.array([weights_of(MATCHED, boundary, 0.0, 1.0, n, m, ratio) for m in means])
+    scale = np.abs(middle).max(axis=(0, 2))
+    third = np.abs(high[:, 2] - low[:, 2]).max() / (2 * step)
+    np.testing.assert_allclose((high[:, 0] - low[:, 0]) / (2 * step), middle[:, 1], atol=1e-6 * scale[1])
+    np.testing.assert_allclose((high[:, 1] - low[:, 1]) / (2 * step), middle[:, 2], atol=step * third + 1e-6 * scale[2])
+    # a jump of the second derivative, by a hundredth of it, would exceed this
+    assert third < 0.01 * scale[2] / (2 * step)
+
+
+def test_matched_weights_are_gaussian_ones_where_the_noise_is_resolved():
+    for boundary, ratio in itertools.product(BOUNDARIES, (1.2, 1.49, 1.51)):
+        error = 9 * np.exp(-2 * (np.pi * ratio) ** 2) * (2 * np.pi * ratio) ** 2
+        for mean in (0.0, 0.37, 4.5, 8.0):
+            one, other = (weights_of(k, boundary, 0.0, 1.0, 9, mean, ratio) for k in (MATCHED, GAUSSIAN))
+            np.testing.assert_allclose(one, other, atol=error + 1e-14)
 
 
 def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6), moved=None):

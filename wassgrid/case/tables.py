@@ -31,7 +31,7 @@ from wassgrid.case.readers import (
 from wassgrid.method.facts import METHOD_FACTS
 
 ALIGNED = "aligned"
-KERNELS = ("auto", "gaussian", "linear", "cubic")
+KERNELS = ("auto", "gaussian", "matched", "linear", "cubic")
 
 
 class IndexTable(Table):

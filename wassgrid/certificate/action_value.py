@@ -11,6 +11,7 @@ import numpy as np
 from wassgrid.certificate.enclosure import derivative_combinations, enclose
 from wassgrid.certificate.lead_enclosure import lead_enclosures, lead_expectations, lead_table
 from wassgrid.certificate.product_enclosure import MOST_MOVED, enclose_product
+from wassgrid.certificate.profiles import Profiles
 from wassgrid.certificate.weight_bounds import REACH, TAIL_MASS
 from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.transition.axis_kernels.facts import SNAP
@@ -104,6 +105,11 @@ class ActionValue:
             evaluation.value, np.ascontiguousarray(ranges[0][:, lead]), np.ascontiguousarray(ranges[1][:, lead]), table,
         )  # fmt: skip
         return cls(evaluation, table, lead)
+
+    @cached_property
+    def profiles(self) -> Profiles:
+        """The bounds of weights that are tabulated."""
+        return Profiles.of(self.evaluation.model)
 
     @cached_property
     def ends(self) -> dict[int, tuple[float, float, float]]:
@@ -203,8 +209,8 @@ class ActionValue:
             at = law.collision
             noise = np.ascontiguousarray(law.noise[cells]) if len(law.noise) > 1 else law.noise
             spread(
-                enclose_product, count, count * 60.0 * float(width) ** (at.axis.size - at.moved), at, law.reach, width,
-                law.numbers[cells], np.ascontiguousarray(mean), np.ascontiguousarray(radius), noise,
+                enclose_product, count, count * 60.0 * float(width) ** (at.axis.size - at.moved), at, self.profiles, law.reach,
+                width, law.numbers[cells], np.ascontiguousarray(mean), np.ascontiguousarray(radius), noise,
                 self.evaluation.expectation.streamed_plain, *found,
             )  # fmt: skip
             return found
@@ -212,9 +218,9 @@ class ActionValue:
             combinations, first, third = derivative_combinations(model.axes.order, np.asarray((radius > 0).any(axis=0)))
             found.most[:] = np.inf
             spread(
-                enclose, count, count * 60.0 * model.reach, model.axes, width, cells, mean, radius, model.cell_noise,
-                model.coupling, self.evaluation.value, combinations, first, third, found.value, found.gradient, found.hessian,
-                found.floor, found.slope, found.bend, found.smooth, found.bounded,
+                enclose, count, count * 60.0 * model.reach, model.axes, self.profiles, width, cells, mean, radius,
+                model.cell_noise, model.coupling, self.evaluation.value, combinations, first, third, found.value,
+                found.gradient, found.hessian, found.floor, found.slope, found.bend, found.smooth, found.bounded,
             )  # fmt: skip
             return found
         j = self.lead
@@ -223,9 +229,9 @@ class ActionValue:
         found.floor[:] = expected[0]
         slope, second, third = np.zeros((3, count))
         spread(
-            lead_enclosures, count, count * 200.0 * width, model.axes, j, width, cells, np.ascontiguousarray(mean[:, j]),
-            np.ascontiguousarray(radius[:, j]), model.cell_noise, self.table, len(self.table) == 1, found.floor, slope, second,
-            third, found.smooth, found.bounded,
+            lead_enclosures, count, count * 200.0 * width, model.axes, self.profiles, j, width, cells,
+            np.ascontiguousarray(mean[:, j]), np.ascontiguousarray(radius[:, j]), model.cell_noise, self.table,
+            len(self.table) == 1, found.floor, slope, second, third, found.smooth, found.bounded,
         )  # fmt: skip
         found.slope[:, j], found.most[:, j, j], found.bend[:, j, j] = slope, second, third * radius[:, j]
         return found

@@ -50,7 +50,7 @@ def _inner_expectation(walk, axes, first, mean, noise, coupling, f):
 
 
 @allocating_nothing
-def _fill_bounds(walk, axes, level, mean, radius, noise, coupling, u, polynomial, work):
+def _fill_bounds(walk, axes, profiles, level, mean, radius, noise, coupling, u, polynomial, work):
     """Fill one level with its nodes and U; return the distance from the centre to the first node, smooth, bounded."""
     j = axes.order[level]
     if radius[j] == 0.0:
@@ -66,7 +66,7 @@ def _fill_bounds(walk, axes, level, mean, radius, noise, coupling, u, polynomial
             m += coupling[j, i] * walk.coordinate[before, walk.position[before]]
     n, h, lower, boundary = axes.size[j], axes.spacing[j], axes.lower[j], axes.boundary[j]
     first, centre, count, smooth, bounded = weight_bounds(
-        axes.kernel[j], boundary, lower, h, n, m, radius[j], noise[j], u[level], polynomial, work
+        axes.kernel[j], boundary, lower, h, n, m, radius[j], noise[j], profiles, j, u[level], polynomial, work
     )
     shift = math.floor((m - lower) / (n * h)) * (n * h) if boundary == PERIODIC else 0.0
     walk.counts[level] = count
@@ -78,7 +78,7 @@ def _fill_bounds(walk, axes, level, mean, radius, noise, coupling, u, polynomial
 
 
 @allocating_nothing
-def _pair_bounds(walk, axes, mean, radius, noise, coupling, f, u, rows, inner, combinations, totals, scratch):
+def _pair_bounds(walk, axes, profiles, mean, radius, noise, coupling, f, u, rows, inner, combinations, totals, scratch):
     """Bound the derivatives for boxes that move the axes of levels 0 and 1 alone.
 
     With G(x) = E[f | x] at the nodes x of level 0, a function of the second mean m too, and r the radius of m,
@@ -94,13 +94,13 @@ def _pair_bounds(walk, axes, mean, radius, noise, coupling, f, u, rows, inner, c
     last = axes.order.size - 1
     spread = radius[axes.order[1]]
     walk.base[0] = 0
-    start, smooth, bounded = _fill_bounds(walk, axes, 0, mean, radius, noise, coupling, u, polynomial, work)
+    start, smooth, bounded = _fill_bounds(walk, axes, profiles, 0, mean, radius, noise, coupling, u, polynomial, work)
     if not bounded:
         return False, False, -np.inf
     for i in range(walk.counts[0]):
         walk.position[0] = i
         walk.base[1] = walk.offset[0, i]
-        begin, good, bounded = _fill_bounds(walk, axes, 1, mean, radius, noise, coupling, u, along, work)
+        begin, good, bounded = _fill_bounds(walk, axes, profiles, 1, mean, radius, noise, coupling, u, along, work)
         if not bounded:
             return False, False, -np.inf
         smooth = smooth and good
@@ -161,7 +161,7 @@ def _pair_bounds(walk, axes, mean, radius, noise, coupling, f, u, rows, inner, c
 
 
 @allocating_nothing
-def _bounds(walk, axes, mean, radius, noise, coupling, f, centre, u, inner, combinations, totals, scratch):
+def _bounds(walk, axes, profiles, mean, radius, noise, coupling, f, centre, u, inner, combinations, totals, scratch):
     """Add up  sum over nodes of prod_levels U_{p(level)} |f - reference|  for every combination of derivatives.
 
     combinations (C, d): the number p of derivatives on every level; totals (C,) is written. Levels after the last one with
@@ -179,7 +179,7 @@ def _bounds(walk, axes, mean, radius, noise, coupling, f, centre, u, inner, comb
     floor = 0.0
     lone = True
     walk.base[0] = 0
-    start, smooth, bounded = _fill_bounds(walk, axes, 0, mean, radius, noise, coupling, u, polynomial, work)
+    start, smooth, bounded = _fill_bounds(walk, axes, profiles, 0, mean, radius, noise, coupling, u, polynomial, work)
     if not bounded:
         return False, False, -np.inf
     level = 0
@@ -193,7 +193,7 @@ def _bounds(walk, axes, mean, radius, noise, coupling, f, centre, u, inner, comb
                 continue
             walk.base[level + 1] = walk.base[level] + walk.offset[level, q]
             level += 1
-            start, good, bounded = _fill_bounds(walk, axes, level, mean, radius, noise, coupling, u, polynomial, work)
+            start, good, bounded = _fill_bounds(walk, axes, profiles, level, mean, radius, noise, coupling, u, polynomial, work)
             if not bounded:
                 return False, False, -np.inf
             smooth = smooth and good
@@ -250,7 +250,7 @@ def derivative_combinations(order: np.ndarray, moving: np.ndarray) -> tuple[np.n
 
 @njit(cache=True, nogil=True)
 def enclose(
-    low, high, axes, width, cells, mean, radius, noise, coupling, f, combinations, first, third,
+    low, high, axes, profiles, width, cells, mean, radius, noise, coupling, f, combinations, first, third,
     value, gradient, hessian, floor, slope, bend, smooth, bounded,
 ):  # fmt: skip
     """Enclose E f(s') over boxes of means, one box per row: cells (K,), centre mean (K, d), radius (K, d).
@@ -276,11 +276,12 @@ def enclose(
         value[r] = expectation(walk, axes, mean[r], noise[k], coupling[k], f, 2, gradient[r], hessian[r])
         if pair and radius[r, axes.order[0]] > 0.0 and radius[r, axes.order[1]] > 0.0:
             smooth[r], bounded[r], floor[r] = _pair_bounds(
-                walk, axes, mean[r], radius[r], noise[k], coupling[k], f, u, table, inner, combinations, totals, scratch
+                walk, axes, profiles, mean[r], radius[r], noise[k], coupling[k], f, u, table, inner, combinations, totals, scratch
             )
         else:
             smooth[r], bounded[r], floor[r] = _bounds(
-                walk, axes, mean[r], radius[r], noise[k], coupling[k], f, value[r], u, inner, combinations, totals, scratch
+                walk, axes, profiles, mean[r], radius[r], noise[k], coupling[k], f, value[r], u, inner, combinations, totals,
+                scratch,
             )
         for j in range(d):
             if first[j] >= 0:

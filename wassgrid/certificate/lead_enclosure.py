@@ -66,8 +66,9 @@ def lead_expectations(low, high, axes, lead, width, cells, mean, noise, table, s
 
 @njit(cache=True, nogil=True)
 def lead_enclosures(
-    low, high, axes, lead, width, cells, mean, radius, noise, table, shared, floor, slope, second, third, smooth, bounded
-):
+    low, high, axes, profiles, lead, width, cells, mean, radius, noise, table, shared, floor, slope, second, third, smooth,
+    bounded,
+):  # fmt: skip
     """Bound E f over boxes of the lead's mean: from below, its first, second, third derivative, smooth, bounded, each (K,).
 
     What the arrays hold for rows without a radius stays.
@@ -81,8 +82,9 @@ def lead_enclosures(
         k = cells[r]
         row = 0 if shared else k
         first, centre, count, smooth[r], bounded[r] = weight_bounds(
-            axes.kernel[lead], boundary, axes.lower[lead], h, n, mean[r], radius[r], noise[k, lead], u, polynomial, work
-        )
+            axes.kernel[lead], boundary, axes.lower[lead], h, n, mean[r], radius[r], noise[k, lead], profiles, lead, u,
+            polynomial, work,
+        )  # fmt: skip
         if bounded[r]:
             for q in range(count):
                 inner[q] = table[row, fold(first + q, n, boundary)]

@@ -30,7 +30,7 @@ def _law(at, c, mean, noise, w, nodes):
 
 
 @allocating_nothing
-def _bounded_law(at, c, mean, radius, noise, w, count, nodes, u, places, polynomial, work):
+def _bounded_law(at, profiles, c, mean, radius, noise, w, count, nodes, u, places, polynomial, work):
     """Fill U and the nodes that it stands on; return the way from the centre to the first, their number, smooth, bounded.
 
     Without a radius U are the weights w (3, width) at `nodes`, and their derivatives do not matter: zero.
@@ -44,7 +44,7 @@ def _bounded_law(at, c, mean, radius, noise, w, count, nodes, u, places, polynom
         return 0.0, count, True, True
     n, boundary, h = at.size[c], at.boundary[c], at.spacing[c]
     first, centre, number, smooth, bounded = weight_bounds(
-        at.kernel[c], boundary, at.lower[c], h, n, mean, radius, noise, u, polynomial, work
+        at.kernel[c], boundary, at.lower[c], h, n, mean, radius, noise, profiles, at.axis[c], u, polynomial, work
     )
     for q in range(number):
         places[q] = fold(first + q, n, boundary)
@@ -64,7 +64,7 @@ def _span(nodes, count, others, number):
 
 @njit(cache=True, nogil=True)
 def enclose_product(
-    low, high, at, reach, width, cells, mean, radius, noise, u,
+    low, high, at, profiles, reach, width, cells, mean, radius, noise, u,
     value, gradient, hessian, floor, slope, most, bend, smooth, bounded,
 ):  # fmt: skip
     """Enclose E f(s') over boxes of means, one box per row low..high: cells (K,) in the order of U, mean and radius (K, d).
@@ -100,7 +100,7 @@ def enclose_product(
         h0 = at.spacing[moved]
         count0 = _law(at, moved, mean[r, j0], noise[row, j0], w0, n0)
         start0, number0, smooth0, bounded0 = _bounded_law(
-            at, moved, mean[r, j0], radius[r, j0], noise[row, j0], w0, count0, n0, u0, p0, polynomial, work
+            at, profiles, moved, mean[r, j0], radius[r, j0], noise[row, j0], w0, count0, n0, u0, p0, polynomial, work
         )
         if not pair:
             if moved > 0:
@@ -130,7 +130,7 @@ def enclose_product(
         h1, spread = at.spacing[moved + 1], radius[r, j1]
         count1 = _law(at, moved + 1, mean[r, j1], noise[row, j1], w1, n1)
         start1, number1, smooth1, bounded1 = _bounded_law(
-            at, moved + 1, mean[r, j1], spread, noise[row, j1], w1, count1, n1, u1, p1, along, work
+            at, profiles, moved + 1, mean[r, j1], spread, noise[row, j1], w1, count1, n1, u1, p1, along, work
         )
         inside = at.stride[moved]
         if moved > 0:

@@ -10,12 +10,15 @@ import math
 
 import numpy as np
 
-from wassgrid.transition.axis_kernels import GAUSSIAN, LINEAR
+from wassgrid.certificate.profiles import PIECES
+from wassgrid.transition.axis_kernels import CUBIC, GAUSSIAN, MATCHED
 from wassgrid.transition.axis_kernels.facts import TAIL
+from wassgrid.transition.axis_kernels.matched import EXACT, WIDE
 from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing
 
 REACH = 6.0  # radius of an interval, in noises or cells, beyond which nothing is bounded
 TAIL_MASS = 2e-14  # weight of the nodes at the edge of the tail, which enter and leave as the mean moves
+_LEAST_INSIDE = 0.05  # probability within an axis below which a law that its end cuts is not bounded
 _NORMAL = 0.6  # distance of a lattice law from the normal one up to which it is treated as nearly normal
 
 
@@ -170,6 +173,80 @@ def _linear_bounds(c, r, s, h, first, count, u, polynomial):
 
 
 @allocating_nothing
+def _table_of(profiles, j, ratio):
+    """Return the table of axis j for noise of `ratio` cells, -1 where there is none."""
+    if profiles.number[j] == 0 or ratio < profiles.least[j]:
+        return -1
+    k = 0
+    if profiles.growth[j] > 0.0:
+        k = int(math.log(ratio / profiles.least[j]) / profiles.growth[j])
+    return profiles.first[j] + min(k, profiles.number[j] - 1)
+
+
+@allocating_nothing
+def _greatest(bound, low, high):
+    """Return the largest bound on distances from low to high (cells, of either sign)."""
+    if low < 0.0 < high:
+        low, high = 0.0, max(-low, high)
+    elif high <= 0.0:
+        low, high = -high, -low
+    near, far = int(2 * PIECES * low * (1.0 - 1e-12)), int(2 * PIECES * high * (1.0 + 1e-12))
+    result = 0.0
+    for k in range(near, min(far, bound.size - 1) + 1):
+        result = max(result, bound[k])
+    return result
+
+
+@allocating_nothing
+def _matched_bounds(c, r, h, n, clamped, first, count, bound, u):
+    """U of the matched kernel for |m - c| <= r from a table (4, distances) of `Profiles`; return smooth, bounded.
+
+    Within a clamped axis w = p/S, p the weights of all nodes and S the sum of those within, hence w_1 = (p_1 - w S_1)/S,
+    w_2 = (p_2 - 2 w_1 S_1 - w S_2)/S and so on; S is one less what is outside, and S_k = -sum p_k over the nodes outside.
+    """
+    smooth = True
+    for p in range(4):
+        for q in range(count):
+            x = (first + q) - c / h
+            u[p, q] = _greatest(bound[p], x - r / h, x + r / h) / h**p
+            if u[p, q] == np.inf:
+                if p < 2:
+                    return False, False
+                smooth = False
+    if not smooth:
+        u[2, :count] = 0.0
+        u[3, :count] = 0.0
+    below, above = max(-first, 0), max(first + count - n, 0)
+    if not clamped or (below == 0 and above == 0):
+        return smooth, True
+    out1 = out2 = out3 = 0.0
+    for q in range(count):
+        if q < below or q >= count - above:
+            out1, out2, out3 = out1 + u[1, q], out2 + u[2, q], out3 + u[3, q]
+    # what is outside, on short parts of the interval of means
+    outside = 0.0
+    parts = int(2 * PIECES * 2.0 * r / h) + 1
+    for k in range(parts):
+        low, high = (c - r + 2.0 * r * k / parts) / h, (c - r + 2.0 * r * (k + 1) / parts) / h
+        here = 0.0
+        for q in range(count):
+            if q < below or q >= count - above:
+                here += _greatest(bound[0], first + q - high, first + q - low)
+        outside = max(outside, here)
+    inside = 1.0 - outside
+    if inside < _LEAST_INSIDE:
+        return False, False
+    for q in range(count - below - above):
+        at = q + below
+        w = min(u[0, at] / inside, 1.0)
+        w1 = (u[1, at] + w * out1) / inside
+        w2 = (u[2, at] + 2.0 * w1 * out1 + w * out2) / inside
+        w3 = (u[3, at] + 3.0 * w2 * out1 + 3.0 * w1 * out2 + w * out3) / inside
+        u[0, q], u[1, q], u[2, q], u[3, q] = w, w1, w2, w3
+    return smooth, True
+
+
+@allocating_nothing
 def _normal_derivative(p, z, t):
     """Bound |phi^(p)| = |He_p| phi on [z - t, z + t], z >= 0, p <= 5.
 
@@ -199,12 +276,13 @@ def _normal_derivative(p, z, t):
 
 
 @allocating_nothing
-def weight_bounds(kernel, boundary, lower, h, n, mean, radius, s, u, polynomial, work):
+def weight_bounds(kernel, boundary, lower, h, n, mean, radius, s, profiles, j, u, polynomial, work):
     """Fill U_p (4, nodes) of one axis for means within `radius`; return first extended index, centre, count, smooth, bounded.
 
     polynomial (3,): bounds of |d^2 E x|, |d^3 E x| and |d^3 E (x - c)^2| in the mean, x the extended node, c the centre: small
     for laws that are nearly normal, infinite where none is known. smooth: the weights are three times differentiable
-    on the box, else only Lipschitz continuous. work (12,): scratch.
+    on the box, else only Lipschitz continuous (the second derivative counts where it is Lipschitz continuous itself).
+    profiles, j: the tables of `Profiles`, and the number of the axis there. work (12,): scratch.
     """
     polynomial[:] = np.inf
     m = mean - lower
@@ -221,11 +299,29 @@ def weight_bounds(kernel, boundary, lower, h, n, mean, radius, s, u, polynomial,
         m = m % period
         low, high = m - radius, m + radius
     c, r = 0.5 * (low + high), 0.5 * (high - low)
-    if r > REACH * max(s, h) or kernel > LINEAR:
+    if r > REACH * max(s, h) or kernel == CUBIC:
         return 0, 0.0, 0, False, False
     first = math.ceil((low - TAIL * s) / h)
     last = math.floor((high + TAIL * s) / h)
-    if kernel == GAUSSIAN:
+    if kernel == MATCHED and 0.0 < s < WIDE * h:
+        table = _table_of(profiles, j, s / h)
+        if table < 0:
+            return 0, 0.0, 0, False, False
+        side = math.ceil(TAIL * s / h) + 1
+        first, last = round(low / h) - side, round(high / h) + side
+        whole = last - first + 1
+        even, bounded = _matched_bounds(c, r, h, n, boundary == CLAMP, first, whole, profiles.bound[table], u)
+        if not bounded:
+            return 0, 0.0, 0, False, False
+        smooth = smooth and even
+        count = whole
+        if boundary == CLAMP:
+            first, count = max(first, 0), min(last, n - 1) - max(first, 0) + 1
+        if count == whole:
+            # mean and, where it exists, variance are exact
+            polynomial[0] = polynomial[1] = 0.0
+            polynomial[2] = 0.0 if s >= EXACT * h else np.inf
+    elif kernel == GAUSSIAN or (kernel == MATCHED and s > 0.0):
         clamped = boundary == CLAMP
         if clamped:
             first, last = max(first, 0), min(last, n - 1)

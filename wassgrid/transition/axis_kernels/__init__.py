@@ -6,16 +6,19 @@ s noise, w0, w1, w2 a weight and its first and second derivative in the mean.
 
 from __future__ import annotations
 
-from wassgrid.transition.axis_kernels import cubic, gaussian, linear
+from wassgrid.transition.axis_kernels import cubic, gaussian, linear, matched
 from wassgrid.transition.axis_kernels.cubic import cubic_weights
 from wassgrid.transition.axis_kernels.facts import AxisKernel
 from wassgrid.transition.axis_kernels.gaussian import gaussian_weights
 from wassgrid.transition.axis_kernels.linear import linear_weights
+from wassgrid.transition.axis_kernels.matched import matched_weights
 from wassgrid.transition.compiled import allocating_nothing, measured
 
 # the first one that resolves the noise is what `auto` takes
-AXIS_KERNELS: dict[str, AxisKernel] = {kernel.name: kernel for kernel in (gaussian.KERNEL, linear.KERNEL, cubic.KERNEL)}
-GAUSSIAN, LINEAR, CUBIC = gaussian.KERNEL.code, linear.KERNEL.code, cubic.KERNEL.code
+AXIS_KERNELS: dict[str, AxisKernel] = {
+    kernel.name: kernel for kernel in (gaussian.KERNEL, matched.KERNEL, linear.KERNEL, cubic.KERNEL)
+}
+GAUSSIAN, LINEAR, CUBIC, MATCHED = gaussian.KERNEL.code, linear.KERNEL.code, cubic.KERNEL.code, matched.KERNEL.code
 
 
 @allocating_nothing
@@ -27,6 +30,8 @@ def axis_weights(kernel, boundary, lower, h, n, mean, s, order, w0, w1, w2):
     m, outside = measured(mean - lower, h, n, boundary)
     if kernel == GAUSSIAN:
         first, count = gaussian_weights(m, s, h, n, boundary, order, w0, w1, w2)
+    elif kernel == MATCHED:
+        first, count = matched_weights(m, s, h, n, boundary, order, w0, w1, w2)
     elif kernel == LINEAR:
         first, count = linear_weights(m, s, h, order, w0, w1, w2)
     else:
