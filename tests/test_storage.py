@@ -394,7 +394,7 @@ def test_full_disk_keeps_the_last_transaction(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for name in ("os.posix_fallocate", "os.fsync", "shutil.copyfile", "wassgrid.storage.writer.extend_series"):
+    for name in ("os.posix_fallocate", "os.fsync", "shutil.copyfileobj", "wassgrid.storage.writer.extend_series"):
         with monkeypatch.context() as patch:
             patch.setattr(name, full)
             append(writer, 1)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from wassgrid.observers.recorder import Recorder
 
+LONGEST_LINE = 2000  # characters of a message
 DONE, UNCONVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
@@ -223,7 +224,10 @@ def _leave(status: int, line: str) -> NoReturn:
 
 
 def _complain(text: str) -> None:
-    print(f"wassgrid: {' '.join(text.split())}", file=sys.stderr)
+    from wassgrid.text import visible
+
+    line = f"wassgrid: {visible(' '.join(text.split()))}"
+    print(line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 3]}...", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

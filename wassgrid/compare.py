@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wassgrid.case import Case
+from wassgrid.case.file import Case
+from wassgrid.case.stored import case_of
 from wassgrid.evaluation import Evaluator
 from wassgrid.geometry import Geodesic, geodesic, inner
 from wassgrid.hessian import second_derivative
@@ -102,7 +103,7 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], point
         for result in (one, other):
             if "neural" in result.series:
                 raise PolicyError(f"'{result.path}' holds a neural policy: only particle policies have a state-wise distance")
-        cases = [Case.from_text(result.case_text, str(result.attributes["case_name"])) for result in (one, other)]
+        cases = [case_of(result) for result in (one, other)]
         policies = [ParticlePolicy.from_result(result) for result in (one, other)]
         units = str(one.description("convergence/objective")["units"])
     _require_one_problem(cases[0], cases[1], names)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.grid import StateGrid
-from wassgrid.storage import ResultFile
+from wassgrid.storage import ResultFile, StorageError
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -135,13 +135,17 @@ class ParticlePolicy:
             return cls.from_result(file)
 
     @classmethod
-    def from_result(cls, file: object, frame: int = -1) -> ParticlePolicy:
-        """Build the policy of one stored frame of an open result file."""
-        grid = StateGrid(tuple(file.state_names), tuple(file.axes), tuple(file.boundaries))  # type: ignore[attr-defined]
-        weights = np.asarray(file.frame("weights", frame))  # type: ignore[attr-defined]
-        weights = weights.reshape(grid.size, weights.shape[-1])
-        actions = np.asarray(file.frame("actions", frame))  # type: ignore[attr-defined]
-        return cls(grid, actions.reshape(grid.size, weights.shape[-1], -1), weights)
+    def from_result(cls, file: ResultFile, frame: int = -1) -> ParticlePolicy:
+        """Build the policy of one stored frame of an open result file.  Raises StorageError where it holds none."""
+        grid = StateGrid(file.state_names, file.axes, file.boundaries)
+        weights, actions = file.frame("weights", frame), file.frame("actions", frame)
+        fits = weights.shape[:-1] == grid.shape and actions.shape[: weights.ndim] == weights.shape
+        if not (fits and grid.axes and actions.size > 0):
+            raise StorageError(f"'{file.path}': the particles of a frame do not fit its {' x '.join(map(str, grid.shape))} cells")
+        try:
+            return cls(grid, actions.reshape(*weights.reshape(grid.size, -1).shape, -1), weights.reshape(grid.size, -1))
+        except PolicyError as error:
+            raise StorageError(f"'{file.path}' holds no policy: {error}") from error
 
 
 def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:

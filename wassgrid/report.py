@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,9 @@ from wassgrid.run.schema import (
     curvature,
     phase_time,
 )
+from wassgrid.run.summary import summary_of
 from wassgrid.storage import ResultFile
+from wassgrid.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,7 @@ ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is tol
 def print_summary(result: ResultFile, console: Console, case: Case | None = None) -> None:
     """Print the numbers of a run's last step and the noise of its grid."""
     console.print()
-    console.print(f"{result.attributes['case_name']}: {result.attributes['title']}", highlight=False, markup=False)
+    console.print(visible(f"{result.text('case_name')}: {result.text('title')}"), highlight=False, markup=False)
     print_rows(console, summary_rows(result, case))
     noise = noise_table(result)
     if noise is not None:
@@ -50,9 +51,9 @@ def print_info(result: ResultFile, console: Console) -> None:
     writer, attributes = result.being_written_by, result.attributes
     if result.status == "running":
         ended = f"no, it ended without notice (a kill, a full disk); to go on: wassgrid resume {result.path}"
-        console.print(f"running: {f'{writer} is writing it' if writer else ended}", highlight=False, markup=False)
+        console.print(visible(f"running: {f'{writer} is writing it' if writer else ended}"), highlight=False, markup=False)
     elif result.status == "interrupted":
-        console.print(f"interrupted; to go on: wassgrid resume {result.path}", highlight=False, markup=False)
+        console.print(visible(f"interrupted; to go on: wassgrid resume {result.path}"), highlight=False, markup=False)
     versions = [f"{name} {attributes[f'{name}_version']}" for name in ("wassgrid", "python", "numpy", "scipy", "numba")]
     rows = [
         ("created", f"{attributes['created']} on {attributes['host']}"),
@@ -63,23 +64,24 @@ def print_info(result: ResultFile, console: Console) -> None:
         steps = result.steps(name)
         span = f", steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f", step {steps[0]}" if len(steps) else ""
         rows.append((f"/{name}", f"{len(steps)} records{span}: {', '.join(result.variables(name))}"))
-    checkpoint = result.checkpoint
-    rows.append(("/checkpoint", "none yet" if checkpoint is None else f"step {int(checkpoint['step'])}"))
-    rows.append(("size", f"{result.path.stat().st_size / 2**20:.3g} MiB"))
+    rows.append(("/checkpoint", result.checkpoint_described))
+    size = f"{result.path.stat().st_size / 2**20:.3g} MiB"
+    rows.append(("size", size if result.has_checksums else f"{size}, without checksums (of an early version)"))
     print_rows(console, rows)
-    if len(result.steps("convergence")):
+    if result.records("convergence"):
         print_summary(result, console)
 
 
 def noise_table(result: ResultFile) -> Table | None:
     """Return physical and numerical standard deviation per step of every axis, None where the file has none."""
-    axes = json.loads(result.attributes.get("summary", "{}")).get("resolution")
+    axes = summary_of(result).get("resolution")
     return resolution_table(axes) if axes else None
 
 
 def resolution_table(axes: list[dict[str, Any]]) -> Table:
     """Return the noise that the problem has and that the grid has, one row per axis (`TransitionModel.resolution`)."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="noise per step", title_justify="left")
@@ -87,7 +89,8 @@ def resolution_table(axes: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="left" if name in ("state", "kernel") else "right")
     for axis in axes:
         cells = f"{axis['cells_per_noise']:.3g}" if axis["physical"] > 0 else "no noise"
-        table.add_row(axis["state"], axis["kernel"], f"{axis['physical']:.6g}", f"{axis['numerical']:.6g}", cells)
+        names = [escape(visible(axis[key])) for key in ("state", "kernel")]
+        table.add_row(*names, f"{axis['physical']:.6g}", f"{axis['numerical']:.6g}", cells)
     return table
 
 
@@ -125,7 +128,7 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
     """Return the numbers of a run's last step as (name, text); `case` adds the comparison with its [expect]."""
     columns = result.convergence
     last = {name: float(values[-1]) for name, values in columns.items()}
-    summary = json.loads(result.attributes.get("summary", "{}"))
+    summary = summary_of(result)
     # a neural run measures its finished policy in a long simulation of its own
     last[OBJECTIVE] = summary.pop(OBJECTIVE, last[OBJECTIVE])
     units = result.description(f"convergence/{OBJECTIVE}")["units"]
@@ -211,4 +214,4 @@ def print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
 
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
-        console.print(f"[bold]{escape(name):<{width}}[/bold]  {escape(text)}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{escape(visible(name)):<{width}}[/bold]  {escape(visible(text))}", highlight=False, soft_wrap=True)

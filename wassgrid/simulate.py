@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wassgrid.case import Case
+from wassgrid.case.stored import case_of
 from wassgrid.policy import ParticlePolicy
-from wassgrid.storage import ResultFile
+from wassgrid.run.summary import summary_of
+from wassgrid.storage import ResultFile, StorageError
 
 if TYPE_CHECKING:
     from wassgrid.problem.control_problem import ControlProblem
@@ -55,9 +55,14 @@ def simulate_file(path: str | PathLike[str], steps: int, chains: int, burn_in: i
         if "neural" in result.series:
             return _simulate_neural(result, steps, chains, burn_in, seed)
         policy, law = ParticlePolicy.from_result(result), result.frame("stationary").ravel()
-        case = Case.from_text(result.case_text, str(result.attributes["case_name"]))
+        if law.size != policy.grid.size or not np.isfinite(law).all() or not (law > 0).any():
+            raise StorageError(f"'{path}': its stationary law is none on the cells of its grid")
+        case = case_of(result)
         columns = result.convergence
-        objective = float(columns["objective"][columns["step"] == result.steps("trajectory")[-1]][0])
+        there = np.flatnonzero(columns["step"] == result.steps("trajectory")[-1])
+        if len(there) == 0 or "objective" not in columns:
+            raise StorageError(f"'{path}' does not say what J its last policy has")
+        objective = float(columns["objective"][there[0]])
     rng = np.random.default_rng(seed)
     if case.problem.criterion == "discounted":
         return discounted_cost(case.problem, policy, chains * steps, rng), objective
@@ -70,9 +75,9 @@ def _simulate_neural(
     """Simulate a neural policy where it was trained, in JAX; J is that of the run's own long simulation."""
     from wassgrid.neural import make_solver
 
-    case = Case.from_text(result.case_text, str(result.attributes["case_name"]))
+    case = case_of(result)
     cost = make_solver(case).simulate(result, chains, burn_in, steps, seed)
-    summary = json.loads(result.attributes.get("summary", "{}"))
+    summary = summary_of(result)
     objective = summary.get("objective", float(result.convergence["objective"][-1]))
     return SimulatedCost(cost.mean, cost.standard_error, chains, cost.samples // chains, burn_in), float(objective)
 

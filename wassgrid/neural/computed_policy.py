@@ -87,13 +87,13 @@ class NeuralPolicy:
     @classmethod
     def from_result(cls, result: ResultFile, frame: int = -1) -> NeuralPolicy:
         """Build the policy of one stored frame of an open result file.  Raises StorageError where there is none."""
-        from wassgrid.case import Case
+        from wassgrid.case.stored import case_of
         from wassgrid.storage import StorageError
 
         checkpoint = result.checkpoint
         if checkpoint is None or "neural" not in result.series or len(result.steps("neural")) == 0:
             raise StorageError(f"'{result.path}' holds no neural policy yet")
-        case = Case.from_text(result.case_text, str(result.attributes["case_name"]))
+        case = case_of(result)
         settings = case.neural or NeuralSettings.model_validate({})
         transport = with_units(blueprint_of(case, settings), checkpoint["input_offset"], checkpoint["input_scale"])
         parameters = np.asarray(result.record("neural", frame)["parameters"])

@@ -29,6 +29,14 @@ NEURAL_COLUMNS = {
 }
 
 
+def neural_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays that a neural run goes on from."""
+    solver = make_solver(case)
+    states, parameters = case.problem.state_dimension, (solver.blueprint.parameter_count,)
+    shapes = {"input_offset": (states,), "input_scale": (states,), "chains": (solver.settings.chains, states)}
+    return {**shapes, **dict.fromkeys(("parameters", "averaged", "direction"), parameters)}
+
+
 def neural_layout(case: Case) -> dict[str, Any]:
     """Return axes and series of a neural run's result file, as `ResultWriter.begin` takes them."""
     count = make_solver(case).blueprint.parameter_count

@@ -12,9 +12,12 @@ from importlib import metadata
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 import wassgrid
 from wassgrid.case import Case, CaseError
-from wassgrid.run.loop import FAILED, INTERRUPTED, RunInterrupted, StepRecord, Verdict
+from wassgrid.case.stored import case_of
+from wassgrid.run.loop import FAILED, INTERRUPTED, RunInterrupted, StepRecord, Verdict, require_arrays
 from wassgrid.run.schema import Units
 from wassgrid.run.solvers import SOLVERS
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
@@ -37,11 +40,11 @@ class Recorder:
         self.kept = writer.kept  # where an earlier result of that name went
         self.busy = False  # must not be interrupted
         self._writer = writer
-        self._resumed = checkpoint is not None
         self._series = SOLVERS[case.solver.kind].frames
         self._last: StepRecord | None = None
         self._last_frame = last_frame
         self._finished = False
+        self._reopens: dict[str, Any] | None = None  # attributes with which the file is written to again, once all is well
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], case: Case) -> Recorder:
@@ -70,15 +73,22 @@ class Recorder:
         writer = ResultWriter(path)
         try:
             with ResultFile(path) as result:
-                case = Case.from_text(result.case_text, str(result.attributes["case_name"]), overrides)
-                checkpoint, lengths = result.checkpoint, result.checkpoint_lengths
+                for name in ("title", "created", "host"):
+                    result.text(name)
+                result.verify()
+                case = case_of(result, overrides)
+                checkpoint = result.checkpoint
                 series = SOLVERS[case.solver.kind].frames
-                frames = result.steps(series)[: lengths[series]]
+                _require_fit(result, SOLVERS[case.solver.kind].layout(case))
+                if checkpoint is not None:
+                    require_arrays(checkpoint, SOLVERS[case.solver.kind].checkpoint(case))
+                frames = result.steps(series)[: result.checkpoint_lengths.get(series, 0)]
         except BaseException:
             writer.close()
             raise
-        writer.resume({"case": case.to_text()} if overrides else None)
-        return cls(writer, case, checkpoint, int(frames[-1]) if len(frames) else -1)
+        recorder = cls(writer, case, checkpoint, int(frames[-1]) if len(frames) else -1)
+        recorder._reopens = {"case": case.to_text()} if overrides else {}
+        return recorder
 
     @property
     def started(self) -> bool:
@@ -88,6 +98,10 @@ class Recorder:
     # ---- observer ----
 
     def start(self, case: Case, solver: Any, first: StepRecord, resumed: bool) -> None:
+        if self._reopens is not None:
+            self.busy = True
+            self._writer.resume(self._reopens)
+            self._reopens, self.busy = None, False
         if resumed:
             self._last = first
         else:
@@ -142,15 +156,33 @@ class Recorder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.busy = True
-        if self._finished or kind is None or issubclass(kind, StorageError):
-            self._writer.close()
+        if self._finished or kind is None or issubclass(kind, StorageError) or self._reopens is not None:
+            self._writer.close()  # a file that was not reopened stays as it was
         elif issubclass(kind, KeyboardInterrupt | RunInterrupted):
             self._end(INTERRUPTED, str(error) or "interrupted before the first step")
-        elif self._last is None and not self._resumed:
+        elif self._last is None:
             self._writer.discard()
         else:
             with suppress(StorageError):  # the error under way matters more
-                self._end(INTERRUPTED if self._resumed and self._last is None else FAILED, f"{kind.__name__}: {error}")
+                self._end(FAILED, f"{kind.__name__}: {error}")
+
+
+def _require_fit(result: ResultFile, layout: dict[str, Any]) -> None:
+    """Raise StorageError unless the axes and arrays of a file are those that a run of its case writes."""
+    grid = layout.get("grid", ())
+    if result.state_names != tuple(axis.name for axis in grid):
+        raise StorageError(f"'{result.path}': its axes are {', '.join(result.state_names) or 'none'}, not those of its case")
+    for axis in grid:
+        points = result.grid[axis.name]
+        if points.shape != axis.values.shape or not np.allclose(points, axis.values, rtol=1e-9, atol=1e-9 * np.ptp(points)):
+            raise StorageError(f"'{result.path}': the points of {axis.name} are not those of its case")
+    lengths = {axis.name: len(axis.values) for axis in (*grid, *layout["axes"])}
+    for series, variables in layout["series"].items():
+        stored = result.variables(series) if series in result.series else ()
+        for name, variable in variables.items():
+            shape = tuple(lengths[axis] for axis in variable.dimensions)
+            if name not in stored or result.shape(series, name)[1:] != shape:
+                raise StorageError(f"'{result.path}': /{series}/{name} is not what a run of its case writes")
 
 
 def root_attributes(case: Case) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def figures(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Figure]:
     made = {"convergence" if len(paths) > 1 else f"{Path(paths[0]).stem}_convergence": convergence(paths)}
     for path in paths:
         with ResultFile(path) as result:
-            stored = len(result.steps("trajectory")) > 0 and "actions" in result.variables("trajectory")
+            stored = result.records("trajectory") > 0 and "actions" in result.variables("trajectory")
             curved = bool(np.isfinite(result.convergence.get(curvature_column("min"), np.nan)).any())
         if curved:
             made[f"{Path(path).stem}_curvature"] = curvature(path)
@@ -46,4 +46,4 @@ def save(figure: Figure, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DOTS_PER_INCH)
     except OSError as error:
-        raise StorageError(f"cannot write '{path}': {error.strerror}") from error
+        raise StorageError(f"cannot write '{path}': {error.strerror or error}") from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from wassgrid.plotting.style import COLOURS, canvas, label, styled
+from wassgrid.plotting.style import COLOURS, canvas, label, plain, styled
 
 if TYPE_CHECKING:
     from wassgrid.compare import Comparison
@@ -28,7 +28,7 @@ def comparison(found: Comparison) -> Figure:
     right.axhline(0.0, color="0.6", linewidth=0.8)
     right.set_ylabel(label("second derivative of J", found.cost_units))
     for axis in (left, right):
-        axis.set_xlabel(f"from {found.names[0]} (0) to {found.names[1]} (1)")
+        axis.set_xlabel(f"from {plain(found.names[0])} (0) to {plain(found.names[1])} (1)")
         axis.legend()
     figure.suptitle(f"distance {found.distance:.6g}", fontsize=10)
     return figure

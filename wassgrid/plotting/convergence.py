@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from wassgrid.plotting.style import COLOURS, LINES, canvas, label, styled
+from wassgrid.plotting.style import COLOURS, LINES, canvas, label, plain, styled
 from wassgrid.run.schema import FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STANDARD_ERROR, STEP, WALL_TIME
+from wassgrid.run.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
 
 _PROBLEM = ("parameters", "indices", "states", "actions", "time", "cost", "criterion", "grid")
@@ -35,10 +35,15 @@ class _Run:
             columns = result.convergence
             if len(columns[STEP]) == 0:
                 raise StorageError(f"'{path}' holds no step yet: there is nothing to plot")
-            case = tomllib.loads(result.case_text)
-            summary = json.loads(result.attributes.get("summary", "{}"))
+            try:
+                case = tomllib.loads(result.case_text)
+            except (ValueError, RecursionError) as error:
+                raise StorageError(f"'{path}' holds a case that is not valid: {error}") from error
+            summary = summary_of(result)
+            if OBJECTIVE not in columns:
+                raise StorageError(f"'{path}' holds no objective: there is nothing to plot")
             return cls(
-                result.path.stem,
+                plain(result.path.stem),
                 columns,
                 {key: case.get(key) for key in _PROBLEM},
                 result.description(f"convergence/{OBJECTIVE}")["units"],

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from wassgrid.plotting.style import COLOURS, canvas, styled
+from wassgrid.plotting.style import COLOURS, canvas, plain, styled
 from wassgrid.run import schema
 from wassgrid.storage import ResultFile, StorageError
 
@@ -27,9 +27,10 @@ def curvature(path: str | os.PathLike[str]) -> Figure:
     it is not are marked. Raises StorageError for a file without curvature (see `output.curvature_every`).
     """
     with ResultFile(path) as result:
-        columns, name = result.convergence, result.path.stem
+        columns, name = result.convergence, plain(result.path.stem)
     measured = np.isfinite(columns.get(schema.curvature("min"), np.full(len(columns[schema.STEP]), np.nan)))
-    if not measured.any():
+    needed = [schema.curvature(end, part) for end in schema.CURVATURE_ENDS for part in ("", "_local", "_transport", "_residual")]
+    if not measured.any() or not columns.keys() >= set(needed):
         raise StorageError(f"'{path}' holds no curvature: run the case with --set output.curvature_every=1")
     steps = columns[schema.STEP][measured]
     figure, axes = canvas(1, 2, width=4.2, height=3.0)

@@ -13,8 +13,8 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from wassgrid.plotting.style import COLOURS, DIVERGING, canvas, colourbar, label, styled
-from wassgrid.storage import ResultFile
+from wassgrid.plotting.style import COLOURS, DIVERGING, canvas, colourbar, label, plain, styled
+from wassgrid.storage import ResultFile, StorageError
 
 _SHARES = (0.99, 0.9, 0.5)  # of the stationary law inside the contours
 _MANY_POINTS = 20_000  # drawn as an image inside vector formats
@@ -42,19 +42,19 @@ class Frame:
     def read(cls, path: str | os.PathLike[str], index: int = -1) -> Frame:
         """Read one frame, the last by default. Raises StorageError where there is none."""
         with ResultFile(path) as result:
-            weights = result.frame("weights", index)
+            frame = particles_of(result, index)
             step = result.steps("trajectory")[index]
             units = {name: result.description(f"grid/{name}")["units"] for name in result.state_names}
             return cls(
-                f"{result.path.stem}, step {step}",
+                f"{plain(result.path.stem)}, step {step}",
                 result.axes,
                 tuple(label(name, units[name]) for name in result.state_names),
                 action_labels(result),
                 result.description("trajectory/value")["units"],
-                result.frame("actions", index).reshape(*weights.shape, -1),
-                weights,
-                result.frame("stationary", index),
-                result.frame("value", index),
+                frame["actions"],
+                frame["weights"],
+                frame["stationary"],
+                frame["value"],
             )
 
     @property
@@ -90,9 +90,25 @@ class Frame:
 
 def action_labels(result: ResultFile) -> tuple[str, ...]:
     """Names with units of the action components of a result file."""
-    names = [str(name) for name in result.attributes["action_names"]]
-    units = [str(unit) for unit in result.attributes["action_units"]]
+    names, units = result.texts("action_names"), result.texts("action_units")
+    if len(names) != len(units):
+        raise StorageError(f"'{result.path}' names {len(names)} actions and {len(units)} units")
     return tuple(label(name, unit) for name, unit in zip(names, units, strict=True))
+
+
+def particles_of(result: ResultFile, index: int = -1) -> dict[str, np.ndarray]:
+    """Return the arrays of one frame: actions (n1..nd, particles, m), weights (n1..nd, particles), stationary and value (n1..nd).
+
+    Raises StorageError where there is no such frame, or where its shapes do not belong together.
+    """
+    shape = tuple(axis.size for axis in result.axes)
+    frame = {name: result.frame(name, index) for name in ("actions", "weights", "stationary", "value")}
+    cloud = frame["weights"].shape
+    frame["actions"] = frame["actions"].reshape(*cloud, -1)
+    fits = cloud[:-1] == shape == frame["stationary"].shape == frame["value"].shape and frame["actions"].size > 0
+    if not fits or frame["actions"].shape[-1] != len(result.texts("action_names")):
+        raise StorageError(f"'{result.path}': the arrays of a frame do not fit its {' x '.join(map(str, shape))} cells")
+    return frame
 
 
 @styled

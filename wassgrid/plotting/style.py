@@ -10,6 +10,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wassgrid.text import visible
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -51,9 +53,14 @@ def canvas(rows: int, columns: int, width: float = 3.4, height: float = 2.7, **s
     return figure, figure.subplots(rows, columns, squeeze=False, **sharing)
 
 
+def plain(text: str) -> str:
+    """Return a text for a figure in which nothing is a command: neither to a terminal nor to the setter of formulas."""
+    return visible(text).replace("$", r"\$")
+
+
 def label(name: str, units: str) -> str:
     """Return `name (units)`, the name alone for a pure number; a dollar sign stays one."""
-    return (name if units in ("", "1") else f"{name} ({units})").replace("$", r"\$")
+    return plain(name if units in ("", "1") else f"{name} ({units})")
 
 
 def colourbar(figure: Figure, mappable: Any, axes: Axes, text: str) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from wassgrid.plotting.fields import action_labels
-from wassgrid.plotting.style import COLOURS, canvas, label, styled
+from wassgrid.plotting.fields import action_labels, particles_of
+from wassgrid.plotting.style import COLOURS, canvas, label, plain, styled
 from wassgrid.storage import ResultFile
 
 _BULK = 0.75  # share of the stationary law that the cells are chosen from
@@ -25,7 +25,8 @@ def trajectories(path: str | os.PathLike[str], states: Sequence[Sequence[float]]
     without frames, ValueError for a state of another dimension.
     """
     with ResultFile(path) as result:
-        law = result.frame("stationary")
+        frame = particles_of(result)
+        law = frame["stationary"]
         axes = result.axes
         chosen = _spread_cells(law, result.boundaries, cells) if states is None else [_nearest(axes, state) for state in states]
         names = action_labels(result)
@@ -34,7 +35,7 @@ def trajectories(path: str | os.PathLike[str], states: Sequence[Sequence[float]]
         times, time_label = _times(result, steps)
         figure, panels = canvas(len(names), len(chosen), width=2.6, sharex=True, sharey="row")
         for column, cell in enumerate(chosen):
-            weights = result.frame("weights")[cell]
+            weights = frame["weights"][cell]
             paths = result.array("trajectory", "actions", (slice(None), *cell))
             paths = paths.reshape(len(steps), len(weights), len(names))
             for row in range(len(names)):
@@ -52,7 +53,7 @@ def trajectories(path: str | os.PathLike[str], states: Sequence[Sequence[float]]
                 panels[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         for row, name in enumerate(names):
             panels[row, 0].set_ylabel(name)
-        figure.suptitle(f"{result.path.stem}: particles at {len(chosen)} states", fontsize=10)
+        figure.suptitle(f"{plain(result.path.stem)}: particles at {len(chosen)} states", fontsize=10)
     return figure
 
 

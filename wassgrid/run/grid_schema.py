@@ -61,6 +61,13 @@ CURVATURE = {
 }
 
 
+def grid_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays that a grid run goes on from."""
+    cells, particles = StateGrid.from_case(case).size, case.policy.particles
+    actions = (cells, particles, case.problem.action_dimension)
+    return {"actions": actions, "weights": actions[:2], "warm_law": (cells,), "warm_value": (cells,)}
+
+
 def grid_layout(case: Case) -> dict[str, Any]:
     """Return axes and series of a grid run's result file; the action axis is left out where there is one action."""
     grid, units = StateGrid.from_case(case), Units.of(case)

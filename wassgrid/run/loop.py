@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
@@ -85,6 +87,33 @@ class Observer(Protocol):
         """Called once at the end, whatever the end is."""
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that the solver cannot go on from."""
+
+
+def require_arrays(checkpoint: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError unless the arrays named are there, of their shapes and finite."""
+    for name, shape in shapes.items():
+        array = checkpoint.get(name)
+        if not isinstance(array, np.ndarray) or array.shape != shape:
+            raise CheckpointError(f"checkpoint: '{name}' is no array of {' x '.join(map(str, shape))} numbers, as its case needs")
+        if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise CheckpointError(f"checkpoint: '{name}' holds what is no finite number")
+
+
+def _restored(solver: Solver, checkpoint: Mapping[str, Any]) -> Any:
+    try:
+        return solver.restore(checkpoint)
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint: {error.args[0]!r} is missing, it was not written by this solver") from error
+    except (TypeError, IndexError, OverflowError, ZeroDivisionError, FloatingPointError) as error:
+        raise CheckpointError(f"checkpoint: it was not written by this solver: {error}") from error
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise CheckpointError(f"checkpoint: it was not written by this solver: {error}") from error
+
+
 def drive(
     solver: Solver, case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None
 ) -> Any:
@@ -93,7 +122,7 @@ def drive(
     Raises what the solver finds wrong with the case before the first step (subclasses of ValueError), and
     RunFailedError where a later step fails; the observers are told first.
     """
-    state = solver.start() if resume_from is None else solver.restore(resume_from)
+    state = solver.start() if resume_from is None else _restored(solver, resume_from)
     record = solver.record(state)
     for observer in observers:
         observer.start(case, solver, record, resume_from is not None)

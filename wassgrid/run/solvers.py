@@ -19,7 +19,7 @@ class SolverKind:
 
     make: the solver of a case; layout: axes and series of its result file, as `ResultWriter.begin` takes them; frames: the
     series that its frames go to; rules: the limits that may end a run, by column (`gap`: J above its bound); gridded: the states
-    lie on a grid.
+    lie on a grid; checkpoint: shapes of the arrays that a run goes on from.
     """
 
     make: Callable[[Case], Solver]
@@ -27,6 +27,7 @@ class SolverKind:
     frames: str
     rules: Callable[[Case], dict[str, float]]
     gridded: bool
+    checkpoint: Callable[[Case], dict[str, tuple[int, ...]]]
 
 
 def _make_grid(case: Case) -> Solver:
@@ -39,6 +40,12 @@ def _grid_layout(case: Case) -> dict[str, Any]:
     from wassgrid.run.grid_schema import grid_layout
 
     return grid_layout(case)
+
+
+def _grid_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
+    from wassgrid.run.grid_schema import grid_checkpoint
+
+    return grid_checkpoint(case)
 
 
 def _grid_rules(case: Case) -> dict[str, float]:
@@ -59,6 +66,12 @@ def _neural_layout(case: Case) -> dict[str, Any]:
     return neural_layout(case)
 
 
+def _neural_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
+    from wassgrid.neural.schema import neural_checkpoint
+
+    return neural_checkpoint(case)
+
+
 def _neural_rules(case: Case) -> dict[str, float]:
     from wassgrid.case.neural_tables import NeuralSettings
 
@@ -67,8 +80,8 @@ def _neural_rules(case: Case) -> dict[str, float]:
 
 # what a kind needs is imported when it is asked for: JAX is an extra
 SOLVERS = {
-    "grid": SolverKind(_make_grid, _grid_layout, "trajectory", _grid_rules, gridded=True),
-    "neural": SolverKind(_make_neural, _neural_layout, "neural", _neural_rules, gridded=False),
+    "grid": SolverKind(_make_grid, _grid_layout, "trajectory", _grid_rules, True, _grid_checkpoint),
+    "neural": SolverKind(_make_neural, _neural_layout, "neural", _neural_rules, False, _neural_checkpoint),
 }
 
 

@@ -8,6 +8,9 @@ import os
 import platform
 from pathlib import Path
 
+from wassgrid.storage.paths import is_at, open_private, open_regular
+from wassgrid.text import visible
+
 
 class Locked(Exception):
     """The lock is held; the message says by which process."""
@@ -17,23 +20,23 @@ class FileLock:
     """Hold an advisory lock on ``path``, a small file that names this process and is removed on release.
 
     Raises ``Locked`` when another process (or another writer in this one) holds it, ``OSError`` when the file cannot
-    be created. On a file system without locks it is held without protection.
+    be created, is a link or has other names. On a file system without locks it is held without protection.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         while True:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = open_private(path)
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                owner = os.read(self._descriptor, 1024).decode(errors="replace")
+                owner = _owner(self._descriptor)
                 os.close(self._descriptor)
-                raise Locked(owner or "another process") from None
+                raise Locked(owner) from None
             except OSError:
                 pass
             # The holder before may have removed the file between the two calls above: then this lock guards nothing.
-            if _same_file(self._descriptor, path):
+            if is_at(self._descriptor, path):
                 break
             os.close(self._descriptor)
         with contextlib.suppress(OSError):  # on a full disk: the name only serves messages
@@ -43,7 +46,8 @@ class FileLock:
     def release(self) -> None:
         """Remove the file and let go; does nothing the second time."""
         if self._descriptor >= 0:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -51,13 +55,13 @@ class FileLock:
     def holder(path: Path) -> str | None:
         """Return which process holds the lock on ``path``, or None."""
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = open_regular(path, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError:
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return os.read(descriptor, 1024).decode(errors="replace") or "another process"
+            return _owner(descriptor)
         except OSError:
             pass
         finally:
@@ -65,7 +69,5 @@ class FileLock:
         return None
 
 
-def _same_file(descriptor: int, path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    return False
+def _owner(descriptor: int) -> str:
+    return visible(os.read(descriptor, 1024).decode(errors="replace")) or "another process"

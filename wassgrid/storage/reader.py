@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
@@ -16,39 +18,77 @@ from wassgrid.storage.layout import (
     StorageError,
     explain,
     lock_path,
+    parse_json,
     python_value,
+    read_array,
     read_checkpoint,
+    read_checkpoint_values,
     variable_names,
 )
 from wassgrid.storage.lock import FileLock
+from wassgrid.storage.paths import closing, held, open_regular
+from wassgrid.storage.soundness import UnsoundError, has_checksums, require_sound
+
+# what h5py raises at a file that is damaged or made to do harm: errors of HDF5, and where it takes for granted what is not so
+DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+class Attributes(dict[str, Any]):
+    """Attributes by their names; asking for one that the file lacks raises StorageError."""
+
+    def __init__(self, place: str, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self._place = place
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise StorageError(f"{self._place} lacks the attribute '{name}': it was not written by wassgrid, or is damaged")
 
 
 class ResultFile:
-    """Read a result file; safe while a run writes to it, of which it then sees the last transaction.
+    """Read a result file; safe while a run writes to it, of which it then sees the last transaction, and from whomever it comes.
 
-    Raises ``StorageError`` for a file that is missing, damaged, not a result file or of a newer format.
+    Raises ``StorageError`` for a file that is missing, damaged, not a result file, of a newer format, or that holds what a
+    result file must not hold (see `soundness`): this is seen before any of it is read. Methods raise it for an array whose
+    checksum is wrong.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
-            with open(self.path, "rb"):  # the operating system says precisely what is wrong with a path, HDF5 does not
-                pass
-            if not h5py.is_hdf5(self.path):
-                raise StorageError(f"'{path}' is not an HDF5 file; give a result file written by 'wassgrid run'")
-            self._file = h5py.File(self.path, "r")
-        except (OSError, RuntimeError) as error:
+            with closing(open_regular(self.path)) as descriptor:
+                self._open(descriptor)
+        except StorageError:
+            raise
+        except UnsoundError as error:
+            raise StorageError(f"'{path}' is not a sound result file: {error}") from error
+        except DAMAGE as error:
             raise StorageError(explain("read", self.path, error)) from error
-        self.attributes: dict[str, Any] = {name: python_value(value) for name, value in self._file.attrs.items()}
-        if self.attributes.get("format") != FORMAT:
-            self.close()
-            raise StorageError(f"'{path}' is an HDF5 file but not a wassgrid result; give a file written by 'wassgrid run'")
-        if int(self.attributes["format_version"]) > FORMAT_VERSION:
-            self.close()
-            raise StorageError(
-                f"'{path}' has format version {self.attributes['format_version']}, this wassgrid reads versions up to "
-                f"{FORMAT_VERSION}: install a newer wassgrid"
-            )
+
+    def _open(self, descriptor: int) -> None:
+        name = held(descriptor, self.path)
+        if not h5py.is_hdf5(name):
+            raise StorageError(f"'{self.path}' is not an HDF5 file; give a result file written by 'wassgrid run'")
+        self._file = h5py.File(name, "r")
+        try:
+            found = self._file.attrs.get("format", "") if h5py.h5a.exists(self._file.id, b"format") else ""
+            if not isinstance(found, str | bytes) or python_value(found) != FORMAT:
+                raise StorageError(
+                    f"'{self.path}' is an HDF5 file but not a wassgrid result; give a file written by 'wassgrid run'"
+                )
+            version = python_value(self._file.attrs.get("format_version"))
+            if type(version) is not int or version < 1:
+                raise StorageError(f"'{self.path}' has no format version: it was not written by wassgrid, or is damaged")
+            if version > FORMAT_VERSION:
+                raise StorageError(
+                    f"'{self.path}' has format version {version}, this wassgrid reads versions up to "
+                    f"{FORMAT_VERSION}: install a newer wassgrid"
+                )
+            require_sound(self._file, os.fstat(descriptor).st_size)
+            values = {name: python_value(value) for name, value in self._file.attrs.items()}
+            self.attributes = Attributes(f"'{self.path}'", values)
+        except BaseException:
+            self._file.close()
+            raise
 
     def close(self) -> None:
         self._file.close()
@@ -59,20 +99,64 @@ class ResultFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Turn what HDF5 and h5py raise inside the block into StorageError."""
+        try:
+            yield
+        except StorageError:
+            raise
+        except DAMAGE as error:
+            raise StorageError(f"cannot read {what} of '{self.path}': {' '.join(str(error).split())}") from error
+
+    def text(self, name: str) -> str:
+        """Return a root attribute that must be text.  Raises StorageError where it is not."""
+        value = self.attributes[name]
+        if not isinstance(value, str):
+            raise StorageError(f"'{self.path}': the attribute '{name}' is not text; wassgrid did not write it, or it is damaged")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """Return a root attribute that must be a list of texts.  Raises StorageError where it is not."""
+        value = np.asarray(self.attributes[name])
+        if value.ndim != 1 or not all(isinstance(item, str) for item in value.tolist()):
+            raise StorageError(f"'{self.path}': the attribute '{name}' is not a list of texts")
+        return [str(item) for item in value]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the run said of its solution, as it was given; empty before its end."""
+        with self._reading("the attribute 'summary'"):
+            return parse_json(self.text("summary")) if "summary" in self.attributes else {}
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether its arrays have checksums, by which a changed bit is found; those of early versions have none."""
+        return has_checksums(self._file)
+
+    def verify(self) -> None:
+        """Read every array once, in pieces.  Raises StorageError, with the name of the array, where a checksum is wrong."""
+        for name, group in self._file.items():
+            for key, data in group.items():
+                with self._reading(f"/{name}/{key}"):
+                    pieces = data.iter_chunks() if data.chunks is not None and data.size else [()]
+                    for piece in pieces:
+                        read_array(data, piece)
+
     @property
     def status(self) -> str:
         """``running``, ``converged``, ``stopped``, ``interrupted`` or ``failed``; a killed run's stays ``running``."""
-        return str(self.attributes["status"])
+        return self.text("status")
 
     @property
     def reason(self) -> str:
         """Why the run ended, a sentence; empty while it runs."""
-        return str(self.attributes["reason"])
+        return self.text("reason")
 
     @property
     def case_text(self) -> str:
         """The resolved case as TOML text."""
-        return str(self.attributes["case"])
+        return self.text("case")
 
     @property
     def being_written_by(self) -> str | None:
@@ -82,8 +166,14 @@ class ResultFile:
     @property
     def grid(self) -> dict[str, np.ndarray]:
         """Points (n_k,) of the state axes by name, in the order of the axes."""
-        group = self._file["grid"]
-        return {name: group[name][()] for name in sorted(group, key=lambda name: int(group[name].attrs["position"]))}
+        with self._reading("/grid"):
+            group = self._file["grid"]
+            names = sorted(group, key=lambda name: int(group[name].attrs["position"]))
+            axes = {name: read_array(group[name]) for name in names}
+            for name, points in axes.items():
+                if not np.isfinite(points).all() or not (np.diff(points) > 0).all():
+                    raise ValueError(f"the points of {name} do not ascend")
+            return axes
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -106,28 +196,41 @@ class ResultFile:
 
     def variables(self, series: str) -> tuple[str, ...]:
         """Names of the recorded quantities of a series."""
-        return variable_names(self._file[series])
+        with self._reading(f"/{series}"):
+            return variable_names(self._file[series])
 
     def steps(self, series: str) -> np.ndarray:
         """Step numbers (records,) of a series; empty for one that the file does not have."""
-        return self._file[series]["step"][()] if series in self._file else np.zeros(0, dtype=np.int64)
+        with self._reading(f"/{series}/step"):
+            return read_array(self._file[series]["step"]) if series in self._file else np.zeros(0, dtype=np.int64)
+
+    def records(self, series: str) -> int:
+        """Number of records of a series; 0 for one that the file does not have."""
+        return len(self._file[series]["step"]) if series in self._file else 0
 
     @property
     def convergence(self) -> dict[str, np.ndarray]:
         """All columns of the convergence table, ``step`` first, each (steps,)."""
-        group = self._file["convergence"]
-        return {name: group[name][()] for name in ("step", *variable_names(group))}
+        with self._reading("/convergence"):
+            group = self._file["convergence"]
+            return {name: read_array(group[name]) for name in ("step", *variable_names(group))}
 
     def array(self, series: str, name: str, index: Any = ()) -> np.ndarray:
         """Return (records, ...) one array of a series, or the part of it that a NumPy ``index`` selects, read alone."""
-        return self._file[series][name][index]
+        with self._reading(f"/{series}/{name}"):
+            return read_array(self._file[series][name], index)
+
+    def shape(self, series: str, name: str) -> tuple[int, ...]:
+        """Return the shape (records, ...) of one array of a series."""
+        with self._reading(f"/{series}/{name}"):
+            return tuple(int(length) for length in self._file[series][name].shape)
 
     def frame(self, name: str, index: int = -1, series: str = "trajectory") -> np.ndarray:
         """Return one array of one record of a series, the last by default, without the ``step`` axis.
 
         Raises ``StorageError`` when the file has no such record (yet).
         """
-        records = len(self.steps(series))
+        records = self.records(series)
         if not -records <= index < records:
             held = f"{records} records of" if records else "no"
             raise StorageError(f"'{self.path}' holds {held} '{series}': there is no record {index} to read")
@@ -139,27 +242,41 @@ class ResultFile:
 
     def dimensions(self, series: str, name: str) -> tuple[str, ...]:
         """Axis names of one array of a series, ``step`` first."""
-        return tuple(next(iter(axis.keys())) for axis in self._file[series][name].dims)
+        with self._reading(f"/{series}/{name}"):
+            return tuple(next(iter(axis.keys())) for axis in self._file[series][name].dims)
 
     def coordinate(self, series: str, name: str) -> np.ndarray | list[str]:
         """Return the values of one axis of a series: numbers, or a list of names."""
-        scale = self._file[series][name]
-        return list(scale.asstr()[()]) if h5py.check_string_dtype(scale.dtype) else scale[()]
+        with self._reading(f"/{series}/{name}"):
+            scale = self._file[series][name]
+            return list(scale.asstr()[()]) if h5py.check_string_dtype(scale.dtype) else read_array(scale)
 
     def description(self, path: str) -> dict[str, Any]:
         """Attributes of ``series/name`` or ``grid/state``: ``long_name``, ``units``, ``boundary``."""
         hidden = ("CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST")
-        attributes = self._file[path].attrs
-        return {name: python_value(attributes[name]) for name in attributes if name not in hidden}
+        with self._reading(f"/{path}"):
+            attributes = self._file[path].attrs
+            values = {name: python_value(attributes[name]) for name in attributes if name not in hidden}
+        return Attributes(f"/{path} of '{self.path}'", values)
 
     @property
     def checkpoint(self) -> dict[str, Any] | None:
         """What ``ResultWriter.set_checkpoint`` was given last, or None if the run never came that far."""
-        stored = read_checkpoint(self._file)
-        return None if stored is None else stored[0]
+        return self._checkpoint()[0]
+
+    @property
+    def checkpoint_described(self) -> str:
+        """Where a run would go on, in a few words, read without its arrays."""
+        with self._reading("the checkpoint"):
+            values = read_checkpoint_values(self._file)
+        return "none yet" if values is None else f"step {values.get('step', 'unknown')}"
 
     @property
     def checkpoint_lengths(self) -> dict[str, int]:
         """Length of every series at the checkpoint (all zero without one)."""
-        stored = read_checkpoint(self._file)
-        return dict.fromkeys(self.series, 0) if stored is None else stored[1]
+        return self._checkpoint()[1]
+
+    def _checkpoint(self) -> tuple[dict[str, Any] | None, dict[str, int]]:
+        with self._reading("the checkpoint"):
+            stored = read_checkpoint(self._file)
+        return (None, dict.fromkeys(self.series, 0)) if stored is None else stored

@@ -11,7 +11,7 @@ import contextlib
 import errno
 import itertools
 import os
-import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 
 from wassgrid.storage.layout import (
     FORMAT,
+    HDF5_FORMAT,
     RUNNING,
     Axis,
     StorageError,
@@ -36,7 +37,9 @@ from wassgrid.storage.layout import (
     write_checkpoint,
 )
 from wassgrid.storage.lock import FileLock, Locked
-from wassgrid.storage.reader import ResultFile
+from wassgrid.storage.paths import closing, copy, create_anew, held, is_at, open_regular
+from wassgrid.storage.reader import DAMAGE, ResultFile
+from wassgrid.storage.soundness import UnsoundError, require_sound
 
 COMMIT_INTERVAL = 2.0  # seconds from one transaction to the next, at least ...
 COMMIT_OVERHEAD = 20.0  # ... and at least this many durations of the last one: 5 % of a run is spent writing at most
@@ -56,26 +59,37 @@ class ResultWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if "\0" in os.fspath(path):
+            raise StorageError(f"cannot write '{path}': a path has no NUL")
         self.path = Path(os.path.realpath(path))
         self.kept: Path | None = None  # where an earlier file of this name went
         self.busy = False  # inside a transaction
         self._new = False
         self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._descriptor, self._name = -1, ""  # of the file that a transaction writes
         self._lengths: dict[str, int] = {}
         self._buffers: dict[str, list[tuple[int, dict[str, np.ndarray]]]] = {}
         self._buffered_bytes = 0
         self._checkpoint: tuple[dict[str, Any], dict[str, int]] | None = None
         self._committed = time.monotonic()
         self._duration = 0.0
-        if self.path.exists() and not self.path.is_file():
-            raise StorageError(f"cannot write '{path}': it is not a regular file; name another")
         try:
-            self._lock = FileLock(lock_path(self.path))
+            exists = self.path.exists()
+        except OSError as error:
+            raise StorageError(explain("write", self.path, error)) from error
+        if exists and not self.path.is_file():
+            raise StorageError(f"cannot write '{path}': it is not a regular file; name another")
+        lock = lock_path(self.path)
+        try:
+            self._lock = FileLock(lock)
         except Locked as error:
             raise StorageError(f"'{path}' is being written by {error}; wait for it or name another file") from error
         except OSError as error:
-            raise StorageError(explain("write", self.path, error)) from error
-        if self.path.exists() and not _is_result(self.path):
+            text = explain("write", self.path, error)
+            if os.path.lexists(lock):
+                text += f"; its lock '{lock.name}' is a link or not this program's: remove it or name another file"
+            raise StorageError(text) from error
+        if exists and not _is_result(self.path):
             self.close()
             raise StorageError(f"'{path}' exists and is not a wassgrid result; it is left as it is: name another file")
 
@@ -120,7 +134,7 @@ class ResultWriter:
         def write() -> None:
             self._reserve(sum(np.asarray(axis.values).nbytes for axis in by_name.values()) * (len(series) + 1))
             # Free space is tracked across openings: compressed chunks that outgrow their place leave no holes behind.
-            with h5py.File(self._partial, "w", fs_strategy="fsm", fs_persist=True) as file:
+            with h5py.File(self._name, "w", libver=HDF5_FORMAT, fs_strategy="fsm", fs_persist=True) as file:
                 create_structure(file, attributes, grid, by_name, series)
             if self.path.exists() and not _is_empty_result(self.path):
                 self.kept = _keep_beside(self.path)
@@ -240,11 +254,16 @@ class ResultWriter:
         began = time.monotonic()
 
         def write() -> None:
-            shutil.copyfile(self.path, self._partial)
-            self._reserve(self.path.stat().st_size + new_bytes)
-            with h5py.File(self._partial, "r+") as file:
+            with closing(open_regular(self.path)) as source:
+                copy(source, self._descriptor)
+                status = os.fstat(source)
+            # the copy, which nobody else can reach, is looked at before anything is written to it
+            with h5py.File(self._name, "r") as file:
+                require_sound(file, status.st_size)
+            self._reserve(status.st_size + new_bytes)
+            with h5py.File(self._name, "r+", libver=HDF5_FORMAT) as file:
                 edit(file)
-            shutil.copymode(self.path, self._partial)
+            os.fchmod(self._descriptor, stat.S_IMODE(status.st_mode))
 
         self._publish(write)
         self._committed = time.monotonic()
@@ -253,11 +272,15 @@ class ResultWriter:
     def _publish(self, write: Callable[[], None]) -> None:
         self.busy = True
         try:
-            write()
-            _sync(self._partial)
-            os.replace(self._partial, self.path)
+            with closing(create_anew(self._partial)) as self._descriptor:
+                self._name = held(self._descriptor, self._partial)
+                write()
+                os.fsync(self._descriptor)
+                if not is_at(self._descriptor, self._partial):
+                    raise OSError(errno.EAGAIN, f"another process has moved '{self._partial}'")
+                os.replace(self._partial, self.path)
             _sync(self.path.parent)
-        except (OSError, RuntimeError) as error:  # h5py raises either when HDF5 cannot write
+        except (OSError, RuntimeError, UnsoundError) as error:  # h5py raises either of two when HDF5 cannot write
             with contextlib.suppress(OSError):
                 self._partial.unlink(missing_ok=True)
             raise StorageError(explain("write", self.path, error)) from error
@@ -269,42 +292,49 @@ class ResultWriter:
         # file gives back what was not used. Not every system and file system can do this.
         if not hasattr(os, "posix_fallocate"):
             return
-        descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            os.posix_fallocate(descriptor, 0, size + SPARE_BYTES)
+            os.posix_fallocate(self._descriptor, 0, size + SPARE_BYTES)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
-        finally:
-            os.close(descriptor)
 
 
 def _is_result(path: Path) -> bool:
+    """Whether a file says that it is a result, sound or not: only such a file is replaced by a new one, and kept beside it."""
     try:
-        with h5py.File(path, "r") as file:
-            return bool(python_value(file.attrs.get("format")) == FORMAT)
-    except (OSError, RuntimeError):
+        with closing(open_regular(path)) as descriptor, h5py.File(held(descriptor, path), "r") as file:
+            found = file.attrs.get("format") if h5py.h5a.exists(file.id, b"format") else None
+            return isinstance(found, str | bytes) and python_value(found) == FORMAT
+    except DAMAGE:
         return False
 
 
 def _is_empty_result(path: Path) -> bool:
-    with ResultFile(path) as result:
-        return all(len(result.steps(name)) == 0 for name in result.series)
+    try:
+        with ResultFile(path) as result:
+            return all(result.records(name) == 0 for name in result.series)
+    except StorageError:  # damaged, or of a newer format: it may hold something
+        return False
 
 
 def _keep_beside(path: Path) -> Path:
-    names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
-    kept = next(name for name in names if not name.exists())
-    try:
-        os.link(path, kept)
-    except OSError:  # a file system without hard links
-        shutil.copy2(path, kept)
+    """Give a file a further name, the first free one; a name that leads nowhere is not free."""
+    for number in itertools.count(1):
+        kept = path.with_name(f"{path.stem}.{number}{path.suffix}")
+        if os.path.lexists(kept):
+            continue
+        try:
+            os.link(path, kept, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        except OSError:  # a file system without hard links
+            with closing(open_regular(path)) as source, closing(create_anew(kept)) as target:
+                copy(source, target)
+                os.fchmod(target, stat.S_IMODE(os.fstat(source).st_mode))
+        break
     return kept
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with closing(os.open(path, os.O_RDONLY)) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
