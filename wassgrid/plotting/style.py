@@ -54,8 +54,8 @@ def canvas(rows: int, columns: int, width: float = 3.4, height: float = 2.7, **s
 
 
 def plain(text: str) -> str:
-    """Return a text for a figure in which nothing is a command: neither to a terminal nor to the setter of formulas."""
-    return visible(text).replace("$", r"\$")
+    """Return a text for a figure in which nothing is a command, to the setter of formulas either; line ends stay."""
+    return "\n".join(visible(line) for line in text.split("\n")).replace("$", r"\$")
 
 
 def label(name: str, units: str) -> str:
