@@ -66,3 +66,178 @@ def random_problem(seed: int, actions: int) -> str:
         f"[cost]\nstage = \"0.5*x**2 + 0.4*y**2 + {cost} + {other} + {rng.choice(['0', '0.3*a*b', '0.2*x*b'])}\"\n"
         f"[grid]\npoints = {{ x = {points}, y = {points} }}\nkernel = {{ {kernel}, {kernel_b} }}\n{discounted}"
     )
+
+
+# -- the whole case language -------------------------------------------------------------------------------------------------
+
+
+class Draw:
+    """Random expressions of one problem in the case language; `kinks`: on an action bound as often as not."""
+
+    def __init__(self, rng: np.random.Generator, actions: dict[str, tuple[float, float]], states: list[str]) -> None:
+        self.rng, self.actions, self.states = rng, actions, states
+
+    def one(self, *choices: str) -> str:
+        return str(self.rng.choice(choices))
+
+    def number(self, low: float = -2.0, high: float = 2.0) -> str:
+        return f"{self.rng.uniform(low, high):.3g}"
+
+    def action(self) -> str:
+        return self.one(*self.actions)
+
+    def place(self, action: str) -> str:
+        """Where a kink may be: an action bound, a probe, between two, or anywhere."""
+        low, high = (end if np.isfinite(end) else sign for end, sign in zip(self.actions[action], (-1.0, 1.0), strict=True))
+        kind = self.rng.integers(6)
+        if kind < 3:
+            return repr(float(self.rng.choice([low, high])))
+        if kind == 3:  # probes are at eighths of the box
+            return repr(low + (high - low) * float(self.rng.integers(9)) / 8.0)
+        return repr(round(float(self.rng.uniform(low, high)), int(self.rng.integers(1, 8))))
+
+    def leaf(self) -> str:
+        kind = self.rng.random()
+        if kind < 0.6:
+            return self.action()
+        return self.one(*self.states) if kind < 0.85 else self.number()
+
+    def kink(self) -> str:
+        """A function of one action with a kink, a jump or an end of its domain."""
+        a = self.action()
+        k, c = self.place(a), self.number(0.1, 1.5)
+        if self.rng.random() < 0.3:
+            # a narrow well whose bottom is beside the kink: the slope at the kink is not that of the other side
+            well, slope, bend = self.number(5, 30), self.number(-3, 3), self.number(-4, 4)
+            broken = self.one(
+                f"max({a}, {k})", f"max({k}, {a})", f"min({a}, {k})", f"min({k}, {a})", f"abs({a} - ({k}))", f"clip({a}, {k}, 2)",
+                f"clip({a}, -2, {k})", f"where({a} >= {k}, 0, {a} - ({k}))", f"where({a} > {k}, {a} - ({k}), 0)",
+                f"where({k} <= {a}, {a} - ({k}), 0)", f"max(2*{a} - ({k}), {a})",
+            )  # fmt: skip
+            return f"({well}*({a} - ({k}))**2 + {slope}*{a} + {bend}*{broken})"
+        return self.one(
+            f"{c}*abs({a} - ({k}))", f"-{c}*abs({a} - ({k}))", f"{c}*max({a}, {k})", f"-{c}*max({k}, {a})", f"{c}*min({a}, {k})",
+            f"-{c}*min({a}**2, {a} + ({k}))", f"{c}*clip({a}, {k}, 2)", f"-{c}*clip({a}, -2, {k})",
+            f"where({a} > {k}, {c}, 0.2*{a})", f"where({a} >= {k}, -{c}, 0.1*{a})", f"where({a} < {k}, {a}, {c})",
+            f"where({a} <= {k} or {self.one(*self.states)} > 0, {a}**2, {c})", f"where({a} == {k}, -{c}, 0)",
+            f"where(not {a} > {k} and {a} > -9, {c}*{a}, 0)", f"{c}*mod({a} - ({k}), 0.7)", f"-{c}*mod({a}, {c})",
+            f"{c}*sign({a} - ({k}))", f"{c}*sqrt(abs({a} - ({k})))", f"-{c}*sqrt(abs({a} - ({k})))",
+            f"{c}*abs({a} - ({k}))**{self.one('0.5', '1.5', '2.5', '3')}", f"{c}*({a} - ({k}))**2*sign({a} - ({k}))",
+            f"{c}*wrap_angle(3*{a} - 3*({k}) + pi)", f"{c}*abs({a}**3 - ({k})**3)", f"{c}*abs(abs({a}) - abs({k}))",
+            f"{c}*max(abs({a} - ({k})), {self.number(0.0, 0.5)})",
+            f"{c}*atan2({a} - ({k}), {self.one('1', '-1', self.one(*self.states))})",
+        )  # fmt: skip
+
+    def wild(self) -> str:
+        """Powers, remainders, poles and functions that grow."""
+        a, c, x = self.action(), self.number(0.1, 1.5), self.one(*self.states)
+        return self.one(
+            f"{c}*{a}**{self.one('2', '3', '4', '5')}", f"({a} + 3)**{self.one('0.5', '1.5', '-1', '-0.5', '2.2')}",
+            f"abs({a})**{self.one('0.5', '1.2', '2', x, '-0.3')}", f"({a})**round_{self.one('2', '4', '3')}",
+            f"(1.3 + {a}**2)**({c}*{a})", f"{c}**{a}", f"mod({a}, {c})**2", f"mod({a}*{x}, {c})", f"mod(49*{a}, 49)",
+            f"mod(-{a}, -{c})",
+            f"{c}/(1 + {a}**2)", f"1/({a} + 4)", f"{c}/({a} - {self.place(a)} + 1e-3)**2", f"exp({c}*{a})", f"exp(-{a}**2)",
+            f"log({a} + 5)", f"log(1 + {a}**2)", f"sqrt({a} + 4)", f"sqrt(1 + {a}**2)", f"sinh({a})", f"cosh({a} - {c})",
+            f"tanh(4*{a})",
+            f"asin(clip({a}, -1, 1))", f"acos(clip({a}/3, -1, 1))", f"atan(5*{a})", f"cos({self.one('3', '7', '20')}*{a})",
+            f"sin(9*{a} + {x})", f"tan({a}/{self.one('2', '4')})", f"{a}*{x}", f"({a} - {c})**2*({a} + {c})**2", f"{a}**3 - {a}",
+            f"{x}**2*{a}**2", f"sin(1/({a}**2 + 0.05))",
+        )  # fmt: skip
+
+    def tree(self, depth: int) -> str:
+        """A composition without a form of its own."""
+        if depth == 0:
+            return self.leaf()
+        kind = self.rng.integers(12)
+        x, y = self.tree(depth - 1), self.tree(self.rng.integers(depth))
+        forms = [
+            f"({x} + {y})", f"({x} - {y})", f"({x})*({y})", f"({x})/(1.5 + abs({y}))", f"sin({x})", f"abs({x})", f"tanh({x})",
+            f"max({x}, {y})", f"min({x}, {y}, {self.number()})", f"where({x} > {y}, {y}, {self.number()})", f"mod({x}, 1.3)",
+            f"clip({x}, -1, 1)",
+        ]  # fmt: skip
+        return forms[kind]
+
+    def term(self, kinks: bool) -> str:
+        """One random term."""
+        kind = self.rng.random()
+        text = self.kink() if kinks or kind < 0.4 else self.wild() if kind < 0.75 else self.tree(int(self.rng.integers(1, 4)))
+        # a power that is an array of numbers: exponents that depend on the state, or are whole
+        return re.sub(r"\*\*round_(\d)", r"**(\1 + 0*x)", text)
+
+
+def _scale(rng: np.random.Generator, common: float) -> float:
+    return 1.0 if rng.random() < common else float(10.0 ** rng.integers(-8, 9))
+
+
+def _state_table(
+    draw: Draw, k: int, lengths: list[float], points: int, continuous: bool, degenerate: bool, moves: list[str]
+) -> str:
+    """The table of state k, with its kernel as a comment that `wide_problem` takes out."""
+    rng, name, length = draw.rng, "xyz"[k], lengths[k]
+    kernel = draw.one("gaussian", "gaussian", "linear", "auto")
+    ratio = float(rng.uniform(0.85, 1.6)) if kernel == "gaussian" else float(rng.choice([0.3, 0.7, 1.2]))
+    if degenerate or (kernel == "linear" and k and rng.random() < 0.4):
+        kernel, ratio = draw.one("linear", "linear", "auto", "cubic" if points >= 4 else "linear"), 0.0
+    noise = f"{ratio * 4.0 * length / (points - 1):.6g}"
+    if ratio and rng.random() < 0.2:
+        noise += f"*(1 + 0.2*abs(tanh({draw.states[k]})))"
+    text = f"{draw.number(0.2, 1.0)}*{name} + {length!r}*({' + '.join(moves)})"
+    if k and rng.random() < 0.6:
+        other = draw.one(f"next({draw.states[0][1]})" if "/" in draw.states[0] else f"next({draw.states[0]})", "")
+        unit = f"/{lengths[0]!r}" if lengths[0] != 1.0 else ""
+        text += f" + {length!r}*{draw.number(-0.6, 0.6)}*{other + unit if other else draw.states[0]}"
+    # s + 0.25 (law - s)/0.25
+    law = f'drift = "4*(({text}) - {name})"\ndiffusion = "2*({noise})"' if continuous else f'next = "{text}"\nnoise = "{noise}"'
+    boundary = draw.one("clamp", "clamp", "reflect", "periodic")
+    return f'#{kernel}\n[states.{name}]\n{law}\ndomain = [{-2 * length!r}, {2 * length!r}]\nboundary = "{boundary}"\n'
+
+
+def wide_problem(seed: int, kinks: bool = False) -> str:
+    """Return the text of a case drawn from the whole language.
+
+    One to three states, one or two actions, bounded or not, every kernel and boundary, axes that follow others, noise that is
+    missing or depends on the state, discounted or not, costs and states at scales of 1e-8 to 1e8. kinks: every term of cost and
+    law has a kink or jump, half of them exactly on an action bound.
+    """
+    rng = np.random.default_rng([seed, int(kinks), 7])
+    dimension = int(rng.choice([1, 2, 3], p=[0.62, 0.35, 0.03]))
+    lengths = [_scale(rng, 0.85) for _ in range(dimension)]
+    names = "xyz"[:dimension]
+    unbounded = not kinks and rng.random() < 0.15
+    actions = {
+        name: (-np.inf, np.inf) if unbounded and rng.random() < 0.7 else _bounds(rng)
+        for name in "ab"[: int(rng.choice([1, 2], p=[0.7, 0.3]))]
+    }
+    scaled = [name if length == 1.0 else f"({name}/{length!r})" for name, length in zip(names, lengths, strict=True)]
+    draw = Draw(rng, actions, scaled)
+    scale, continuous, degenerate = _scale(rng, 0.6), bool(rng.random() < 0.15), bool(rng.random() < 0.06)
+    tables, kernels, sizes = [], [], []
+    for k, name in enumerate(names):
+        points = int(rng.integers(*{1: (6, 14), 2: (4, 8), 3: (3, 5)}[dimension]))
+        moves = [draw.term(kinks) if rng.random() < 0.6 else draw.action()]
+        if k == 0 and not kinks and rng.random() < 0.08:
+            a = draw.action()
+            moves = [draw.one(f"tan({a}*1.5707963267948966)", f"1e20*{a}", f"exp(40*{a})", f"1e12*max({a}, 0)", f"1/{a}**2")]
+        if k and rng.random() < 0.4:
+            moves = [draw.number()]
+        kernel, table = _state_table(draw, k, lengths, points, continuous, degenerate, moves)[1:].split("\n", 1)
+        tables.append(table)
+        kernels.append(f'{name} = "{kernel}"')
+        sizes.append(f"{name} = {points}")
+    for name, (low, high) in actions.items():
+        tables.append(f"[actions.{name}]\n" + (f"bounds = [{low}, {high}]\n" if np.isfinite(low) else ""))
+    terms = [f"{draw.number(0.1, 1)}*{state}**2" for state in scaled]
+    terms += [draw.term(kinks) for _ in range(int(rng.integers(1, 4)))]
+    if unbounded and rng.random() < 0.9:
+        terms += [f"{draw.number(0.1, 1)}*{name}**2" for name in actions]
+    discount = draw.one("0.5", "0.8", "0.95", "0.999")
+    discounted = f'[criterion]\nkind = "discounted"\ndiscount = {discount}\n' if rng.random() < 0.25 else ""
+    starts = ['"normal", std = "0.5"', '"point", mean = "0.1"', '"uniform"']
+    initial = f"{{ distribution = {starts[int(rng.integers(2 if unbounded else 3))]} }}"
+    return (
+        f'{"".join(tables)}[cost]\n{"rate" if continuous else "stage"} = "{scale!r}*({" + ".join(terms)})"\n'
+        f"[grid]\npoints = {{ {', '.join(sizes)} }}\nkernel = {{ {', '.join(kernels)} }}\n{discounted}"
+        + ("[time]\nstep = 0.25\n" if continuous else "")
+        + f"[policy]\nparticles = {int(rng.integers(1, 4))}\ninitial = {initial}\nseed = {int(rng.integers(1000))}\n"
+        f"[flow]\nstop = {{ gap = {1e-6 * scale!r}, steps = 40 }}\n"
+    )

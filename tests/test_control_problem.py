@@ -251,11 +251,35 @@ def test_realised_next_values_in_continuous_time_carry_the_step():
         problem_of(text.replace('"euler"', '"rk4"'))
 
 
+def test_a_derivative_that_is_not_finite_counts_as_zero_and_its_box_as_rough():
+    problem = problem_of(
+        '[states.x]\nnext = "x + sqrt(a + 1)"\nnoise = 0.1\ndomain = [0, 1]\n[actions.a]\n'
+        '[cost]\nstage = "x**2 + sqrt(abs(a))*a"\n[grid]\npoints = { x = 5 }'
+    )
+    state, actions = np.array([[0.5]]), np.array([[[-1.0], [0.0], [3.0]]])
+    tables = problem.action_tables(state, actions, 2)
+    np.testing.assert_allclose(tables.mean_gradient[0, :, 0, 0], [0.0, 0.5, 0.25])
+    np.testing.assert_allclose(tables.cost_gradient[0, :, 0], [1.5, 0.0, 1.5 * np.sqrt(3.0)])
+    low, high = np.array([[-1.0], [-0.5], [1.0]]), np.array([[-0.5], [0.5], [2.0]])
+    ranges = problem.action_ranges(np.repeat(state, 3, axis=0), low, high)
+    np.testing.assert_array_equal(ranges.smoothness, [0, 0, 2])
+
+
+def test_an_action_without_a_value_costs_infinity_where_it_is_only_tried():
+    problem = problem_of(
+        '[states.x]\nnext = "x + 1/a"\nnoise = 0.1\ndomain = [0, 1]\n[actions.a]\n'
+        '[cost]\nstage = "x**2 + log(a + 1)"\n[grid]\npoints = { x = 5 }'
+    )
+    tables = problem.action_tables(np.array([[0.5]]), np.array([[[-2.0], [0.0], [1.0]]]), 2, strict=False)
+    np.testing.assert_allclose(tables.cost[0], [np.inf, np.inf, 0.25 + np.log(2.0)])
+    np.testing.assert_allclose(tables.mean[0, :, 0], [0.0, 0.0, 1.5])
+    assert all(np.isfinite(part).all() for part in (tables.mean_gradient, tables.mean_hessian, tables.cost_gradient))
+
+
 BAD_VALUES = {
     "cost": ('stage = "x**2 + log(a)"', "cost is nan at x=0.5, a=-1"),
     "infinite cost": ('stage = "x**2 + 1/(x - 0.5)"', "cost is inf at x=0.5"),
     "mean": ('next = "sqrt(x - 0.5 + a)"', "next x is nan at x=0.5, a=-1"),
-    "derivative": ('next = "x + sqrt(a + 1)"', "first derivative of next x in a is inf at x=0.5, a=-1"),
     "noise": ('noise = "log(x - 0.5)"', "noise of x is -inf at x=0.5"),
     "negative noise": ('noise = "0.4 - x"', "noise of x is negative at x=0.5"),
 }

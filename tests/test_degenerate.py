@@ -182,3 +182,19 @@ initial = { distribution = "uniform", low = { b = 2 }, high = { b = "3" } }
     actions = GridSolver.from_case(Case.from_text(text)).start().evaluation.policy.actions
     assert -1 <= actions[..., 0].min() < -0.9 and 0.4 < actions[..., 0].max() <= 0.5
     assert 2 <= actions[..., 1].min() and actions[..., 1].max() <= 3
+
+
+@pytest.mark.parametrize("method", ["newton", "rk4"])
+@pytest.mark.parametrize(
+    ("term", "least"),
+    [("sqrt(abs(a - 0.25))", 0.0), ("abs(a)**0.7", 0.0), ("(a + 1)**0.5", 0.0), ("abs(a - 0.25)**1.5 + log(a + 1.01)", None)],
+)
+def test_cusps_and_ends_of_the_domain_of_a_cost_end_no_run(term, least, method):
+    """The derivative is 0 times infinity where the least cost is, or trials leave the domain."""
+    text = walk(term, "0.5", particles=2, following="0.5*x").replace("[flow]\n", f'[flow]\nmethod = "{method}"\n')
+    if "log" in term:
+        text = text.replace("bounds = [-1, 1]\n", "")
+    solution = solve(Case.from_text(text))
+    assert np.isfinite(solution.objective)
+    if least is not None and method != "rk4":
+        assert solution.objective == pytest.approx(least, abs=1e-6)

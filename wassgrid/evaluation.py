@@ -123,10 +123,10 @@ class Evaluation:
         return self.model.expectation(self.value)
 
     def q_values(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Return Q at any actions (K, N, m) of chosen cells (K,), (K, N), with V of this policy."""
+        """Return Q (K, N) at any actions (K, N, m) of chosen cells (K,), with V of this policy; infinite where not defined."""
         result = np.empty(actions.shape[:2])
         for rows in self.model.blocks(*actions.shape[:2]):
-            tables = self.model.tables(cells[rows], actions[rows], 0)
+            tables = self.model.tables(cells[rows], actions[rows], 0, strict=False)
             expected = self.expectation.values(cells[rows], tables.mean)
             result[rows] = tables.cost - self.offset + self.discount * expected
         return result
@@ -142,7 +142,7 @@ class Evaluation:
         hessian = np.empty((rows_total, particles, m, m))
         model = self.model
         for rows in model.blocks(rows_total, particles):
-            tables = model.tables(cells[rows], actions[rows], 2)
+            tables = model.tables(cells[rows], actions[rows], 2, strict=False)
             assert tables.cost_gradient is not None and tables.cost_hessian is not None  # order 2 was asked for
             values, gradients, hessians = self.expectation.derivatives(cells[rows], tables)
             q[rows] = tables.cost - self.offset + self.discount * values

@@ -170,7 +170,7 @@ class ActionValue:
         model, g = self.evaluation.model, self.evaluation.discount
         result = np.empty(actions.shape[:2])
         for rows in model.blocks(*actions.shape[:2]):
-            tables = model.tables(cells[rows], actions[rows], 0)
+            tables = model.tables(cells[rows], actions[rows], 0, strict=False)
             expected = self._lead_expectations(cells[rows], tables.mean[:, :, self.lead])[0]
             result[rows] = tables.cost - self.evaluation.offset + g * expected
         return result
@@ -181,7 +181,7 @@ class ActionValue:
             q, gradient, hessian = self.evaluation.action_values(cells, actions[:, None, :])
             return q[:, 0], gradient[:, 0], hessian[:, 0]
         g = self.evaluation.discount
-        tables = self.evaluation.model.tables(cells, actions[:, None, :], 2)
+        tables = self.evaluation.model.tables(cells, actions[:, None, :], 2, strict=False)
         assert tables.mean_gradient is not None and tables.mean_hessian is not None
         assert tables.cost_gradient is not None and tables.cost_hessian is not None
         expected = self._lead_expectations(cells, tables.mean[:, :, self.lead])[:, :, 0]

@@ -6,14 +6,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wassgrid.evaluation import Evaluation, Evaluator, objective_rounding
+from wassgrid.chain.stationary import StationaryError
+from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, objective_rounding
 from wassgrid.geometry import free_gradient, gradient_norm
 from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.outcome import StepOutcome
+from wassgrid.problem.control_problem import ProblemError
 
 _DEFECT = 0.2  # accepted relative defect of the energy identity
 _TARGET = 0.05  # defect that the step length aims at
 _GROWTH, _SHRINK = 1.5, 0.3
+_REJECTIONS = 30  # of one step, each shorter
 _GUARDED_SHARE = 1e-3  # of particles held back from which the step is too long
 _STABLE = 2.0  # step |D^2_a Q| up to which every scheme damps a particle's own motion
 
@@ -85,7 +88,15 @@ def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Sch
     floor = objective_rounding(evaluation)
     rejected = 0
     while True:
-        trial = flow_step(evaluator, evaluation, scheme, step)
+        try:
+            trial = flow_step(evaluator, evaluation, scheme, step)
+        except (ProblemError, StationaryError, EvaluationError):
+            # a stage where cost or law are not defined, or a chain that has no value
+            if rejected >= _REJECTIONS:
+                raise
+            step *= _SHRINK
+            rejected += 1
+            continue
         after = gradient_norm(trial.evaluation) ** 2
         fall = evaluation.objective - trial.evaluation.objective
         predicted = 0.5 * step * (before + after)
@@ -93,7 +104,7 @@ def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Sch
         measurable = max(abs(fall), predicted) > floor
         defect = abs(fall - predicted) / max(abs(fall), predicted) if measurable else 0.0
         good = defect <= _DEFECT if measurable else after <= before
-        if (good and fall >= -floor) or rejected >= 30:
+        if (good and fall >= -floor) or rejected >= _REJECTIONS:
             break
         step *= max(_SHRINK, min(0.7, (_TARGET / defect) ** 0.5)) if defect > 0 else 0.7
         rejected += 1

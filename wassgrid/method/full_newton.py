@@ -15,6 +15,7 @@ from wassgrid.method.box_step import newton_candidates
 from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.newton import newton_step, reach
 from wassgrid.method.outcome import StepOutcome
+from wassgrid.problem.control_problem import ProblemError
 
 if TYPE_CHECKING:
     from wassgrid.certificate import BestActions
@@ -222,8 +223,8 @@ def _weightless_step(evaluation: Evaluation, weighty: np.ndarray) -> tuple[np.nd
 
 
 def _evaluated(evaluator: Evaluator, evaluation: Evaluation, actions: np.ndarray) -> Evaluation | None:
-    """Evaluate a trial policy; None where it has no stationary law or value that can be found (J is then taken as infinite)."""
+    """Evaluate a trial policy; None where it is not defined, or has no law or value that can be found (J counts as infinite)."""
     try:
         return evaluator.evaluate(evaluation.policy.moved(actions), evaluation)
-    except (StationaryError, EvaluationError):
+    except (StationaryError, EvaluationError, ProblemError):
         return None

@@ -42,7 +42,8 @@ class ActionTables:
     """Mean alpha(s, a) and stage cost c(s, a) at particles, with action derivatives up to the order asked for (else None).
 
     mean (cells, N, d), mean_gradient (cells, N, d, m), mean_hessian (cells, N, d, m, m),
-    cost (cells, N), cost_gradient (cells, N, m), cost_hessian (cells, N, m, m); C-contiguous doubles, all finite.
+    cost (cells, N), cost_gradient (cells, N, m), cost_hessian (cells, N, m, m); C-contiguous doubles, all finite, or as
+    `ControlProblem.action_tables` says.
     """
 
     mean: Array
@@ -185,11 +186,14 @@ class ControlProblem:
             coupling[:, j, i] = beta
         return CellTables(noise=noise, coupling=coupling)
 
-    def action_tables(self, states: Array, actions: Array, order: int) -> ActionTables:
+    def action_tables(self, states: Array, actions: Array, order: int, strict: bool = True) -> ActionTables:
         """Tabulate mean and cost at `states` (cells, d) and `actions` (cells, N, m), with action derivatives up to `order`.
 
         Memory: cells * N * (d + 1) * (1 + m + m**2) doubles at order 2; callers go over blocks of cells.
-        Raises ProblemError naming the first quantity that is not finite, and where.
+        Where mean and cost are finite and a derivative is not (a cusp, the root of zero), the derivative counts as zero: what
+        moves by derivatives stays there. `action_ranges` knows such boxes as not smooth.
+        Raises ProblemError naming the first mean or cost that is not finite, and where; with strict=False such an action costs
+        infinity, and its mean is the lower end of the domain.
         """
         plan, function = self._action_functions(order)
         states = np.asarray(states, dtype=float)
@@ -202,12 +206,22 @@ class ControlProblem:
         for k in range(order + 1):
             mean[k] = np.zeros((cells, particles, d, *(m,) * k))
             cost[k] = np.zeros((cells, particles, *(m,) * k))
+        undefined: Any = False
         for (row, axes), value in zip(plan, function(*state_columns, *action_columns), strict=True):
-            self._require_finite(self._quantity(row, axes), value, state_columns, action_columns)
+            if not np.all(finite := np.isfinite(value)):
+                if not axes:
+                    if strict:
+                        self._require_finite(self._quantity(row), value, state_columns, action_columns)
+                    undefined = undefined | ~finite
+                value = np.where(finite, value, 0.0)
             table = cost[len(axes)] if row == d else mean[len(axes)]
             entry: Any = table[:, :] if row == d else table[:, :, row]  # type: ignore[index]
             entry[(..., *axes)] = value
             entry[(..., *reversed(axes))] = value
+        if np.any(undefined):
+            assert mean[0] is not None and cost[0] is not None
+            undefined = np.broadcast_to(undefined, (cells, particles))
+            mean[0][undefined], cost[0][undefined] = np.where(np.isfinite(self.domain[:, 0]), self.domain[:, 0], 0.0), np.inf
         return ActionTables(mean[0], cost[0], mean[1], mean[2], cost[1], cost[2])  # type: ignore[arg-type]
 
     def action_ranges(self, states: Array, low: Array, high: Array, order: int = 2) -> ActionRanges:
@@ -230,6 +244,9 @@ class ControlProblem:
                 entry[(1, slice(None), *place)] = ends.upper
             if not axes:
                 smoothness = np.minimum(smoothness, ends.order)
+            elif len(axes) == 1:
+                # a slope without bounds: no Taylor polynomial, and no Lipschitz constant
+                smoothness = np.where(np.isfinite(ends.lower) & np.isfinite(ends.upper), smoothness, 0)
         return ActionRanges(tuple(mean), tuple(cost), smoothness)
 
     def sample_next(self, states: Array, actions: Array, rng: np.random.Generator) -> Array:
@@ -323,12 +340,8 @@ class ControlProblem:
 
     # -- finiteness ------------------------------------------------------------------------------------------------
 
-    def _quantity(self, row: int, axes: tuple[int, ...]) -> str:
-        name = "cost" if row == self.state_dimension else f"next {self.state_names[row]}"
-        if not axes:
-            return name
-        order = "first" if len(axes) == 1 else "second"
-        return f"{order} derivative of {name} in {', '.join(self.action_names[a] for a in axes)}"
+    def _quantity(self, row: int) -> str:
+        return "cost" if row == self.state_dimension else f"next {self.state_names[row]}"
 
     def _require_finite(self, quantity: str, value: Any, states: Sequence[Array], actions: Sequence[Array] = ()) -> None:
         """Raise ProblemError unless `value`, computed from these columns, is finite."""

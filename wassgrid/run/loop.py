@@ -114,6 +114,7 @@ def _restored(solver: Solver, checkpoint: Mapping[str, Any]) -> Any:
         raise CheckpointError(f"checkpoint: it was not written by this solver: {error}") from error
 
 
+@np.errstate(over="ignore", invalid="ignore")  # costs of any size: what comes of them is looked at, not warned of
 def drive(
     solver: Solver, case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None
 ) -> Any:

@@ -241,9 +241,9 @@ class TransitionModel:
             mean[rows], cost[rows] = tables.mean, tables.cost
         return mean, cost
 
-    def tables(self, cells: np.ndarray, actions: np.ndarray, order: int) -> ActionTables:
-        """Return the problem's tables at actions (K, N, m) of chosen cells (K,)."""
-        return self.problem.action_tables(self.grid.states[cells], actions, order)
+    def tables(self, cells: np.ndarray, actions: np.ndarray, order: int, strict: bool = True) -> ActionTables:
+        """Return the problem's tables at actions (K, N, m) of chosen cells (K,) (see `ControlProblem.action_tables`)."""
+        return self.problem.action_tables(self.grid.states[cells], actions, order, strict)
 
     def operator(self, mean: np.ndarray, weights: np.ndarray) -> MarkovOperator:
         """Return P for particles with the given means (cells, N, d) and weights (cells, N), as a product where it is one."""

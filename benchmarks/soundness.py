@@ -1,0 +1,288 @@
+"""What runs claim, held to an independent solver: random problems of the whole case language and slow double wells.
+
+Every problem is solved by `wassgrid.solve`, and what the solution claims is compared with `tests/oracle.py`, which shares no
+code with the package: dense kernels from their definitions, the stationary law of Grassmann, Taksar and Heyman, policy iteration
+over a fine grid of actions. Counted are violations:
+
+    bound       the proven lower bound is above the cost of some policy
+    bracket     J is not within its own bracket, or below the lower bound
+    cost        the policy's true cost lies outside the bracket of J
+    converged   "converged" by the gap, and some policy is better by more than the gap
+    tables      cost or mean of some action differ from the text, and no jump within rounding explains it
+    classes     a chain with several recurrent classes passes as one
+    traceback   an exception that is not one of the package's own
+    warning     a warning of Python or NumPy that a user would see
+
+    python benchmarks/soundness.py --problems 5000 --kinks 1000 --processes 1 --log soundness.jsonl
+    python benchmarks/soundness.py --wells
+
+A log makes a run resumable: problems found in it are not solved again. Runs are seeded: problem n is always the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from oracle import DenseProblem, classes, stationary_laws  # noqa: E402
+from random_problems import wide_problem  # noqa: E402
+
+KINDS = ("wide", "kinks")
+_EPS = np.finfo(float).eps
+_TOLERANCE = 2e-12  # of the size of the costs: rounding of J, beside that of the kernels' weights times the spread of V
+
+
+def judge(text: str) -> dict[str, Any]:
+    """Solve a case, compare what the solution claims with the oracle, and return what was found, ready for JSON."""
+    import wassgrid as wg
+
+    began = time.process_time()
+    found: dict[str, Any] = {"violations": [], "status": "", "reason": ""}
+    try:
+        with warnings.catch_warnings(record=True) as raised:
+            warnings.simplefilter("always")
+            case = wg.Case.from_text(text)
+            solution = wg.solve(case)
+        if raised:
+            found["violations"].append("warning")
+            found["warning"] = f"{raised[0].filename.rpartition('/')[2]}:{raised[0].lineno} {raised[0].message}"
+        kernels = {str(row["state"]): str(row["kernel"]) for row in solution.summary["resolution"]}
+    except Exception as error:
+        own = type(error).__module__.startswith("wassgrid.") and "\n" not in str(error)
+        found["status"], found["reason"] = "refused" if own else "traceback", f"{type(error).__name__}: {error}"[:400]
+        if not own:
+            found["violations"].append("traceback")
+            found["traceback"] = traceback.format_exc()[-1500:]
+        found["seconds"] = time.process_time() - began
+        return found
+    found["solved"] = time.process_time() - began
+    found["status"], found["reason"] = solution.status, solution.reason
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        compare(text, kernels, case, solution, found)
+    found["seconds"] = time.process_time() - began
+    return found
+
+
+def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found: dict[str, Any]) -> None:
+    """Add to `found` what the oracle says of a solution, `violations` among it. kernels: of the axes whose kernel is `auto`."""
+    problem = DenseProblem(text, kernels)
+    policy = solution.policy
+    states = np.stack(list(problem.states.values()), axis=1)
+    spacing = np.array([axis.spacing for axis in problem.axes.values()])
+
+    def excused(cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Where text and tables lie on different sides of a jump, up to rounding; differences otherwise are a violation."""
+        options = {"strict": False} if "strict" in signature(case.problem.action_tables).parameters else {}
+        some = np.isfinite(problem.costs(cells, actions)) & np.isfinite(problem.means(cells, actions)).all(axis=1)
+        rows = np.flatnonzero(some)
+        if rows.size == 0:
+            return some
+        cells, actions = cells[rows], actions[rows]
+        tables = case.problem.action_tables(states[cells], actions[:, None, :], 0, **options)
+        cost, mean = problem.costs(cells, actions), problem.means(cells, actions)
+        differ = np.abs(tables.cost[:, 0] - cost) > 1e-8 * (np.abs(cost) + np.median(np.abs(cost)))
+        differ |= (np.abs(tables.mean[:, 0] - mean) > 1e-8 * (spacing + np.abs(mean))).any(axis=1)
+        differ |= ~np.isfinite(tables.cost[:, 0])
+        jumps = problem.jumps(cells[differ], actions[differ])
+        if not jumps.all():
+            found["violations"].append("tables")
+        some[:] = False
+        some[rows[differ]] = True
+        return some
+
+    flat = policy.actions.reshape(-1, policy.actions.shape[2])
+    doubtful = bool(excused(np.repeat(np.arange(problem.size), policy.actions.shape[1]), flat).any())
+    matrix, cost = problem.chain(policy.actions, policy.weights)
+    exact, value = problem.value(matrix, cost)
+    signed = bool(matrix.min() < 0.0)
+    size = float(np.abs(cost).max())
+    # the oracle's own rounding: weights of the kernels differ by some units
+    slack = _TOLERANCE * size + 16.0 * _EPS * float(np.ptp(value))
+    low, high = bracket(solution)
+    found |= {"J": solution.objective, "exact": exact, "low": low, "high": high, "bound": solution.lower_bound, "slack": slack}
+    if problem.discount == 1.0 and not signed and len(classes(matrix)) > 1:
+        found["violations"].append("classes")
+        return
+    if not low - slack <= exact <= high + slack and not signed and not doubtful:
+        found["violations"].append("cost")
+    if not low - slack <= solution.objective <= high + slack or solution.objective < solution.lower_bound - slack:
+        found["violations"].append("bracket")
+    if signed:
+        if abs(exact - solution.objective) > 1e-8 * size:
+            found["violations"].append("cost")
+        return
+    bounded, gap = np.isfinite(solution.lower_bound), case.flow.stop.gap
+    if not bounded and solution.status != "converged":
+        return
+    best = problem.optimum(policy.actions, policy.weights, excused)
+    found["best"] = best
+    if bounded and solution.lower_bound > best + slack:
+        found["violations"].append("bound")
+    claimed = solution.status == "converged" and gap is not None and "proven" in solution.reason
+    if claimed and not doubtful and exact - best > gap + slack:
+        found["violations"].append("converged")
+
+
+def bracket(solution: Any) -> tuple[float, float]:
+    """Return the ends of the interval that is claimed to hold J of the policy; runs that claim none claim J itself."""
+    if hasattr(solution, "bracket"):
+        low, high = solution.bracket
+        return float(low), float(high)
+    record = solution.record
+    high = float(record.get("upper_end", solution.objective))
+    return solution.objective - max(high - solution.objective, 0.0), high
+
+
+# -- random problems -----------------------------------------------------------------------------------------------------------
+
+
+def solve_one(task: tuple[str, int]) -> dict[str, Any]:
+    """Solve problem n of a kind."""
+    kind, n = task
+    return {"kind": kind, "n": n, **judge(wide_problem(n, kind == "kinks"))}
+
+
+def campaign(tasks: list[tuple[str, int]], processes: int) -> Iterator[dict[str, Any]]:
+    """Solve problems on some processes, in order."""
+    if processes <= 1:
+        yield from map(solve_one, tasks)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        yield from pool.map(solve_one, tasks, chunksize=4)
+
+
+def problems(counts: dict[str, int], first: int, processes: int, log: Path | None) -> list[dict[str, Any]]:
+    """Solve problems first, first + 1, ... of every kind, those that the log holds excepted, and return what was found of all."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log is not None and log.exists() else []
+    done = {(row["kind"], row["n"]) for row in rows}
+    tasks = [(kind, n) for kind in KINDS for n in range(first, first + counts[kind]) if (kind, n) not in done]
+    for row in campaign(tasks, processes):
+        rows.append(row)
+        if log is not None:
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        if row["violations"]:
+            more = row.get("warning", "")
+            what = f"{row['kind']} {row['n']}: {', '.join(row['violations'])}"
+            print(f"{what}; {row['status']}: {row['reason']} {more}", flush=True)
+    wanted = {(kind, n) for kind in KINDS for n in range(first, first + counts[kind])}
+    return [row for row in rows if (row["kind"], row["n"]) in wanted]
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Print counts of outcomes and of violations."""
+    for kind in KINDS:
+        some = [row for row in rows if row["kind"] == kind]
+        if not some:
+            continue
+        outcomes = Counter(row["status"] for row in some)
+        violations = Counter(violation for row in some for violation in row["violations"])
+        bounded = sum(math.isfinite(row["bound"]) for row in some if row.get("bound") is not None)
+        print(f"\n{kind}: {len(some)} problems, {sum(row['seconds'] for row in some):.0f} s of processor time")
+        print("  " + ", ".join(f"{count} {name}" for name, count in outcomes.most_common()) + f"; {bounded} with a proven bound")
+        names = ("bound", "bracket", "cost", "converged", "tables", "classes", "traceback", "warning")
+        print("  violations: " + ", ".join(f"{violations[name]} {name}" for name in names))
+        reasons = Counter(row["reason"].split(":")[0][:60] for row in some if row["status"] not in ("converged", "stopped"))
+        for reason, count in reasons.most_common(8):
+            print(f"    {count:5d}  {reason}")
+
+
+# -- slow double wells ---------------------------------------------------------------------------------------------------------
+
+WELL = """
+[states.s]
+next = "s + 0.2*(s - s**3) + 0.002*a"
+noise = "{noise}"
+domain = [-2, 2]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "where(s > 0, 1, 0) + 0.3*(a - 0.2)**2"
+[grid]
+points = {{ s = {points} }}
+kernel = "gaussian"
+[policy]
+particles = 1
+initial = {{ distribution = "point", mean = "0.0" }}
+[flow]
+stop = {{ gap = 1e-9, steps = {steps} }}
+"""
+
+
+def slow_rate(matrix: np.ndarray) -> float:
+    """Return 1 - lambda_2 of a chain with two wells, nothing subtracted: the flow between the wells, for either one's mass.
+
+    Exact to first order in the rate; nan where the wells are not one recurrent class.
+    """
+    laws = stationary_laws(matrix)
+    if len(laws) != 1:
+        return math.nan
+    left = np.arange(len(matrix)) <= len(matrix) // 2
+    flow = float(laws[0][left] @ matrix[np.ix_(left, ~left)].sum(axis=1))
+    return flow / float(laws[0][left].sum()) + flow / float(laws[0][~left].sum())
+
+
+def wells(noises: tuple[float, ...] = (0.16, 0.14, 0.12, 0.1, 0.09, 0.08, 0.07, 0.065, 0.06, 0.055)) -> list[dict[str, Any]]:
+    """Solve double wells that mix ever more slowly; print J, its bracket and the oracle's J, of the first policy and the last."""
+    import wassgrid as wg
+
+    rows = []
+    print(f"{'noise':>6} {'steps':>5} {'rate out':>9} {'J':>20} {'oracle':>20} {'error':>9} {'bracket':>9}  verdict")
+    for noise in noises:
+        for steps in (0, 30):
+            text = WELL.format(noise=noise, steps=steps, points=61 if noise >= 0.06 else 81)
+            try:
+                solution = wg.solve(wg.Case.from_text(text))
+            except Exception as error:
+                print(f"{noise:6} {steps:5}  {type(error).__name__}: {error}")
+                rows.append({"noise": noise, "error": str(error)})
+                continue
+            problem = DenseProblem(text)
+            matrix, cost = problem.chain(solution.policy.actions, solution.policy.weights)
+            exact, _ = problem.value(matrix, cost)
+            low, high = bracket(solution)
+            rows.append({"noise": noise, "J": solution.objective, "exact": exact, "low": low, "high": high})
+            error = solution.objective - exact
+            sound = low - 1e-12 <= exact <= high + 1e-12
+            print(
+                f"{noise:6} {steps:5} {slow_rate(matrix):9.1e} {solution.objective:20.15f} {exact:20.15f} {error:9.1e} "
+                f"{high - low:9.1e}  {'' if sound else 'VIOLATION '}{solution.status}: {solution.reason}",
+                flush=True,
+            )
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", type=int, default=5000)
+    parser.add_argument("--kinks", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--log", type=Path, default=None)
+    parser.add_argument("--wells", action="store_true", help="the table of double wells alone")
+    options = parser.parse_args(arguments)
+    if options.wells:
+        wells()
+        return
+    report(problems({"wide": options.problems, "kinks": options.kinks}, options.first, options.processes, options.log))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,449 @@
+"""An independent dense solver of case texts: the arbiter of what a run claims. It shares no code with the package.
+
+Case texts are read with `tomllib`, their expressions by Python itself (the texts are ours), the kernels are written from their
+definitions, the stationary law is that of Grassmann, Taksar and Heyman (1985), which subtracts nothing, and the optimum is
+bracketed from above by policy iteration over a fine grid of actions. One kernel per axis; small problems only.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+from scipy.special import erfc
+
+TAIL = 8.0  # standard deviations at which the kernels cut the normal law
+SNAP = 1e-9  # in cells: a mean without noise this close to a node is on it
+EDGE = 1e-14  # probabilities below do not join classes
+_ROWS = 4000  # of P computed at once
+
+
+# -- expressions -----------------------------------------------------------------------------------------------------------
+
+
+class _Vectorised(ast.NodeTransformer):
+    """Turn `and`, `or`, `not` and chained comparisons into functions of arrays, next(x) into a name."""
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        name = "both" if isinstance(node.op, ast.And) else "either"
+        parts = [self.visit(value) for value in node.values]
+        return ast.Call(ast.Name(name, ast.Load()), parts, [])
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        operand = self.visit(node.operand)
+        if isinstance(node.op, ast.Not):
+            return ast.Call(ast.Name("negation", ast.Load()), [operand], [])
+        return ast.UnaryOp(node.op, operand)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        terms = [self.visit(term) for term in (node.left, *node.comparators)]
+        pairs: list[ast.expr] = [
+            ast.Compare(left, [op], [right]) for left, op, right in zip(terms, node.ops, terms[1:], strict=False)
+        ]
+        return pairs[0] if len(pairs) == 1 else ast.Call(ast.Name("both", ast.Load()), pairs, [])
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        assert isinstance(node.func, ast.Name)
+        if node.func.id == "next":
+            return ast.Name("next_" + ast.unparse(node.args[0]), ast.Load())
+        return ast.Call(node.func, [self.visit(argument) for argument in node.args], [])
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        left, right = self.visit(node.left), self.visit(node.right)
+        if isinstance(node.op, ast.Pow):
+            return ast.Call(ast.Name("raised", ast.Load()), [left, right], [])
+        if isinstance(node.op, ast.Div):
+            return ast.Call(ast.Name("ratio", ast.Load()), [left, right], [])
+        return ast.BinOp(left, node.op, right)
+
+
+def _fold(function: Any) -> Any:
+    def of_many(*values: Any) -> Any:
+        result = values[0]
+        for value in values[1:]:
+            result = function(result, value)
+        return result
+
+    return of_many
+
+
+_FUNCTIONS: dict[str, Any] = {
+    **{name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sqrt", "abs", "sign")},
+    "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "atan2": np.arctan2, "mod": np.mod, "where": np.where,
+    "min": _fold(np.minimum), "max": _fold(np.maximum), "both": _fold(np.logical_and), "either": _fold(np.logical_or),
+    "negation": np.logical_not, "pi": math.pi, "inf": math.inf, "clip": lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    "wrap_angle": lambda x: np.mod(x + math.pi, 2.0 * math.pi) - math.pi,
+    "raised": lambda x, p: np.asarray(x, float) ** np.asarray(p, float),
+    "ratio": lambda x, y: np.true_divide(x, y),
+}  # fmt: skip
+
+
+def compiled(text: Any) -> Any:
+    """Return the code of an expression of a case."""
+    text = text if isinstance(text, str) else repr(float(text))
+    tree = ast.fix_missing_locations(_Vectorised().visit(ast.parse(text.strip(), mode="eval")))
+    return compile(tree, text, "eval")
+
+
+def valued(code: Any, names: dict[str, Any]) -> Any:
+    """Return the value of an expression; nan or inf where it has none."""
+    with np.errstate(all="ignore"):
+        return eval(code, {"__builtins__": {}, **_FUNCTIONS}, names)
+
+
+# -- kernels ---------------------------------------------------------------------------------------------------------------
+
+
+def _extended(n: int, reach: int, boundary: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the extended indices of an axis of n nodes, and the node that each falls on."""
+    e = np.arange(-reach, n + reach)
+    if boundary == "periodic":
+        return e, e % n
+    if boundary == "reflect":
+        period = 2 * (n - 1)
+        place = e % period
+        return e, np.minimum(place, period - place)
+    return e, np.clip(e, 0, n - 1)
+
+
+def _upper_mean(z: np.ndarray) -> np.ndarray:
+    """E (xi - z)^+ of a standard normal number."""
+    return np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi) - z * 0.5 * erfc(z / math.sqrt(2.0))
+
+
+def kernel_weights(kernel: str, u: np.ndarray, s: np.ndarray, e: np.ndarray, n: int, boundary: str) -> np.ndarray:
+    """Return weights (..., E) of the nodes e (E,) for means u and noises s (...), all in cells from node 0."""
+    u, s = u[..., None], s[..., None]
+    t = e - u
+    if kernel == "gaussian":
+        # the normal density at the nodes within the tail, and on a clamped axis at its own nodes only; normalised
+        z = t / s
+        inside = np.abs(z) <= TAIL
+        if boundary == "clamp":
+            inside = inside & (e >= 0) & (e < n)
+        w = np.where(inside, np.exp(-0.5 * z * z), 0.0)
+        return w / w.sum(axis=-1, keepdims=True)
+    if kernel == "linear":
+        # the expectation of the hat of every node: (1 - |x - e|)^+, x = u + s xi
+        near = np.round(u)
+        hat = np.maximum(1.0 - np.abs(e - np.where(np.abs(u - near) < SNAP, near, u)), 0.0)
+        safe = np.where(s > 0, s, 1.0)
+        # E (x - e + 1)^+ - 2 E (x - e)^+ + E (x - e - 1)^+, mirrored so that every term is small where the weight is
+        far = np.abs(t)
+        parts = [safe * _upper_mean((far + shift) / safe) for shift in (-1.0, 0.0, 1.0)]
+        smooth = np.maximum(parts[0] - 2.0 * parts[1] + parts[2], 0.0)
+        # hats that meet the tail
+        smooth = np.where(far < TAIL * s + 1.0, smooth, 0.0)
+        w = np.where(s > 0, smooth, hat)
+        return w / w.sum(axis=-1, keepdims=True)
+    if kernel == "cubic":
+        # four-point Lagrange interpolation of a mean without noise
+        base = np.floor(u) - 1
+        if boundary == "clamp":
+            base = np.clip(base, 0, n - 4)
+        w = np.zeros(np.broadcast_shapes(t.shape, e.shape))
+        for q in range(4):
+            value = np.ones_like(u)
+            for other in range(4):
+                if other != q:
+                    value = value * (u - base - other) / (q - other)
+            w = w + np.where(e == base + q, value, 0.0)
+        return w
+    raise NotImplementedError(f"the oracle has no kernel {kernel!r}")
+
+
+# -- problems --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Axis:
+    """One state: its nodes, its law as code, and what stands beyond its ends."""
+
+    name: str
+    low: float
+    spacing: float
+    size: int
+    boundary: str
+    kernel: str
+    mean: Any
+    noise: Any
+    follows: list[str]
+
+    @property
+    def nodes(self) -> np.ndarray:
+        return self.low + self.spacing * np.arange(self.size)
+
+
+class DenseProblem:
+    """A case text as dense tables. kernels: the name of each axis's kernel, where the text says `auto` or nothing."""
+
+    def __init__(self, text: str, kernels: dict[str, str] | None = None) -> None:
+        case = tomllib.loads(text)
+        self.names: dict[str, Any] = {}
+        for name, value in case.get("parameters", {}).items():
+            self.names[name] = valued(compiled(value), self.names)
+        self.step = self._number(case["time"]["step"]) if "time" in case else None
+        chosen = case["grid"].get("kernel", "auto")
+        chosen = dict.fromkeys(case["states"], chosen) if isinstance(chosen, str) else chosen
+        axes = {}
+        for name, table in case["states"].items():
+            kernel = chosen.get(name, "auto")
+            kernel = (kernels or {})[name] if kernel == "auto" else kernel
+            axes[name] = self._axis(name, table, case["grid"]["points"][name], kernel)
+        self.axes = axes
+        self.order = self._sorted()
+        self.shape = tuple(axis.size for axis in axes.values())
+        self.size = int(np.prod(self.shape))
+        mesh = np.meshgrid(*[axis.nodes for axis in axes.values()], indexing="ij")
+        self.states = {name: part.ravel() for name, part in zip(axes, mesh, strict=True)}
+        self.actions = list(case["actions"])
+        bounds = [table.get("bounds", [-math.inf, math.inf]) for table in case["actions"].values()]
+        self.bounds = np.array([[self._number(end) for end in pair] for pair in bounds], dtype=float)
+        self.cost = compiled(case["cost"]["rate" if "rate" in case["cost"] else "stage"])
+        criterion = case.get("criterion", {})
+        self.discount = self._number(criterion["discount"]) if criterion.get("kind") == "discounted" else 1.0
+
+    def _number(self, text: Any) -> float:
+        return float(valued(compiled(text), self.names))
+
+    def _axis(self, name: str, table: dict[str, Any], points: int, kernel: str) -> Axis:
+        low, high = (self._number(end) for end in table["domain"])
+        boundary = table.get("boundary", "clamp")
+        cells = points if boundary == "periodic" else points - 1
+        law = str(table["next"] if "next" in table else table["drift"])
+        noise = table.get("noise", table.get("diffusion", 0.0))
+        follows = re.findall(r"next\((\w+)\)", law)
+        return Axis(name, low, (high - low) / cells, points, boundary, kernel, compiled(law), compiled(noise), follows)
+
+    def _sorted(self) -> list[str]:
+        done: list[str] = []
+        while len(done) < len(self.axes):
+            done += [name for name, axis in self.axes.items() if name not in done and set(axis.follows) <= set(done)][:1]
+        return done
+
+    @cached_property
+    def initial_law(self) -> np.ndarray:
+        """Uniform over the domain, by the trapezoidal rule."""
+        law = np.ones(1)
+        for axis in self.axes.values():
+            part = np.ones(axis.size)
+            if axis.boundary != "periodic":
+                part[[0, -1]] = 0.5
+            law = np.multiply.outer(law, part)
+        return law.ravel() / law.sum()
+
+    def _environment(self, cells: np.ndarray, actions: np.ndarray) -> dict[str, Any]:
+        names = {**self.names, **{name: values[cells] for name, values in self.states.items()}}
+        return names | {name: actions[:, a] for a, name in enumerate(self.actions)}
+
+    def costs(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Return the stage costs (K,) of cells (K,) at actions (K, m)."""
+        return np.array(np.broadcast_to(valued(self.cost, self._environment(cells, actions)), cells.shape), dtype=float)
+
+    def means(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Return the means of the next state (K, d) where what follows realised values sees zeros."""
+        names = self._environment(cells, actions) | {f"next_{name}": 0.0 for name in self.axes}
+        result = np.empty((len(cells), len(self.axes)))
+        for k, (name, axis) in enumerate(self.axes.items()):
+            mean = valued(axis.mean, names)
+            result[:, k] = mean if self.step is None else names[name] + self.step * mean
+        return result
+
+    def jumps(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Tell where cost or law (K,) change by much when an action (K, m) changes by rounding: a jump, or beyond all digits."""
+        if len(cells) == 0:
+            return np.zeros(0, bool)
+        spacing = np.array([axis.spacing for axis in self.axes.values()])
+        cost, mean = self.costs(cells, actions), self.means(cells, actions)
+        size = np.abs(cost) + np.nanmedian(np.abs(cost))
+        found = np.zeros(len(cells), bool)
+        for a in range(actions.shape[1]):
+            for shift in (-1e-13, -1e-15, 1e-15, 1e-13):
+                near = actions.copy()
+                near[:, a] += shift * (1.0 + np.abs(near[:, a]))
+                with np.errstate(all="ignore"):
+                    found |= np.abs(self.costs(cells, near) - cost) > 1e-5 * size
+                    found |= (np.abs(self.means(cells, near) - mean) > 1e-5 * spacing).any(axis=1)
+        return found
+
+    def rows(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Return the rows of P (K, size) of cells (K,) at actions (K, m); nan where a mean is not finite."""
+        return np.concatenate([
+            self._rows(cells[k : k + _ROWS], actions[k : k + _ROWS]) for k in range(0, max(len(cells), 1), _ROWS)
+        ])  # fmt: skip
+
+    def _rows(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        names = self._environment(cells, actions)
+        count = len(cells)
+        joint = np.ones((count, *(1,) * len(self.axes)))
+        folds: dict[int, tuple[np.ndarray, int]] = {}
+        followed = {other for axis in self.axes.values() for other in axis.follows}
+        place = {name: k for k, name in enumerate(self.axes)}
+
+        def lifted(value: Any) -> np.ndarray:
+            """Arrays (K,) to (K, 1, ...); realised values have all axes already."""
+            value = np.asarray(value, dtype=float)
+            return value.reshape(-1, *(1,) * len(self.axes)) if value.ndim <= 1 else value
+
+        wide = {name: lifted(value) if np.ndim(value) else value for name, value in names.items()}
+        for name in self.order:
+            axis, k = self.axes[name], place[name]
+            mean = lifted(valued(axis.mean, wide))
+            sigma = lifted(valued(axis.noise, wide))
+            if self.step is not None:
+                mean = wide[name] + self.step * mean
+                sigma = sigma * math.sqrt(self.step)
+            sigma = sigma / axis.spacing
+            n, length = axis.size, axis.size * axis.spacing
+            u = mean - axis.low
+            winding = np.zeros(1)
+            if axis.boundary == "periodic":
+                winding = np.floor(u / length) * length
+                u = np.mod(u, length)
+            elif axis.boundary == "reflect":
+                u = np.mod(u, 2 * (n - 1) * axis.spacing)
+            else:
+                u = np.clip(u, 0.0, (n - 1) * axis.spacing)
+            u = u / axis.spacing
+            # a reflected mean lies in two lengths
+            reach = int(np.ceil(TAIL * float(np.nanmax(sigma, initial=0.0)))) + 3 + (n if axis.boundary == "reflect" else 0)
+            e, node = _extended(n, reach, axis.boundary)
+            u, sigma = np.broadcast_arrays(u, sigma)
+            with np.errstate(all="ignore"):
+                at = np.take(u, 0, axis=k + 1), np.take(sigma, 0, axis=k + 1)
+                w = np.moveaxis(kernel_weights(axis.kernel, *at, e, n, axis.boundary), -1, k + 1)
+            matrix = (node[:, None] == np.arange(n)).astype(float)
+            unfolded = name in followed and axis.boundary == "periodic"
+            position = axis.low + axis.spacing * (e if unfolded else np.arange(n))
+            shape = [1] * (len(self.axes) + 1)
+            shape[k + 1] = position.size
+            if unfolded:
+                folds[k + 1] = matrix, n
+            else:
+                w = np.moveaxis(np.tensordot(w, matrix, axes=(k + 1, 0)), -1, k + 1)
+            wide[f"next_{name}"] = position.reshape(shape) + (winding if unfolded else 0.0)
+            joint = joint * w
+        for axis_number, (matrix, _) in folds.items():
+            joint = np.moveaxis(np.tensordot(joint, matrix, axes=(axis_number, 0)), -1, axis_number)
+        joint = np.broadcast_to(joint, (count, *self.shape)).reshape(count, self.size)
+        return joint
+
+    # -- policies ----------------------------------------------------------------------------------------------------
+
+    def chain(self, actions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return P (size, size) and the stage cost (size,) of particles, actions (size, N, m) and weights (size, N)."""
+        cells, particles, m = actions.shape
+        numbers = np.repeat(np.arange(cells), particles)
+        flat = actions.reshape(-1, m)
+        rows = self.rows(numbers, flat).reshape(cells, particles, self.size)
+        cost = self.costs(numbers, flat).reshape(cells, particles)
+        return np.einsum("ki,kil->kl", weights, rows), np.einsum("ki,ki->k", weights, cost)
+
+    def value(self, matrix: np.ndarray, cost: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return J and V of a chain; with several recurrent classes J is that of the cheapest."""
+        if self.discount < 1.0:
+            value = np.linalg.solve(np.eye(self.size) - self.discount * matrix, cost)
+            return (1.0 - self.discount) * float(self.initial_law @ value), value
+        if matrix.min() < 0.0:
+            law = np.linalg.lstsq(
+                np.vstack([matrix.T - np.eye(self.size), np.ones(self.size)]), np.eye(self.size + 1)[-1], rcond=None
+            )[0]
+            return float(law @ cost), np.zeros(self.size)
+        gain, law = min(((float(law @ cost), law) for law in stationary_laws(matrix)), key=lambda pair: pair[0])
+        value = np.linalg.lstsq(np.eye(self.size) - matrix + np.outer(np.ones(self.size), law), cost - gain, rcond=None)[0]
+        return gain, value
+
+    def optimum(
+        self, actions: np.ndarray, weights: np.ndarray, excused: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+        each: int | None = None, steps: int = 25,
+    ) -> float:  # fmt: skip
+        """Return an upper bound of the optimal J: policy iteration over a fine grid of actions, from a given policy.
+
+        The policy's own particles stand among the actions of every cell, unmixed. excused: tells which actions (K, m) of cells
+        (K,) are left out.
+        """
+        candidates = self.candidates(actions, each)
+        cells, count, m = candidates.shape
+        numbers = np.repeat(np.arange(cells), count)
+        flat = candidates.reshape(-1, m)
+        rows, cost = self.rows(numbers, flat).reshape(cells, count, -1), self.costs(numbers, flat).reshape(cells, count)
+        usable = np.isfinite(cost) & np.isfinite(rows).all(axis=2)
+        if excused is not None:
+            usable &= ~excused(numbers, flat).reshape(cells, count)
+        rows, cost = np.where(usable[:, :, None], rows, 0.0), np.where(usable, cost, np.inf)
+        least, (_, value) = np.inf, self.value(*self.chain(actions, weights))
+        chosen = np.full(cells, -1)
+        for _ in range(steps):
+            q = cost + self.discount * (rows @ value)
+            best = q.argmin(axis=1)
+            if chosen[0] >= 0:
+                # stay where nothing is gained beyond rounding: no cycles among equals
+                kept = q[np.arange(cells), chosen]
+                best = np.where(q.min(axis=1) < kept - 1e-13 * (np.abs(kept) + np.abs(value).max()), best, chosen)
+            if np.array_equal(best, chosen):
+                break
+            chosen = best
+            gain, value = self.value(rows[np.arange(cells), chosen], cost[np.arange(cells), chosen])
+            least = min(least, gain)
+        return least
+
+    def candidates(self, actions: np.ndarray, each: int | None = None) -> np.ndarray:
+        """Return actions (size, A, m) that fill the box, ends and near them included; unbounded ones about the particles."""
+        m = actions.shape[2]
+        each = each or {1: 301, 2: 21}.get(m, 7)
+        sides = []
+        for a in range(m):
+            low, high = self.bounds[a]
+            span = float(np.ptp(actions[:, :, a])) + 1e-3 + float(np.abs(actions[:, :, a]).max())
+            low = low if np.isfinite(low) and low > -1e9 else float(actions[:, :, a].min()) - 2.0 * span
+            high = high if np.isfinite(high) and high < 1e9 else float(actions[:, :, a].max()) + 2.0 * span
+            near = (high - low) * np.array([1e-9, 1e-6, 1e-3])
+            sides.append(np.unique(np.concatenate([np.linspace(low, high, each), low + near, high - near])))
+        mesh = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, m)
+        return np.concatenate([np.broadcast_to(mesh, (self.size, *mesh.shape)), actions], axis=1)
+
+
+def classes(matrix: np.ndarray) -> list[np.ndarray]:
+    """Return the cells of every recurrent class."""
+    edges = matrix > EDGE
+    count, label = connected_components(edges, directed=True, connection="strong")
+    closed = [not (edges[label == k][:, label != k]).any() for k in range(count)]
+    return [np.flatnonzero(label == k) for k in range(count) if closed[k]]
+
+
+def stationary_laws(matrix: np.ndarray) -> list[np.ndarray]:
+    """Return the stationary law of every recurrent class, (cells,) each."""
+    laws = []
+    for members in classes(matrix):
+        law = np.zeros(len(matrix))
+        law[members] = stationary(matrix[np.ix_(members, members)])
+        laws.append(law)
+    return laws
+
+
+def stationary(matrix: np.ndarray) -> np.ndarray:
+    """Return the stationary law of an irreducible chain by the algorithm of Grassmann, Taksar and Heyman (1985).
+
+    States are censored one after the other; no subtraction, so that every entry is right to a relative rounding error.
+    """
+    p = np.array(matrix, dtype=float)
+    n = len(p)
+    for k in range(n - 1, 0, -1):
+        leaves = p[k, :k].sum()
+        if leaves <= 0.0:
+            raise ZeroDivisionError("not irreducible in this order")
+        p[:k, k] /= leaves
+        p[:k, :k] += np.outer(p[:k, k], p[k, :k])
+    law = np.zeros(n)
+    law[0] = 1.0
+    for k in range(1, n):
+        law[k] = law[:k] @ p[:k, k]
+    return law / law.sum()

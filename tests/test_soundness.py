@@ -1,0 +1,123 @@
+"""What runs claim, on random problems of the whole case language, against the independent dense solver of `oracle`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from oracle import DenseProblem, classes, kernel_weights, stationary
+from random_problems import wide_problem
+
+import wassgrid as wg
+from benchmarks.soundness import WELL, compare, judge
+
+# a seed cannot be made simpler
+FEW = settings(max_examples=100, derandomize=True, phases=(Phase.explicit, Phase.generate))
+
+
+def fails(text: str) -> str:
+    """What is wrong with the claims of a run of a case, and the case; empty: nothing."""
+    found = judge(text)
+    return f"{found}\n{text}" if found["violations"] else ""
+
+
+def short(text: str) -> str:
+    """A case whose claims are read after a few steps."""
+    return text.replace("steps = 40", "steps = 6")
+
+
+@settings(FEW)
+@given(st.integers(0, 10**9))
+def test_problems_of_the_whole_language(seed):
+    assert not fails(short(wide_problem(seed)))
+
+
+@settings(FEW)
+@given(st.integers(0, 10**9))
+def test_problems_with_kinks_on_action_bounds(seed):
+    assert not fails(short(wide_problem(seed, kinks=True)))
+
+
+# -- the arbiter itself ------------------------------------------------------------------------------------------------------
+
+CASE = """
+[states.x]
+next = "0.5*x + a"
+noise = "0.5"
+domain = [-3, 3]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "x**2 + a**2"
+[grid]
+points = { x = 13 }
+[policy]
+particles = 1
+initial = { distribution = "point", mean = "0" }
+[flow]
+stop = { gap = 1e-8, steps = 20 }
+"""
+
+
+def test_it_finds_claims_that_are_false():
+    case = wg.Case.from_text(CASE)
+    solution = wg.solve(case)
+
+    def violations(other):
+        found = {"violations": []}
+        compare(CASE, {"x": "gaussian"}, case, other, found)
+        return found["violations"]
+
+    assert violations(solution) == []
+    record = dict(solution.record)
+    raised = replace(solution, lower_bound=solution.objective + 1e-9)
+    assert "bound" in violations(raised)
+    assert "bracket" in violations(replace(solution, objective=solution.objective - 1e-6))
+    assert "cost" in violations(replace(solution, objective=2.0, record=record | {"upper_end": 2.0, "lower_end": 2.0}))
+    worse = replace(solution.policy, actions=solution.policy.actions * 0.9)
+    assert "converged" in violations(replace(solution, policy=worse))
+
+
+def test_its_kernels_keep_mean_and_mass():
+    rng = np.random.default_rng(0)
+    e = np.arange(-40, 60)
+    u, s = rng.uniform(5, 15, 50), rng.uniform(0.9, 2.0, 50)
+    for kernel, added in (("gaussian", 0.0), ("linear", None), ("cubic", 0.0)):
+        w = kernel_weights(kernel, u, s if kernel != "cubic" else 0 * s, e, 20, "periodic")
+        np.testing.assert_allclose(w.sum(axis=1), 1.0, rtol=1e-13)
+        np.testing.assert_allclose(w @ e, u, atol=1e-5)
+        if added is not None and kernel == "gaussian":
+            np.testing.assert_allclose(w @ e.astype(float) ** 2 - u**2, s**2, rtol=1e-4)
+    hats = kernel_weights("linear", u, 0 * s, e, 20, "periodic")
+    np.testing.assert_allclose(hats @ e, u, rtol=1e-13)
+
+
+def test_its_elimination_solves_small_chains():
+    rng = np.random.default_rng(1)
+    matrix = rng.random((7, 7))
+    matrix /= matrix.sum(axis=1, keepdims=True)
+    law = stationary(matrix)
+    np.testing.assert_allclose(law @ matrix, law, rtol=1e-14)
+    # rates of 1e-30 are no trouble
+    slow = np.array([[1.0, 1e-30], [3e-30, 1.0]])
+    np.testing.assert_allclose(stationary(slow), [0.75, 0.25], rtol=1e-15)
+    assert [list(members) for members in classes(np.array([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))] == [[1], [2]]
+
+
+def test_it_knows_the_linear_regulator():
+    """a = b = q = r = 1: J = (1 + sqrt 5)/2 times the variance."""
+    text = CASE.replace("0.5*x + a", "x + a").replace("[-1, 1]", "[-4, 4]").replace("[-3, 3]", "[-5, 5]").replace("13", "31")
+    problem = DenseProblem(text, {"x": "gaussian"})
+    gain = (1 + np.sqrt(5)) / 2
+    actions = -gain / (1 + gain) * problem.states["x"][:, None, None]
+    assert problem.optimum(actions, np.ones((31, 1))) == pytest.approx(0.25 * gain, rel=2e-3)
+
+
+@pytest.mark.parametrize("noise", [0.12, 0.08, 0.07, 0.06, 0.055])
+@pytest.mark.parametrize("steps", [0, 30])
+def test_slow_wells(noise, steps):
+    """1 - lambda_2 down to 1e-13, and below: J and its bracket, or a refusal."""
+    assert not fails(WELL.format(noise=noise, points=61 if noise >= 0.06 else 81, steps=steps))
