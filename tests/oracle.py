@@ -119,8 +119,71 @@ def _upper_mean(z: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi) - z * 0.5 * erfc(z / math.sqrt(2.0))
 
 
+def _second_moment(d: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """E e^2 of the matched kernel, d in [0, 1/2] cells from the node: that of the noise, or of two nodes, or between."""
+    u = r**2 - d * (1.0 - d)
+    b = 0.5 * np.maximum(np.minimum(0.25 - r**2, r**2), 0.0)
+    v = np.clip((u + b) / np.where(b > 0, 2.0 * b, 1.0), 0.0, 1.0)
+    return d + np.where(u >= b, u, np.where(u <= -b, 0.0, 2.0 * b * (v**3 - 0.5 * v**4)))
+
+
+def _matched(u: np.ndarray, s: np.ndarray, e: np.ndarray, n: int, boundary: str) -> np.ndarray:
+    """The law exp(l1 e + l2 e^2) on the nodes next to the mean that has its two moments, by the convex dual; u, s (...)."""
+    centre = np.round(u)
+    d, way = np.abs(u - centre), np.where(u < centre, -1.0, 1.0)
+    moment = _second_moment(d, s)
+    side = np.ceil(TAIL * s) + 1
+    k = np.arange(-int(side.max()), int(side.max()) + 1.0)
+    inside = np.abs(k) <= side[..., None]
+    spread, drift = np.maximum(moment - d, 0.0), np.maximum(moment + d, 0.0)
+    two = spread <= 1e-14  # only the nodes beside the mean
+    with np.errstate(all="ignore"):
+        up, down = np.log(0.5 * drift / (1.0 - moment)), np.log(0.5 * spread / (1.0 - moment))
+        wide = (s > 0.6) | ~(moment < 1.0)
+        up, down = np.where(wide, -(0.5 - d) / s**2, up), np.where(wide, -(0.5 + d) / s**2, down)
+    up, down = np.where(two, 0.0, up), np.where(two, 0.0, down)
+    # log p = up e (e + 1)/2 + down e (e - 1)/2: two statistics a and b, their means given
+    a, b = 0.5 * k * (k + 1.0), 0.5 * k * (k - 1.0)
+    target = np.stack([0.5 * (moment + d), 0.5 * (moment - d)])
+
+    def law(up: np.ndarray, down: np.ndarray) -> np.ndarray:
+        power = np.where(inside, up[..., None] * a + down[..., None] * b, -np.inf)
+        p = np.exp(power - power.max(axis=-1, keepdims=True))
+        return p / p.sum(axis=-1, keepdims=True)
+
+    p = law(up, down)
+    for _ in range(60):
+        ma, mb = p @ a, p @ b
+        ga, gb = ma - target[0], mb - target[1]
+        # relative: the law of the far node may be tiny
+        if np.all(two | ((np.abs(ga) <= 4e-16 + 1e-14 * target[0]) & (np.abs(gb) <= 1e-14 * target[1] + 1e-30))):
+            break
+        caa, cbb, cab = p @ (a * a) - ma * ma, p @ (b * b) - mb * mb, p @ (a * b) - ma * mb
+        scale = caa * cbb - cab * cab
+        with np.errstate(all="ignore"):
+            step_a, step_b = -(ga * cbb - gb * cab) / scale, -(gb * caa - ga * cab) / scale
+        longest = np.maximum(np.abs(step_a), np.abs(step_b))
+        short = np.where(np.isfinite(longest), np.minimum(1.0, 2.0 / np.maximum(longest, 1e-300)), 0.0)
+        up, down = up + short * np.nan_to_num(step_a), down + short * np.nan_to_num(step_b)
+        p = law(up, down)
+    p = np.where(two[..., None], np.where(k == 0, 1.0 - d[..., None], np.where(k == 1, d[..., None], 0.0)), p)
+    place = (way[..., None] * (e - centre[..., None])).astype(int) + k.size // 2
+    known = (place >= 0) & (place < k.size)
+    if boundary == "clamp":
+        known = known & (e >= 0) & (e < n)
+    w = np.where(known, np.take_along_axis(p, np.clip(place, 0, k.size - 1), axis=-1), 0.0)
+    return w / w.sum(axis=-1, keepdims=True)
+
+
 def kernel_weights(kernel: str, u: np.ndarray, s: np.ndarray, e: np.ndarray, n: int, boundary: str) -> np.ndarray:
     """Return weights (..., E) of the nodes e (E,) for means u and noises s (...), all in cells from node 0."""
+    if kernel == "matched":
+        # equal to the gaussian kernel from 1.5 cells on, to the linear one without noise
+        plain = kernel_weights("gaussian", u, np.maximum(s, 1.0), e, n, boundary)
+        w = np.where((s >= 1.5)[..., None], plain, kernel_weights("linear", u, np.zeros_like(s), e, n, boundary))
+        some = (s > 0.0) & (s < 1.5) & np.isfinite(u)
+        w[some] = _matched(u[some], s[some], e, n, boundary) if some.any() else 0.0
+        return w
     u, s = u[..., None], s[..., None]
     t = e - u
     if kernel == "gaussian":
@@ -398,7 +461,7 @@ class DenseProblem:
     def candidates(self, actions: np.ndarray, each: int | None = None) -> np.ndarray:
         """Return actions (size, A, m) that fill the box, ends and near them included; unbounded ones about the particles."""
         m = actions.shape[2]
-        each = each or {1: 301, 2: 21}.get(m, 7)
+        each = each or {1: 301, 2: 17}.get(m, 7)
         sides = []
         for a in range(m):
             low, high = self.bounds[a]

@@ -174,7 +174,7 @@ def _state_table(
 ) -> str:
     """The table of state k, with its kernel as a comment that `wide_problem` takes out."""
     rng, name, length = draw.rng, "xyz"[k], lengths[k]
-    kernel = draw.one("gaussian", "gaussian", "linear", "auto")
+    kernel = draw.one("gaussian", "gaussian", "linear", "auto", "matched")
     ratio = float(rng.uniform(0.85, 1.6)) if kernel == "gaussian" else float(rng.choice([0.3, 0.7, 1.2]))
     if degenerate or (kernel == "linear" and k and rng.random() < 0.4):
         kernel, ratio = draw.one("linear", "linear", "auto", "cubic" if points >= 4 else "linear"), 0.0

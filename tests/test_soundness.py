@@ -85,12 +85,17 @@ def test_its_kernels_keep_mean_and_mass():
     rng = np.random.default_rng(0)
     e = np.arange(-40, 60)
     u, s = rng.uniform(5, 15, 50), rng.uniform(0.9, 2.0, 50)
-    for kernel, added in (("gaussian", 0.0), ("linear", None), ("cubic", 0.0)):
+    for kernel, added in (("gaussian", 0.0), ("matched", 0.0), ("linear", None), ("cubic", 0.0)):
         w = kernel_weights(kernel, u, s if kernel != "cubic" else 0 * s, e, 20, "periodic")
         np.testing.assert_allclose(w.sum(axis=1), 1.0, rtol=1e-13)
         np.testing.assert_allclose(w @ e, u, atol=1e-5)
-        if added is not None and kernel == "gaussian":
+        if added is not None and kernel != "cubic":
             np.testing.assert_allclose(w @ e.astype(float) ** 2 - u**2, s**2, rtol=1e-4)
+    for low in (0.1, 0.3, 0.5):
+        w = kernel_weights("matched", u, 0 * s + low, e, 20, "periodic")
+        np.testing.assert_allclose(w @ e, u, rtol=1e-13)
+        part = u - np.floor(u)
+        assert np.all(w @ e.astype(float) ** 2 - u**2 >= np.maximum(low**2, part * (1 - part)) - 1e-13)
     hats = kernel_weights("linear", u, 0 * s, e, 20, "periodic")
     np.testing.assert_allclose(hats @ e, u, rtol=1e-13)
 
