@@ -27,7 +27,7 @@ FLOORS = [
     {"resources"},
     {"chain"},
     {"evaluation"},
-    {"geometry"},
+    {"geometry", "resolution"},
     {"hessian", "method.box_step", "method.outcome", "method.monotone_search"},
     {"certificate"},
     {"method"},

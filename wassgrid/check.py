@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from wassgrid.geometry import gradient_norm
 from wassgrid.grid import ALIGNED, GridError, StateGrid, misalignment
 from wassgrid.policy import initial_policy
 from wassgrid.report import added_noise, resolution_table
+from wassgrid.resolution import resolution
 from wassgrid.resources import amount, estimate_memory, memory_limit
 from wassgrid.run.schema import STEP
 from wassgrid.run.solvers import SOLVERS, make_solver
@@ -56,11 +57,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a dry run found, in the order in which it was looked at; `resolution` as in `TransitionModel.resolution`."""
+    """What a dry run found, in the order in which it was looked at; `resolution` as in `wassgrid.resolution`."""
 
     title: str
     findings: tuple[Finding, ...]
-    resolution: tuple[dict[str, float | str], ...] = ()
+    resolution: tuple[dict[str, Any], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -80,20 +81,20 @@ class CheckReport:
 def check_case(case: Case) -> CheckReport:
     """Look at a case without solving it and collect what `findings` yields."""
     found: list[Finding] = []
-    resolution: tuple[dict[str, float | str], ...] = ()
+    noise: tuple[dict[str, Any], ...] = ()
     for finding in findings(case):
         if isinstance(finding, Finding):
             found.append(finding)
         else:
-            resolution = finding
-    return CheckReport(title(case), tuple(found), resolution)
+            noise = finding
+    return CheckReport(title(case), tuple(found), noise)
 
 
 def title(case: Case) -> str:
     return f"{case.name}: {case.title}" if case.title else case.name
 
 
-def findings(case: Case) -> Iterator[Finding | tuple[dict[str, float | str], ...]]:
+def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     """Look at a case without solving it, and yield every finding as it comes; the noise of the grid's axes comes last.
 
     Memory, grid, chain and derivatives at the initial policy, and the time of a step. Stops at the first obstacle that the
@@ -123,14 +124,14 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, float | str], ...
         return
     evaluator = Evaluator.from_case(case, model)
     evaluation = evaluator.evaluate(policy)
-    resolution = model.resolution(np.einsum("ki,kij->kj", policy.weights, mean), evaluation.law)
+    noise = resolution(evaluation)
     yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {gradient_norm(evaluation):.4g}")
     yield from _ends(grid, evaluation.law)
-    for name, text in added_noise(resolution):
+    for name, text in added_noise(noise):
         yield Finding(name, text)
     yield from _derivatives(check_derivatives(evaluator, evaluation))
     yield _step_time(case)
-    yield tuple(resolution)
+    yield tuple(noise)
 
 
 def _memory(case: Case, grid: StateGrid, model: TransitionModel | None = None, needed: float | None = None) -> Finding:

@@ -79,29 +79,35 @@ def noise_table(result: ResultFile) -> Table | None:
 
 
 def resolution_table(axes: list[dict[str, Any]]) -> Table:
-    """Return the noise that the problem has and that the grid has, one row per axis (`TransitionModel.resolution`)."""
+    """Return the noise that the problem has and that the grid has, one row per axis (`wassgrid.resolution`)."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="noise per step", title_justify="left")
-    for name in ("state", "kernel", "physical std", "numerical std", "cells per std"):
+    for name in ("state", "kernel", "physical std", "numerical std", "cells per std", "adds to J"):
         table.add_column(name, justify="left" if name in ("state", "kernel") else "right")
     for axis in axes:
         cells = f"{axis['cells_per_noise']:.3g}" if axis["physical"] > 0 else "no noise"
         names = [escape(visible(axis[key])) for key in ("state", "kernel")]
-        table.add_row(*names, f"{axis['physical']:.6g}", f"{axis['numerical']:.6g}", cells)
+        table.add_row(*names, f"{axis['physical']:.6g}", f"{axis['numerical']:.6g}", cells, _share(axis))
     return table
 
 
+def _share(axis: dict[str, Any]) -> str:
+    return f"{axis['added_cost']:+.1e}" if "added_cost" in axis else ""
+
+
 def added_noise(axes: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Say where the grid adds noise of its own to that of the problem, one row per axis (`TransitionModel.resolution`)."""
+    """Say where the grid adds noise of its own to that of the problem, one row per axis (`wassgrid.resolution`)."""
     rows = []
     for axis in axes:
         physical, numerical = axis["physical"], axis["numerical"]
         if numerical > ADDED_NOISE * physical and numerical > 0:
-            remedy = "an aligned grid or the cubic kernel adds none" if physical == 0 else "the gaussian kernel adds none"
-            text = f"{numerical:.4g} per step on the grid, not {physical:.4g}: more points of {axis['state']} help, {remedy}"
+            remedy = f"more points of {axis['state']} help, an aligned grid or the cubic kernel adds none"
+            if axis.get("points"):
+                remedy = f"{axis['points']:,} points of {axis['state']} carry it"
+            text = f"{numerical:.4g} per step on the grid, not {physical:.4g}: {remedy}"
             rows.append((f"noise of {axis['state']}", text))
     return rows
 
@@ -191,7 +197,11 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
         if mass > 1e-3:
             advice = f"widen states.{name}.domain, or stabilise the initial policy"
             rows.append((f"ends of {name}", f"hold {mass:.2g} of the stationary mass: {advice}"))
-    rows += added_noise(summary.get("resolution", []))
+    axes = summary.get("resolution", [])
+    rows += added_noise(axes)
+    if axes and "added_cost" in axes[0]:
+        kernels = ", ".join(f"{axis['state']} {axis['kernel']} {_share(axis)}" for axis in axes)
+        rows.append(("kernels", f"expected to add {sum(axis['added_cost'] for axis in axes):+.1e} to J ({kernels})"))
     known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries")
     for name, value in summary.items():
         if name not in known:

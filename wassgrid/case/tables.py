@@ -31,7 +31,7 @@ from wassgrid.case.readers import (
 from wassgrid.method.facts import METHOD_FACTS
 
 ALIGNED = "aligned"
-KERNELS = ("auto", "gaussian", "matched", "linear", "cubic")
+KERNELS = ("auto", "gaussian", "linear", "matched", "cubic")
 
 
 class IndexTable(Table):
@@ -106,8 +106,8 @@ class GridTable(Table):
     )
     kernel: Annotated[str | dict[str, str], PlainValidator(per_key(choice(*KERNELS)))] = Field(
         "auto",
-        description="transition kernel for all states or per state: gaussian (noise at least 0.8 spacings), linear, cubic "
-        "(no noise); auto: gaussian where it resolves the noise, else linear",
+        description="transition kernel for all states or per state: gaussian (exact for noise from 0.8 spacings on), "
+        "matched (from 0.5 on, and adds least below), linear, cubic (no noise); auto: the one that adds least to the noise",
     )
     levels: Annotated[str | int, PlainValidator(word_or("auto", integer(1)))] = Field(
         "auto",

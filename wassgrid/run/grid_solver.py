@@ -23,6 +23,7 @@ from wassgrid.hessian import CurvatureError, Hessian, curvature_range
 from wassgrid.method import METHODS, Method, StepRequest
 from wassgrid.method.outcome import StepOutcome
 from wassgrid.policy import ParticlePolicy, initial_policy
+from wassgrid.resolution import resolution
 from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.run.loop import CONVERGED, INTERRUPTED, STOPPED, StepRecord, Verdict
 from wassgrid.run.schema import (
@@ -496,12 +497,10 @@ class GridSolver:
 
     def summary(self, evaluation: Evaluation) -> dict[str, Any]:
         """Report the noise that the grid really has, the recurrent classes and their period, and how fast the chain mixes."""
-        policy = evaluation.policy
-        mean = np.einsum("ki,kij->kj", policy.weights, evaluation.mean)
         classes = recurrent_classes(evaluation.chain.operator)
         second = second_eigenvalue(evaluation.chain.operator)
         return {
-            "resolution": self.model.resolution(mean, evaluation.law),
+            "resolution": resolution(evaluation),
             "recurrent_classes": len(classes),
             "period": period(evaluation.chain.operator, classes[0]) if len(classes) == 1 else None,
             "second_eigenvalue": second if np.isfinite(second) else None,

@@ -14,7 +14,7 @@ from wassgrid.problem.model import ProblemError
 from wassgrid.transition.axis_kernels import AXIS_KERNELS
 from wassgrid.transition.axis_kernels.facts import AxisKernel
 from wassgrid.transition.compiled import BOUNDARIES
-from wassgrid.transition.expectations import conditional_moments, expectations, push_derivative
+from wassgrid.transition.expectations import expectations, push_derivative
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.product_law import AxisTable, Conditioning, FollowerLaw, Passes, ProductLaw
 from wassgrid.transition.smoothing import shared_noise
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wassgrid.problem.control_problem import ActionTables, ControlProblem
 
 _CELLS_AT_ONCE = 1 << 18  # whose tables are held at once
+_ABOUT_AS_MUCH = 1.5  # kernels that add up to so many times the least are equally good, and the first is the cheapest
 _SPARE = 3  # nodes of a buffer beyond the bound
 _BLOCK_BYTES = 48 * 2**20  # of derivative tables held at once
 
@@ -64,7 +65,7 @@ class TransitionModel:
             wanted = kernel if isinstance(kernel, str) else kernel.get(name, "auto")
             ratio = noise[:, j] / grid.spacing[j]
             if wanted == "auto":
-                wanted = next(name for name, kernel in AXIS_KERNELS.items() if ratio.min() >= kernel.resolving_noise)
+                wanted = _least_adding(ratio)
             _require_carried(AXIS_KERNELS[wanted], grid, j, noise[:, j])
             chosen.append(wanted)
         return cls(problem, grid, tuple(chosen), noise)
@@ -276,27 +277,6 @@ class TransitionModel:
         work = mass.size * self.reach
         return push_derivative(self.axes, self.width, mean, velocity, mass, self.cell_noise, self.coupling, work)
 
-    def resolution(self, policy_mean: np.ndarray, law: np.ndarray) -> list[dict[str, float | str]]:
-        """Report per axis what noise the problem has and what noise the grid has, averaged over a law of cells.
-
-        policy_mean (cells, d): mean of the next state for one action per cell. Each entry holds `state`, `kernel`,
-        `physical` and `numerical` standard deviation per step (of the axis given the axes it follows; in units of the
-        state) and `cells_per_noise`, the smallest noise/spacing.
-        """
-        moments = conditional_moments(self.axes, self.width, policy_mean, self.cell_noise, self.coupling)
-        report: list[dict[str, float | str]] = []
-        for j, name in enumerate(self.grid.names):
-            report.append(
-                {
-                    "state": name,
-                    "kernel": self.kernels[j],
-                    "physical": float(np.sqrt(law @ self.noise[:, j] ** 2)),
-                    "numerical": float(np.sqrt(max(law @ moments[:, j, 1], 0.0))),
-                    "cells_per_noise": float((self.noise[:, j] / self.grid.spacing[j]).min()),
-                }
-            )
-        return report
-
 
 @dataclass(frozen=True)
 class Expectation:
@@ -362,6 +342,17 @@ def _noise(problem: ControlProblem, grid: StateGrid) -> np.ndarray:
         return np.broadcast_to(rows[0], (grid.size, grid.dimension))
     sizes = np.diff([*range(0, grid.size, _CELLS_AT_ONCE), grid.size])
     return np.concatenate([np.broadcast_to(block, (size, grid.dimension)) for block, size in zip(rows, sizes, strict=True)])
+
+
+def _least_adding(noise: np.ndarray) -> str:
+    """Return the kernel that adds least to the variance of noises (cells,), in cells: half of it, times V'', goes into J."""
+
+    def added(kernel: AxisKernel) -> float:
+        return 0.0 if noise.min() >= kernel.resolving_noise else float(kernel.added_variance(noise).mean())
+
+    able = [kernel for kernel in AXIS_KERNELS.values() if kernel.nonnegative and noise.min() >= kernel.least_noise]
+    least = min(map(added, able))
+    return next(kernel.name for kernel in able if added(kernel) <= _ABOUT_AS_MUCH * least)
 
 
 def _require_carried(kernel: AxisKernel, grid: StateGrid, j: int, noise: np.ndarray) -> None:

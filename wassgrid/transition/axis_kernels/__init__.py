@@ -14,9 +14,9 @@ from wassgrid.transition.axis_kernels.linear import linear_weights
 from wassgrid.transition.axis_kernels.matched import matched_weights
 from wassgrid.transition.compiled import allocating_nothing, measured
 
-# the first one that resolves the noise is what `auto` takes
+# of several that add nothing `auto` takes the first
 AXIS_KERNELS: dict[str, AxisKernel] = {
-    kernel.name: kernel for kernel in (gaussian.KERNEL, matched.KERNEL, linear.KERNEL, cubic.KERNEL)
+    kernel.name: kernel for kernel in (gaussian.KERNEL, linear.KERNEL, matched.KERNEL, cubic.KERNEL)
 }
 GAUSSIAN, LINEAR, CUBIC, MATCHED = gaussian.KERNEL.code, linear.KERNEL.code, cubic.KERNEL.code, matched.KERNEL.code
 

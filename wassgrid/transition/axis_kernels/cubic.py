@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from wassgrid.transition.axis_kernels.facts import SNAP, AxisKernel
 from wassgrid.transition.compiled import CLAMP, allocating_nothing
 
 KERNEL = AxisKernel(
     "cubic", code=2, order=4, nodes_per_noise=0.0, further_nodes=4, nonnegative=False,
-    least_noise=0.0, resolving_noise=0.0, takes_noise=False, least_points=4, snaps=True, composes=False,
+    least_noise=0.0, resolving_noise=math.inf, takes_noise=False, least_points=4, snaps=True, composes=False,
+    added_variance=np.zeros_like,
 )  # fmt: skip
 
 

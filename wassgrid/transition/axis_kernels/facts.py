@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 TAIL = 8.0  # standard deviations: the normal density beyond is 1e-14 of its peak
 SNAP = 1e-9  # in cells: a noise-free mean this close to a node is on it
@@ -14,9 +17,10 @@ class AxisKernel:
 
     code: what compiled functions know it by. order: of accuracy in the spacing, None: beyond every order once the noise is
     resolved. nonnegative: its weights are probabilities, so that P is a Markov matrix. least_noise: below it is refused;
-    resolving_noise: from it on it is accurate; takes_noise: False where it is for axes without noise only. least_points: of
-    its axis. snaps: noise-free means within SNAP of a node are moved onto it. composes: two of them in turn are one of the summed
-    variance, to rounding.
+    resolving_noise: from it on what it adds to the noise counts as nothing; takes_noise: False where it is for axes without
+    noise only. least_points: of its axis. snaps: noise-free means within SNAP of a node are moved onto it. composes: two of them
+    in turn are one of the summed variance, to rounding. added_variance: for noises (K,), what it adds to their variance, in
+    squares of the spacing: the mean over all places of the mean between nodes, or the largest value where that is zero.
     """
 
     name: str
@@ -31,6 +35,7 @@ class AxisKernel:
     least_points: int
     snaps: bool
     composes: bool
+    added_variance: Callable[[np.ndarray], np.ndarray]
 
     def nodes(self, noise: float) -> float:
         """Bound the number of nodes that one mean reaches."""

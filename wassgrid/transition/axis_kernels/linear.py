@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from wassgrid.transition.axis_kernels.facts import SNAP, TAIL, AxisKernel
 from wassgrid.transition.compiled import allocating_nothing
 
 KERNEL = AxisKernel(
     "linear", code=1, order=2, nodes_per_noise=2 * TAIL, further_nodes=3, nonnegative=True,
-    least_noise=0.0, resolving_noise=0.0, takes_noise=True, least_points=2, snaps=True, composes=False,
+    least_noise=0.0, resolving_noise=math.inf, takes_noise=True, least_points=2, snaps=True, composes=False,
+    added_variance=lambda noise: np.full_like(noise, 1.0 / 6.0),
 )  # fmt: skip
 _SQRT2 = math.sqrt(2.0)
 _SQRT2PI = math.sqrt(2.0 * math.pi)

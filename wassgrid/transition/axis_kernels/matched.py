@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from wassgrid.transition.axis_kernels.facts import TAIL, AxisKernel
 from wassgrid.transition.axis_kernels.gaussian import gaussian_weights
 from wassgrid.transition.axis_kernels.linear import linear_weights
@@ -27,9 +29,17 @@ from wassgrid.transition.compiled import CLAMP, allocating_nothing
 EXACT = 0.5  # noise/spacing from which both moments are exact for every mean
 WIDE = 1.5  # noise/spacing from which it is the gaussian kernel to rounding: 2 exp(-2 pi^2 2.25) (2 pi 1.5)^2 = 1e-17
 
+
+def _added_variance(noise: np.ndarray) -> np.ndarray:
+    """The mean of (d (1 - d) - r^2)^+ over d in [0, 1]."""
+    result: np.ndarray = 4.0 / 3.0 * np.maximum(0.25 - noise**2, 0.0) ** 1.5
+    return result
+
+
 KERNEL = AxisKernel(
     "matched", code=3, order=None, nodes_per_noise=2 * TAIL, further_nodes=5, nonnegative=True,
     least_noise=0.0, resolving_noise=EXACT, takes_noise=True, least_points=2, snaps=True, composes=False,
+    added_variance=_added_variance,
 )  # fmt: skip
 _ITERATIONS = 80
 
