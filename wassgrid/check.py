@@ -15,6 +15,7 @@ from wassgrid.evaluation import Evaluator
 from wassgrid.geometry import gradient_norm
 from wassgrid.grid import ALIGNED, GridError, StateGrid, misalignment
 from wassgrid.policy import initial_policy
+from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.report import added_noise, resolution_table
 from wassgrid.resolution import resolution
 from wassgrid.resources import amount, estimate_memory, memory_limit
@@ -191,7 +192,7 @@ def _ends(grid: StateGrid, law: np.ndarray) -> list[Finding]:
     """Say where the chain feels the ends of a clamped axis; that may be meant."""
     findings = []
     for k, name in enumerate(grid.names):
-        if grid.boundary[k] != "clamp":
+        if not BOUNDARIES[grid.boundary[k]].stops:
             continue
         marginal = law.reshape(grid.shape).sum(axis=tuple(j for j in range(grid.dimension) if j != k))
         share = float(marginal[0] + marginal[-1])

@@ -9,6 +9,7 @@ import numpy as np
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.geometry import inner
 from wassgrid.hessian import second_derivative
+from wassgrid.problem.boundary import BOUNDARIES
 
 _STEPS = (1e-2, 5e-4)  # of the differences, in noises or cells that a particle's mean moves; short ones meet few kinks
 GRADIENT_TOLERANCE, HESSIAN_TOLERANCE = 1e-4, 1e-3  # relative
@@ -85,7 +86,7 @@ def _near_kinks(evaluation: Evaluation, move: np.ndarray) -> np.ndarray:
     A kink shows as a change of the first derivatives that the second ones do not explain.
     """
     model, policy = evaluation.model, evaluation.policy
-    clamped = np.array([boundary == "clamp" for boundary in model.grid.boundary])
+    clamped = np.array([BOUNDARIES[boundary].stops for boundary in model.grid.boundary])
     ends = np.array([[axis[0], axis[-1]] for axis in model.grid.axes])
     bent = np.zeros(policy.weights.shape, bool)
     cells = np.arange(policy.grid.size)

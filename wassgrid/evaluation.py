@@ -14,6 +14,7 @@ from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possibl
 from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
 from wassgrid.chain.stationary import StationaryError, StationaryResult, starting_law, stationary_law
 from wassgrid.policy import ParticlePolicy
+from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.model import Expectation, TransitionModel
 from wassgrid.transition.operator import MarkovOperator
@@ -201,8 +202,10 @@ class Evaluator:
         law = np.ones(grid.shape)
         for k, boundary in enumerate(grid.boundary):
             if boundary != "periodic":
-                ends = np.ones(grid.shape[k])
-                ends[[0, -1]] = 0.5
+                low, high = grid.axes[k][[0, -1]]
+                if BOUNDARIES[boundary].widens:
+                    low, high = self.model.problem.domain[k]
+                ends = _hat_integrals(grid.axes[k], low, high)
                 law = law * ends.reshape([-1 if j == k else 1 for j in range(grid.dimension)])
         return (law / law.sum()).ravel()
 
@@ -387,6 +390,18 @@ class Evaluator:
             bound, self.discount, solution.method, f"{solution.method}: residual {solution.residual:.2g}",
             chain.factors if solution.method == "lu" else None,
         )  # fmt: skip
+
+
+def _hat_integrals(axis: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Integrate the hat function of every node of a uniform axis from low to high, in spacings."""
+    h = (axis[-1] - axis[0]) / (axis.size - 1)
+
+    def below(x: float) -> np.ndarray:
+        u = np.clip((x - axis) / h, -1.0, 1.0)
+        return np.where(u < 0.0, 0.5 * (1.0 + u) ** 2, 1.0 - 0.5 * (1.0 - u) ** 2)
+
+    result: np.ndarray = below(high) - below(low)
+    return result
 
 
 def rounding(evaluation: Evaluation) -> float:

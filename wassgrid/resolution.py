@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wassgrid.evaluation import Evaluation
+from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.transition.axis_kernels.matched import EXACT
 from wassgrid.transition.compiled import PERIODIC
 from wassgrid.transition.expectations import conditional_moments
@@ -30,7 +31,7 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
     grid = model.grid
     mean = np.einsum("ki,kij->kj", evaluation.policy.weights, evaluation.mean)
     for j, (axis, boundary) in enumerate(zip(grid.axes, grid.boundary, strict=True)):
-        if boundary == "clamp" and not model.problem.coupled[j].any():
+        if BOUNDARIES[boundary].stops and not model.problem.coupled[j].any():
             mean[:, j] = np.clip(mean[:, j], axis[0], axis[-1])
     # the kernels' own moments: no end cuts or folds
     endless = model.axes._replace(boundary=np.full_like(model.axes.boundary, PERIODIC))

@@ -10,6 +10,7 @@ import numpy as np
 
 from wassgrid.case.stored import case_of
 from wassgrid.policy import ParticlePolicy
+from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.run.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
 
@@ -117,7 +118,10 @@ def discounted_cost(problem: ControlProblem, policy: ParticlePolicy, chains: int
     assert problem.discount is not None
     grid = policy.grid
     intervals = np.array(grid.shape) - np.array([boundary != "periodic" for boundary in grid.boundary])
-    states = rng.uniform(grid.lower, grid.lower + intervals * grid.spacing, (chains, grid.dimension))
+    low, high = grid.lower, grid.lower + intervals * grid.spacing
+    beyond = np.array([BOUNDARIES[boundary].widens for boundary in grid.boundary])
+    low, high = (np.where(beyond, declared, end) for declared, end in zip(problem.domain.T, (low, high), strict=True))
+    states = rng.uniform(low, high, (chains, grid.dimension))
     # P(T = t) = (1 - g) g^t for t = 0, 1, ...
     lifetimes = rng.geometric(1.0 - problem.discount, size=chains) - 1
     alive, cost = np.argsort(-lifetimes, kind="stable"), np.zeros(chains)

@@ -17,6 +17,7 @@ from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.case.readers import CaseError, shown
 from wassgrid.case.tables import CaseTables
 from wassgrid.method.facts import METHOD_FACTS
+from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.names import member, remedy, split_family
 
 if typing.TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Case(CaseTables):
                 else 'criterion.discount: only used with kind = "discounted"'
             )
         for key, state in self.states.items():
-            if state.boundary != "clamp" and state.domain is None:
+            if BOUNDARIES[state.boundary].needs_domain and state.domain is None:
                 raise CaseError(f"states.{key}.domain: missing, boundary = {state.boundary!r} needs two numbers")
         if self.flow.escape and not METHOD_FACTS[self.flow.method].escapes:
             raise CaseError(

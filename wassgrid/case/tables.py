@@ -29,6 +29,7 @@ from wassgrid.case.readers import (
     word_or,
 )
 from wassgrid.method.facts import METHOD_FACTS
+from wassgrid.problem.boundary import BOUNDARIES
 
 ALIGNED = "aligned"
 KERNELS = ("auto", "gaussian", "linear", "matched", "cubic")
@@ -57,8 +58,11 @@ class StateTable(Table):
     domain: Interval | None = Field(
         None, description="lower and upper end of the axis; needed by the grid solver and by boundaries other than clamp"
     )
-    boundary: Annotated[str, PlainValidator(choice("clamp", "reflect", "periodic"))] = Field(
-        "clamp", description="what happens at the ends: clamp, reflect or periodic (the upper end is the lower one)"
+    boundary: Annotated[str, PlainValidator(choice(*BOUNDARIES))] = Field(
+        "clamp",
+        description="what happens at the ends: project (what is beyond stands on the end), truncate (the law given the domain), "
+        "open (means are clipped, noise may leave the domain), reflect, periodic (the upper end is the lower one); clamp: what "
+        "older cases mean, project or truncate by the kernel",
     )
     unit: Word = Field("", description="unit of the state, for figures and result files")
 

@@ -14,6 +14,7 @@ from wassgrid.certificate.product_enclosure import MOST_MOVED, enclose_product
 from wassgrid.certificate.profiles import Profiles
 from wassgrid.certificate.weight_bounds import REACH, TAIL_MASS
 from wassgrid.evaluation import Evaluation, rounding
+from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.transition.axis_kernels.facts import SNAP
 from wassgrid.transition.threads import spread
 
@@ -40,7 +41,7 @@ def margin(evaluation: Evaluation) -> float:
         kernel = model.axis_kernels[j]
         # of kernels that are not Markov nothing is proven
         snaps = kernel.snaps and kernel.nonnegative and not model.noise[:, j].all()
-        touched = touch(model.grid.axes[j]) / float(model.grid.spacing[j]) if model.grid.boundary[j] == "clamp" else 0.0
+        touched = touch(model.grid.axes[j]) / float(model.grid.spacing[j]) if BOUNDARIES[model.grid.boundary[j]].stops else 0.0
         if snaps or touched:
             ends = (slice(None),) * j
             steps = np.abs(np.diff(value, axis=j, append=value[(*ends, slice(1))]))
@@ -119,7 +120,7 @@ class ActionValue:
         return {
             j: (float(grid.axes[j][0]), float(grid.axes[j][-1]), touch(grid.axes[j]))
             for j in range(grid.dimension)
-            if grid.boundary[j] == "clamp" and not model.problem.coupled[j].any()
+            if BOUNDARIES[grid.boundary[j]].stops and not model.problem.coupled[j].any()
         }
 
     def crosses(self, cells: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from wassgrid.certificate.axis_bounds import axis_bounds
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.transition.axis_kernels import axis_weights
 from wassgrid.transition.axis_kernels.facts import TAIL
-from wassgrid.transition.compiled import CLAMP, fold
+from wassgrid.transition.compiled import fold, slack
 from wassgrid.transition.lead import given_lead, open_cell
 from wassgrid.transition.walk import new_walk
 
@@ -27,7 +27,7 @@ def lead_table(first_cell, last_cell, axes, width, mean, noise, coupling, f, low
     known = np.full(n, -1, np.int64)
     for k in range(first_cell, last_cell):
         bottom, top = low[k] - lower, high[k] - lower
-        if boundary == CLAMP:
+        if slack(noise[k, lead], h, boundary) >= 0.0:
             bottom, top = min(max(bottom, 0.0), (n - 1) * h), min(max(top, 0.0), (n - 1) * h)
         reach = TAIL * noise[k, lead] + 3.0 * h
         bottom, top = (bottom - reach) / h, (top + reach) / h

@@ -14,7 +14,7 @@ from wassgrid.certificate.profiles import PIECES
 from wassgrid.transition.axis_kernels import CUBIC, GAUSSIAN, MATCHED
 from wassgrid.transition.axis_kernels.facts import TAIL
 from wassgrid.transition.axis_kernels.matched import EXACT, WIDE
-from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing
+from wassgrid.transition.compiled import CLAMP, PERIODIC, TRUNCATE, allocating_nothing, slack
 
 REACH = 6.0  # radius of an interval, in noises or cells, beyond which nothing is bounded
 TAIL_MASS = 2e-14  # weight of the nodes at the edge of the tail, which enter and leave as the mean moves
@@ -146,6 +146,13 @@ def _cut_gaussian_bounds(c, r, s, h, first, count, whole, u):
 
 
 @allocating_nothing
+def _ramp(d, s):
+    """E(d + s xi)^+ = s phi(z) + d Phi(z), z = d/s."""
+    z = d / s
+    return s * math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi) + 0.5 * d * math.erfc(-z / math.sqrt(2.0))
+
+
+@allocating_nothing
 def _linear_bounds(c, r, s, h, first, count, u, polynomial):
     """U of the linear kernel with noise, |m - c| <= r.
 
@@ -155,7 +162,9 @@ def _linear_bounds(c, r, s, h, first, count, u, polynomial):
     t = r / s
     for q in range(count):
         z = abs((first + q) * h - c) / s
-        u[0, q] = min(h * _normal_derivative(0, z, t + h / s) / s, 1.0)
+        # a symmetric law of one hump: largest at the least distance
+        near = max(z * s - r, 0.0)
+        u[0, q] = (_ramp(near - h, s) - 2.0 * _ramp(near, s) + _ramp(near + h, s)) / h + 1e-15
         u[1, q] = min(h * _normal_derivative(1, z, t + h / s) / (s * s), 1.0 / h)
         for p in (2, 3):
             terms = 2.0 * _normal_derivative(p - 2, z, t)
@@ -198,11 +207,31 @@ def _greatest(bound, low, high):
 
 
 @allocating_nothing
+def _cut(first, count, n, below, above, inside, share, u):
+    """Turn U of p into U of p/S, p without the nodes outside and with `share` of those on the ends, S >= inside its sum.
+
+    w_1 = (p_1 - w S_1)/S, w_2 = (p_2 - 2 w_1 S_1 - w S_2)/S and so on; S is one less what is left out, S_k = -sum of its p_k.
+    """
+    out1 = out2 = out3 = 0.0
+    for q in range(count):
+        e = first + q
+        left = 1.0 if e < 0 or e >= n else 1.0 - share if e == 0 or e == n - 1 else 0.0
+        out1, out2, out3 = out1 + left * u[1, q], out2 + left * u[2, q], out3 + left * u[3, q]
+    for q in range(count - below - above):
+        at, e = q + below, first + below + q
+        part = share if e == 0 or e == n - 1 else 1.0
+        w = min(part * u[0, at] / inside, 1.0)
+        w1 = (part * u[1, at] + w * out1) / inside
+        w2 = (part * u[2, at] + 2.0 * w1 * out1 + w * out2) / inside
+        w3 = (part * u[3, at] + 3.0 * w2 * out1 + 3.0 * w1 * out2 + w * out3) / inside
+        u[0, q], u[1, q], u[2, q], u[3, q] = w, w1, w2, w3
+
+
+@allocating_nothing
 def _matched_bounds(c, r, h, n, clamped, first, count, bound, u):
     """U of the matched kernel for |m - c| <= r from a table (4, distances) of `Profiles`; return smooth, bounded.
 
-    Within a clamped axis w = p/S, p the weights of all nodes and S the sum of those within, hence w_1 = (p_1 - w S_1)/S,
-    w_2 = (p_2 - 2 w_1 S_1 - w S_2)/S and so on; S is one less what is outside, and S_k = -sum p_k over the nodes outside.
+    Within a clamped axis w = p/S, p the weights of all nodes and S the sum of those within: see `_cut`.
     """
     smooth = True
     for p in range(4):
@@ -219,10 +248,6 @@ def _matched_bounds(c, r, h, n, clamped, first, count, bound, u):
     below, above = max(-first, 0), max(first + count - n, 0)
     if not clamped or (below == 0 and above == 0):
         return smooth, True
-    out1 = out2 = out3 = 0.0
-    for q in range(count):
-        if q < below or q >= count - above:
-            out1, out2, out3 = out1 + u[1, q], out2 + u[2, q], out3 + u[3, q]
     # what is outside, on short parts of the interval of means
     outside = 0.0
     parts = int(2 * PIECES * 2.0 * r / h) + 1
@@ -236,13 +261,7 @@ def _matched_bounds(c, r, h, n, clamped, first, count, bound, u):
     inside = 1.0 - outside
     if inside < _LEAST_INSIDE:
         return False, False
-    for q in range(count - below - above):
-        at = q + below
-        w = min(u[0, at] / inside, 1.0)
-        w1 = (u[1, at] + w * out1) / inside
-        w2 = (u[2, at] + 2.0 * w1 * out1 + w * out2) / inside
-        w3 = (u[3, at] + 3.0 * w2 * out1 + 3.0 * w1 * out2 + w * out3) / inside
-        u[0, q], u[1, q], u[2, q], u[3, q] = w, w1, w2, w3
+    _cut(first, count, n, below, above, inside, 1.0, u)
     return smooth, True
 
 
@@ -288,11 +307,13 @@ def weight_bounds(kernel, boundary, lower, h, n, mean, radius, s, profiles, j, u
     m = mean - lower
     low, high = m - radius, m + radius
     smooth = True
-    if boundary == CLAMP:
-        top = (n - 1) * h
-        smooth = high < 0.0 or low > top or (low >= 0.0 and high <= top)
-        outside = high < 0.0 or low > top
-        low, high = min(max(low, 0.0), top), min(max(high, 0.0), top)
+    beyond = slack(s, h, boundary)
+    if beyond >= 0.0:
+        bottom, top = -beyond, (n - 1) * h + beyond
+        outside = high < bottom or low > top
+        # a mean that has gone so far that nothing is left to move has no kink
+        smooth = outside or beyond > 0.0 or (low >= bottom and high <= top)
+        low, high = min(max(low, bottom), top), min(max(high, bottom), top)
     else:
         outside = False
         period = n * h if boundary == PERIODIC else 2 * (n - 1) * h
@@ -342,6 +363,17 @@ def weight_bounds(kernel, boundary, lower, h, n, mean, radius, s, profiles, j, u
         for q in range(count):
             u[0, q] = min(max(1.0 - (abs((first + q) * h - c) - r) / h, 0.0), 1.0)
             u[1, q], u[2, q], u[3, q] = 1.0 / h, 0.0, 0.0
+    if boundary == TRUNCATE and s > 0.0 and not (first > 0 and first + count < n):
+        polynomial[:] = np.inf
+        below, above = max(-first, 0), max(first + count - n, 0)
+        lost = 0.0
+        for q in range(count):
+            e = first + q
+            lost += u[0, q] * (1.0 if e < 0 or e >= n else 0.5 if e == 0 or e == n - 1 else 0.0)
+        if 1.0 - lost < _LEAST_INSIDE:
+            return 0, 0.0, 0, False, False
+        _cut(first, count, n, below, above, 1.0 - lost, 0.5, u)
+        first, count = first + below, count - below - above
     if outside:
         polynomial[:] = 0.0
         for q in range(count):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from wassgrid.problem.boundary import BOUNDARIES
+
 if TYPE_CHECKING:
     from wassgrid.problem.control_problem import ControlProblem
 
@@ -125,6 +127,12 @@ def _widened_axis(problem: ControlProblem, k: int, spacing: float) -> np.ndarray
             "give its number of points and let the other axis be aligned."
         )
     first, last = int(np.floor(low / spacing + _ON_NODE)), int(np.ceil(high / spacing - _ON_NODE))
+    ends = spacing * np.array([first, last])
+    if BOUNDARIES[problem.boundary[k]].fixed and np.abs(ends - problem.domain[k]).max() > 1e-6 * spacing:
+        raise GridError(
+            f"states.{problem.state_names[k]}.domain: the ends of a {problem.boundary[k]} boundary must be whole multiples of "
+            f"the spacing {spacing:.6g} of the aligned axis, such as [{ends[0]:.6g}, {ends[1]:.6g}]; or use boundary = \"open\"."
+        )
     return spacing * np.arange(first, last + 1)
 
 
@@ -148,7 +156,7 @@ def misalignment(problem: ControlProblem, grid: Nodes, k: int, cells: np.ndarray
             worst = max(worst, float(np.abs(shift - np.round(shift)).max()))
             mean = mean + coupling[:, i] * grid.lower[i]
         position = (mean - grid.lower[k]) / grid.spacing[k]
-        if grid.boundary[k] == "clamp" and not problem.coupled[k].any():
+        if BOUNDARIES[grid.boundary[k]].stops and not problem.coupled[k].any():
             position = np.clip(position, 0, grid.shape[k] - 1)
         worst = max(worst, float(np.abs(position - np.round(position)).max()))
     return worst

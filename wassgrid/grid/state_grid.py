@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wassgrid.grid.alignment import ALIGNED, align, uniform_axis, verify_alignment
+from wassgrid.grid.alignment import ALIGNED, GridError, align, uniform_axis, verify_alignment
+from wassgrid.problem.boundary import BOUNDARIES
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
     from wassgrid.problem.control_problem import ControlProblem
+
+
+TAIL = 8.0  # standard deviations: the normal law beyond holds 1e-15
+_WIDENINGS, _MOST_WIDENED = 16, 50  # noise that depends on the state is looked at again on the wider grid
+_CELLS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class StateGrid:
     | name     | symbol | shape         | meaning                                     |
     |----------|--------|---------------|---------------------------------------------|
     | axes     | x_k    | d x (n_k)     | node coordinates, uniform, ascending        |
-    | boundary |        | d             | "clamp", "reflect" or "periodic"            |
+    | boundary |        | d             | names of `problem.boundary`                |
     | states   | s      | (cells, d)    | coordinates of all cells                    |
 
     A periodic axis of n nodes has n distinct nodes and period n h; the other axes include both ends.
@@ -93,6 +99,31 @@ class StateGrid:
             weights = (weights[..., :, None] * pair_weights[..., None, :]).reshape(*states.shape[:-1], -1)
         return cells, weights
 
+    def _widened(self, problem: ControlProblem) -> StateGrid:
+        """Let open axes go on, by whole cells, until nothing is left of a law whose mean is within the domain."""
+        widens = [BOUNDARIES[boundary].widens for boundary in self.boundary]
+        if not any(widens):
+            return self
+        grid, most = self, _MOST_WIDENED * max(self.shape)
+        for _ in range(_WIDENINGS):
+            noise = np.zeros(self.dimension)
+            for start in range(0, grid.size, _CELLS_AT_ONCE):
+                noise = np.maximum(noise, problem.cell_tables(grid.states[start : start + _CELLS_AT_ONCE]).noise.max(axis=0))
+            # cells that are added at either end
+            more = np.where(widens & (noise > 0.0), np.ceil(TAIL * noise / self.spacing) + 2, 0).astype(np.int64)
+            if more.max() > most:
+                break
+            beyond = [h * np.arange(1, count + 1) for h, count in zip(self.spacing, more, strict=True)]
+            axes = [np.concatenate([x[0] - far[::-1], x, x[-1] + far]) for x, far in zip(self.axes, beyond, strict=True)]
+            if all(axis.size <= old.size for axis, old in zip(axes, grid.axes, strict=True)):
+                return grid
+            grid = StateGrid(self.names, tuple(axes), self.boundary)
+        name = self.names[int(np.argmax(np.where(widens, noise / self.spacing, 0.0)))]
+        raise GridError(
+            f"states.{name}.boundary: an open axis goes on until its noise ends, and that grows too fast outside the domain; use "
+            '"truncate" or "project".'
+        )
+
     @classmethod
     def from_case(cls, case: Case) -> StateGrid:
         """Build the grid of a case; raise GridError where an axis cannot be aligned."""
@@ -109,6 +140,7 @@ class StateGrid:
             if points[name] == ALIGNED:
                 align(problem, k, axes)
         grid = cls(problem.state_names, tuple(axes[name] for name in problem.state_names), tuple(problem.boundary))
+        grid = grid._widened(problem)
         for name in problem.state_names:
             if points[name] == ALIGNED:
                 verify_alignment(problem, grid, problem.state_names.index(name))

@@ -11,7 +11,7 @@ import numpy as np
 import sympy as sp
 from numpy.typing import NDArray
 
-from wassgrid.problem.boundary import apply_boundary
+from wassgrid.problem.boundary import next_value
 from wassgrid.problem.compilation import ArrayFunction, Stages, compile_functions, differentiate
 from wassgrid.problem.dependence import Dependence
 from wassgrid.problem.intervals import Interval, interval
@@ -79,7 +79,7 @@ class ControlProblem:
     ("rk4", the action held over the step), sigma = Sigma sqrt(h), and c is the cost rate: average costs are per unit
     time.
 
-    domain (d, 2), boundary (d): "clamp", "reflect" or "periodic"; action_bounds (m, 2), infinite where none is given.
+    domain (d, 2), boundary (d): names of `problem.boundary`; action_bounds (m, 2), infinite where none is given.
     order: the axes in an order in which the realised next values are known; coupled (d, d): where beta is not zero.
     """
 
@@ -258,9 +258,10 @@ class ControlProblem:
         for j in self.order:
             # x'_j = alpha_j + sum_i beta_ji x'_i + sigma_j xi_j
             follows = np.einsum("ci,ci->c", cell.coupling[:, j], realised)
-            value = tables.mean[:, 0, j] + follows + cell.noise[:, j] * noise[:, j]
             low, high = self.domain[j]
-            realised[:, j] = apply_boundary(value, low, high, self.boundary[j])
+            realised[:, j] = next_value(
+                tables.mean[:, 0, j] + follows, cell.noise[:, j], noise[:, j], low, high, self.boundary[j]
+            )
         return realised
 
     def feedback_expressions(self, key: str, texts: str | float | Mapping[str, str | float]) -> list[sp.Expr]:

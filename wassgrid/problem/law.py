@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sympy as sp
 
+from wassgrid.problem.boundary import BOUNDARIES
+from wassgrid.problem.functions import Maximum, Minimum
 from wassgrid.problem.model import Model, ProblemError
 
 
@@ -44,14 +46,34 @@ class Law:
         scalars, h = model.scalars, model.time_step
         if h is None:
             mean, coupling = _split(model)
-            return cls(tuple(mean), coupling, scalars.noise)
+            return cls(_clipped(model, mean, coupling), coupling, scalars.noise)
         noise = tuple(sigma * sp.Float(h**0.5) for sigma in scalars.noise)
         if model.scheme == "rk4":
             return _runge_kutta(model, noise)
         drift, coupling = _split(model)
         # x'_j = s_j + h b_j, so the coupling carries the step
         mean = [s + h * b for s, b in zip(scalars.states, drift, strict=True)]
-        return cls(tuple(mean), {place: h * beta for place, beta in coupling.items()}, noise)
+        return cls(_clipped(model, mean, coupling), {place: h * beta for place, beta in coupling.items()}, noise)
+
+
+def _clipped(model: Model, mean: Sequence[sp.Expr], coupling: Mapping[tuple[int, int], sp.Expr]) -> tuple[sp.Expr, ...]:
+    """Bring the means of axes that the grid widens (`boundary = "open"`) within their domains.
+
+    Raises ProblemError for one that follows others: its mean is known only with theirs.
+    """
+    families = [family for family in model.states for _ in family.members]
+    result = list(mean)
+    for j, family in enumerate(families):
+        if not BOUNDARIES[family.boundary].widens:
+            continue
+        if any(place[0] == j for place in coupling):
+            raise ProblemError(
+                f'states.{family.key}.boundary: "{family.boundary}" clips the mean, which stands in {model.law_path(j)} with '
+                'next(...); use "truncate" or "project"'
+            )
+        low, high = map(sp.Float, family.interval)
+        result[j] = Minimum(Maximum(mean[j], low), high)
+    return tuple(result)
 
 
 def _split(model: Model) -> tuple[list[sp.Expr], dict[tuple[int, int], sp.Expr]]:
@@ -91,4 +113,4 @@ def _runge_kutta(model: Model, noise: tuple[sp.Expr, ...]) -> Law:
     # x' = s + h/6 (k1 + 2 k2 + 2 k3 + k4)
     k1, k2, k3, k4 = slopes
     mean = tuple(s + h / 6 * (k1[j] + 2 * k2[j] + 2 * k3[j] + k4[j]) for j, s in enumerate(scalars.states))
-    return Law(mean, {}, noise, tuple(stages))
+    return Law(_clipped(model, mean, {}), {}, noise, tuple(stages))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from wassgrid.problem.boundary import apply_boundary
+from wassgrid.problem.boundary import next_value
 from wassgrid.problem.compilation import array_module, compile_functions
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.functions import SumOver
@@ -63,7 +63,7 @@ class RandomStep:
         for template, noise in zip(self._templates, self._noise, strict=True):
             if template.noise != 0:
                 size = len(template.family.members)
-                deviations[template.family.name] = noise(blocks) * normals[..., used : used + size]
+                deviations[template.family.name] = noise(blocks), normals[..., used : used + size]
                 used += size
         # sigma = Sigma sqrt(h) in continuous time
         scale = 1.0 if model.time_step is None else float(np.sqrt(model.time_step))
@@ -77,9 +77,10 @@ class RandomStep:
                 value = blocks[family.name] + model.time_step * self._laws[j](blocks)
             else:
                 value = self._laws[j](blocks)
-            if family.name in deviations:
-                value = value + scale * deviations[family.name]
-            value = apply_boundary(value, *family.interval, family.boundary, self._arrays)
+            deviation, normal = deviations.get(family.name, (None, None))
+            if deviation is not None:
+                deviation = scale * deviation
+            value = next_value(value, deviation, normal, *family.interval, family.boundary, self._arrays)
             blocks[f"next({family.name})"] = value
         realised = [blocks[f"next({template.family.name})"] for template in self._templates]
         return self._arrays.concatenate(realised, axis=-1)

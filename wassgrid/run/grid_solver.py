@@ -23,6 +23,7 @@ from wassgrid.hessian import CurvatureError, Hessian, curvature_range
 from wassgrid.method import METHODS, Method, StepRequest
 from wassgrid.method.outcome import StepOutcome
 from wassgrid.policy import ParticlePolicy, initial_policy
+from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resolution import resolution
 from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.run.loop import CONVERGED, INTERRUPTED, STOPPED, StepRecord, Verdict
@@ -514,7 +515,7 @@ class GridSolver:
         joint = law.reshape(self.grid.shape)
         ends = {}
         for k, name in enumerate(self.grid.names):
-            if self.grid.boundary[k] == "clamp":
+            if BOUNDARIES[self.grid.boundary[k]].stops:
                 ends[name] = float(np.take(joint, [0, -1], axis=k).sum())
         return ends
 

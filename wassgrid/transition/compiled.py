@@ -22,8 +22,12 @@ from typing import Any
 from numba import jit, types
 from numba.core.registry import CPUDispatcher
 
-CLAMP, REFLECT, PERIODIC = 0, 1, 2
-BOUNDARIES = {"clamp": CLAMP, "reflect": REFLECT, "periodic": PERIODIC}
+CLAMP, REFLECT, PERIODIC, PROJECT, TRUNCATE = 0, 1, 2, 3, 4
+# an open axis goes on until no law meets its ends
+BOUNDARIES = {
+    "clamp": CLAMP, "reflect": REFLECT, "periodic": PERIODIC, "project": PROJECT, "truncate": TRUNCATE, "open": CLAMP,
+}  # fmt: skip
+TAIL = 8.0  # standard deviations: the normal density beyond is 1e-14 of its peak
 
 _options: dict[str, Any] = {"nopython": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 
@@ -83,11 +87,20 @@ def fold(e, n, boundary):
 
 
 @allocating_nothing
-def measured(m, h, n, boundary):
-    """Bring a mean, measured from node 0, within the axis; return it and whether it was beyond a clamped end."""
-    if boundary == CLAMP:
-        top = (n - 1) * h
-        return min(max(m, 0.0), top), m < 0.0 or m > top
+def slack(s, h, boundary):
+    """Return how far beyond an end a mean may be before its law moves no more; negative: it winds or folds."""
+    if boundary == REFLECT or boundary == PERIODIC:
+        return -1.0
+    return TAIL * s + 2.0 * h if boundary == PROJECT and s > 0.0 else 0.0
+
+
+@allocating_nothing
+def measured(m, s, h, n, boundary):
+    """Bring a mean, measured from node 0, within the axis; return it and whether it was beyond an end that stops it."""
+    beyond = slack(s, h, boundary)
+    if beyond >= 0.0:
+        low, high = -beyond, (n - 1) * h + beyond
+        return min(max(m, low), high), m < low or m > high
     if boundary == PERIODIC:
         return m % (n * h), False
     return m % (2 * (n - 1) * h), False

@@ -13,7 +13,7 @@ from wassgrid.grid import StateGrid
 from wassgrid.problem.model import ProblemError
 from wassgrid.transition.axis_kernels import AXIS_KERNELS
 from wassgrid.transition.axis_kernels.facts import AxisKernel
-from wassgrid.transition.compiled import BOUNDARIES
+from wassgrid.transition.compiled import BOUNDARIES, PROJECT, TRUNCATE
 from wassgrid.transition.expectations import expectations, push_derivative
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.product_law import AxisTable, Conditioning, FollowerLaw, Passes, ProductLaw
@@ -121,8 +121,10 @@ class TransitionModel:
         except ValueError:  # not finite at an action that no policy takes
             return None
         noise = self.noise[:1].copy() if self.noise.strides[0] == 0 else self.noise
+        # the laws that ends cut or gather are not those of two parts
+        wide = [j for j in passes.collided if axes.boundary[j] not in (PROJECT, TRUNCATE)]
         shared = [
-            shared_noise(noise[:, j], float(axes.spacing[j])) if kernel.composes and j in passes.collided and split else 0.0
+            shared_noise(noise[:, j], float(axes.spacing[j])) if kernel.composes and j in wide and split else 0.0
             for j, kernel in enumerate(self.axis_kernels)
         ]
         return ProductLaw.build(passes, table, followers, noise, shared)

@@ -140,7 +140,7 @@ def narrow_weights(boundary, lower, h, n, mean, s, shared, pad, ones, order, w0,
     With W the law of variance s1^2 and its sum over what the smoothing left, Z = sum W ones:  w = W/Z,
     w' = (W' - w Z')/Z,  w'' = (W'' - 2 w' Z' - w Z'')/Z. Means beyond a cut end are put on it, with zero derivative there.
     """
-    m, outside = measured(mean - lower, h, n, boundary)
+    m, outside = measured(mean - lower, s, h, n, boundary)
     narrow = (s * s - shared * shared) ** 0.5
     first, count = gaussian_weights(m, narrow, h, n, REFLECT, order, w0, w1, w2)
     if boundary != CLAMP:

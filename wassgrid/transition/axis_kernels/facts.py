@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TAIL = 8.0  # standard deviations: the normal density beyond is 1e-14 of its peak
+from wassgrid.transition.compiled import TAIL as TAIL
+
 SNAP = 1e-9  # in cells: a noise-free mean this close to a node is on it
 
 
