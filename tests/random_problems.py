@@ -70,6 +70,29 @@ def random_problem(seed: int, actions: int) -> str:
     )
 
 
+def clamped_problem(seed: int, actions: int) -> str:
+    """Return the text of a case whose actions carry the means over clamped ends, an axis each, or every axis by all of them."""
+    rng = np.random.default_rng(seed)
+    names, forces = "xyz"[:actions], "abc"[:actions]
+    own = bool(rng.random() < 0.5)
+    points = {1: 13, 2: 7, 3: 5}[actions]
+    tables, costs = [], []
+    for j, name in enumerate(names):
+        push = [
+            f"{float(rng.uniform(1.0, 2.5) if i == j else (0.0 if own else rng.uniform(-0.8, 0.8))):.3f}*{force}"
+            for i, force in enumerate(forces)
+        ]
+        drag = " + ".join(
+            f"{float(rng.uniform(0.5, 1.0) if i == j else rng.uniform(-0.4, 0.4)):.3f}*{other}" for i, other in enumerate(names)
+        )
+        noise = float(rng.uniform(0.8, 1.5)) * 4.0 / (points - 1)
+        tables.append(f'[states.{name}]\nnext = "{drag} + {" + ".join(push)}"\nnoise = "{noise:.4f}"\ndomain = [-2, 2]\n')
+        costs.append(f"({name} - ({float(rng.uniform(-1, 1)):.3f}))**2 + {float(rng.uniform(0.02, 0.4)):.3f}*{forces[j]}**2")
+    bounds = "".join(f"[actions.{force}]\nbounds = [-1.5, 1.2]\n" for force in forces)
+    grid = ", ".join(f"{name} = {points}" for name in names)
+    return f"{''.join(tables)}{bounds}[cost]\nstage = \"{' + '.join(costs)}\"\n[grid]\npoints = {{ {grid} }}\n"
+
+
 # -- the whole case language -------------------------------------------------------------------------------------------------
 
 

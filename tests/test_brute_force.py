@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from random_problems import random_problem
+from random_problems import clamped_problem, random_problem
 
 from wassgrid.case import Case
 from wassgrid.certificate import certify, cheap_bracket, find_best, residual
@@ -14,8 +14,8 @@ from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.policy import ParticlePolicy
 
 
-def evaluated(seed: int, actions: int) -> tuple[Evaluator, Evaluation]:
-    evaluator = Evaluator.from_case(Case.from_text(random_problem(seed, actions)))
+def evaluated(seed: int, actions: int, text: str | None = None) -> tuple[Evaluator, Evaluation]:
+    evaluator = Evaluator.from_case(Case.from_text(text or random_problem(seed, actions)))
     grid, problem = evaluator.model.grid, evaluator.model.problem
     rng = np.random.default_rng(seed)
     low, high = problem.action_bounds.T
@@ -28,7 +28,7 @@ def evaluated(seed: int, actions: int) -> tuple[Evaluator, Evaluation]:
 def dense(evaluation: Evaluation) -> np.ndarray:
     """Actions (cells, P, m) that fill the box, its ends among them."""
     low, high = evaluation.model.problem.action_bounds.T
-    side = np.linspace(0.0, 1.0, 601 if low.size == 1 else 41)
+    side = np.linspace(0.0, 1.0, {1: 601, 2: 41, 3: 15}[low.size])
     unit = np.stack(np.meshgrid(*[side] * low.size, indexing="ij"), axis=-1).reshape(-1, low.size)
     unit = np.concatenate([unit, np.random.default_rng(0).random((200, low.size))])
     actions = low + (high - low) * unit
@@ -71,6 +71,28 @@ def test_no_action_of_a_dense_grid_is_below_the_bound(seed, actions):
         if "where" not in random_problem(seed, actions).split("noise")[0]:
             # intervals cannot tell the two sides of a jump of the mean from what is between
             assert certificate.slack.min() >= worst - 0.55 * abs(worst) - 0.05
+
+
+@pytest.mark.parametrize("actions", [2, 3])
+@pytest.mark.parametrize("seed", range(8))
+def test_the_search_finds_what_lies_beyond_and_at_clamped_ends(seed, actions):
+    evaluator, exact = evaluated(seed, actions, clamped_problem(seed, actions))
+    states = exact.policy.grid.states
+    steep = 3.0 * np.sin(1.5 * states + seed).sum(axis=1) + states.sum(axis=1) ** 2
+    for value in (exact.value, exact.value + steep):
+        evaluation = with_value(exact, evaluator, value)
+        cells = np.arange(value.size)
+        least = evaluation.q_values(cells, dense(evaluation)).min(axis=1)
+        found = find_best(evaluation)
+        scale = np.abs(value).max() + np.abs(evaluation.cost).max()
+        if value is exact.value:
+            assert np.all(found.values <= least + 1e-11 * scale)
+        certificate = certify(evaluation, found=found)
+        assert certificate.guaranteed
+        assert np.all(certificate.slack + value <= np.minimum(least, certificate.best_values) + 1e-11 * scale)
+        # cells where a proof meets better actions do not end it: all of them are named
+        gap = float((found.values - value).min())
+        assert np.all(certificate.best_values - value >= gap - 0.5 * abs(gap) - 1e-9 * scale)
 
 
 # at the action bound 1 the derivative that is given is not that of the inside, and the least cost is a little inside

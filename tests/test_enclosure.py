@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from wassgrid.case import Case
+from wassgrid.certificate import mean_tables
 from wassgrid.certificate.action_value import ActionValue
 from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.profiles import Profiles
@@ -220,8 +221,11 @@ boundary = "{boundary}"
     return evaluator.evaluate(ParticlePolicy(grid, actions, np.full((grid.size, 2), 0.5)))
 
 
+@pytest.mark.parametrize("axes", [(), (1, 2)])
 @pytest.mark.parametrize("law", LAWS)
-def test_enclosures_hold_over_their_boxes(law):
+def test_enclosures_hold_over_their_boxes(law, axes, monkeypatch):
+    monkeypatch.setattr(mean_tables, "AXES", axes)
+    monkeypatch.setattr(mean_tables, "_MOST_PIECES", dict.fromkeys(axes, np.inf))
     evaluation = evaluation_of(law)
     model = evaluation.model
     rng = np.random.default_rng(3)
@@ -252,10 +256,79 @@ def test_enclosures_hold_over_their_boxes(law):
         rows = found.bounded
         assert np.all((there[0][:, 0] >= found.floor - 1e-12 * scale)[rows])
         assert np.all((np.abs(there[1][:, 0]) <= found.slope + 1e-11 * scale)[rows][:, moved])
+        assert within(there[1][:, 0], found.first, 1e-11 * scale)[found.bounded][:, moved].all()
         rows = found.bounded & found.smooth
+        assert within(there[2][:, 0], found.second, 1e-10 * scale)[rows][:, both].all()
+        if q._mean_tables is not None:
+            continue
         change = np.abs(there[2][:, 0] - centre[2][:, 0])
         assert np.all((np.abs(there[2][:, 0]) <= found.most + 1e-10 * scale)[rows][:, both])
         assert np.all((change <= found.bend + 1e-10 * scale)[rows][:, both])
+
+
+def within(x: np.ndarray, ranges: np.ndarray, slack: float) -> np.ndarray:
+    return (x >= ranges[0] - slack) & (x <= ranges[1] + slack)
+
+
+BOUNDARIES = ("clamp", "reflect", "periodic")
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("moved", [1, 2, 3])
+def test_pieces_of_means_enclose_all_boxes(kernel, boundary, moved, monkeypatch):
+    """Boxes of all sizes, up to the whole axis, inside it, across its ends and beyond; streamed axes beside the moved ones."""
+    monkeypatch.setattr(mean_tables, "AXES", (1, 2, 3))
+    monkeypatch.setattr(mean_tables, "_MOST_PIECES", dict.fromkeys((1, 2, 3), np.inf))
+    rng = np.random.default_rng(5)
+    names, points = "xyz"[: max(moved, 2)], (9, 8, 7)
+    tables = ""
+    for j, name in enumerate(names):
+        law = f"0.5*{name} + a{j}" if j < moved else f"0.4*{name} + 0.3*next(x)"
+        noise = 1.1 * 4.0 / (points[j] - 1)
+        side = "clamp" if j >= moved else BOUNDARIES[(BOUNDARIES.index(boundary) + j) % 3]
+        if moved == 1 and boundary == "periodic":
+            law = law.replace(" + 0.3*next(x)", "")
+        tables += f'[states.{name}]\nnext = "{law}"\nnoise = "{noise}"\ndomain = [-2, 2]\nboundary = "{side}"\n'
+    tables += "".join(f"[actions.a{j}]\nbounds = [-3, 3]\n" for j in range(moved))
+    grid = ", ".join(f"{name} = {n}" for name, n in zip(names, points, strict=False))
+    text = f'{tables}[cost]\nstage = "x**2"\n[grid]\npoints = {{ {grid} }}\nkernel = "{kernel}"\n'
+    model = Evaluator.from_case(Case.from_text(text)).model
+    d, count = len(names), 150
+    value = rng.standard_normal(model.grid.size) + (model.grid.states**2).sum(axis=1)
+    law = model.plain_product
+    assert law is not None
+    u = law.prepared(value)
+    made = mean_tables.MeanTables.build(law.collision, law.noise, u)
+    assert made is not None
+    cells = rng.integers(0, model.grid.size, count)
+    states = model.grid.states[cells]
+    mean, radius = states.copy(), np.zeros((count, d))
+    mean[:, :moved] = rng.uniform(-4.0, 4.0, (count, moved))
+    radius[:, :moved] = rng.choice([0.0, 0.05, 0.4, 2.5], (count, moved))
+    mean[:, moved:] *= 0.4
+    outside = np.abs(mean) > 2.0 + radius
+    for j in range(moved):
+        if model.grid.boundary[j] == "clamp":
+            radius[outside[:, j], j] = 0.0
+    floor, smooth = np.zeros(count), np.ones(count, bool)
+    first, second = np.zeros((2, count, d)), np.zeros((2, count, d, d))
+    made.enclose(law.numbers[cells], mean, radius, np.full(d, 1e-13), floor, smooth, first, second)
+    scale, some = np.abs(value).max(), radius > 0.0
+    assert smooth.any() and some.any()
+    for _ in range(40):
+        there = mean + radius * np.clip(rng.uniform(-1.3, 1.3, radius.shape), -1.0, 1.0)
+        unit = np.broadcast_to(np.eye(d), (count, 1, d, d)).copy()
+        values, slopes, bends = expectations(
+            model.axes, model.width, cells, there[:, None], unit, np.zeros((count, 1, d, d, d)), model.cell_noise,
+            model.coupling, value,
+        )  # fmt: skip
+        # where all is still the value is exact, and no floor is used
+        rows = some.any(axis=1)
+        assert np.all((values[:, 0] >= floor - 1e-11 * scale)[rows])
+        assert within(slopes[:, 0], first, 1e-11 * scale)[some].all()
+        both = some[:, :, None] & some[:, None, :] & smooth[:, None, None]
+        assert within(bends[:, 0], second, 1e-10 * scale)[both].all()
 
 
 def without_product(evaluation: Evaluation) -> Evaluation:
@@ -266,7 +339,8 @@ def without_product(evaluation: Evaluation) -> Evaluation:
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_every_form_of_the_law_gives_the_general_values(law):
+def test_every_form_of_the_law_gives_the_general_values(law, monkeypatch):
+    monkeypatch.setattr(mean_tables, "AXES", ())
     evaluation = evaluation_of(law)
     model = evaluation.model
     low, high = (np.tile(side, (model.grid.size, 1)) for side in model.problem.action_bounds.T)

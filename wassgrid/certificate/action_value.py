@@ -10,6 +10,7 @@ import numpy as np
 
 from wassgrid.certificate.enclosure import derivative_combinations, enclose
 from wassgrid.certificate.lead_enclosure import lead_enclosures, lead_expectations, lead_table
+from wassgrid.certificate.mean_tables import MeanTables
 from wassgrid.certificate.product_enclosure import MOST_MOVED, enclose_product
 from wassgrid.certificate.profiles import Profiles
 from wassgrid.certificate.weight_bounds import REACH, TAIL_MASS
@@ -61,6 +62,20 @@ class Enclosure(NamedTuple):
     bend: np.ndarray  # (K, d, d)
     smooth: np.ndarray  # (K,)
     bounded: np.ndarray  # (K,)
+    first: np.ndarray  # (2, K, d) ranges of the first derivatives, where `bounded`, and of the second, where `smooth`
+    second: np.ndarray  # (2, K, d, d)
+
+    def with_ranges(self, radius: np.ndarray) -> Enclosure:
+        """Return the same with the ranges of the derivatives that the bounds give, boxes of means having radii (K, d).
+
+        |E_j - E_j(centre)| <= sum_l (|E_jl(centre)| + bend_jl/2) r_l  and  |E_j| <= slope_j
+        """
+        drift = np.einsum("kjl,kl->kj", np.abs(self.hessian) + 0.5 * self.bend, radius)
+        drift = np.where(self.smooth[:, None], drift, np.inf)
+        slope = np.where(self.bounded[:, None], self.slope, np.inf)
+        first = np.maximum(self.gradient - drift, -slope), np.minimum(self.gradient + drift, slope)
+        second = np.maximum(self.hessian - self.bend, -self.most), np.minimum(self.hessian + self.bend, self.most)
+        return self._replace(first=np.stack(first), second=np.stack(second))
 
     @classmethod
     def blank(cls, count: int, d: int) -> Enclosure:
@@ -68,7 +83,12 @@ class Enclosure(NamedTuple):
         return cls(
             np.zeros(count), np.zeros((count, d)), np.zeros((count, d, d)), np.zeros(count), np.zeros((count, d)),
             np.zeros((count, d, d)), np.zeros((count, d, d)), np.ones(count, np.bool_), np.ones(count, np.bool_),
+            _everything(count, d), _everything(count, d, d),
         )  # fmt: skip
+
+
+def _everything(*shape: int) -> np.ndarray:
+    return np.broadcast_to(np.array([-np.inf, np.inf]).reshape(2, *(1,) * len(shape)), (2, *shape))
 
 
 @dataclass(frozen=True)
@@ -195,8 +215,43 @@ class ActionValue:
             tables.cost_hessian[:, 0] + g * curvature,
         )
 
+    @cached_property
+    def _mean_tables(self) -> MeanTables | None:
+        """Ranges of E V over pieces of the means, where the law is a product and all cells of a block of U share it."""
+        law = self.evaluation.model.plain_product
+        if law is None or self.table is not None:
+            return None
+        return MeanTables.build(law.collision, law.noise, self.evaluation.expectation.streamed_plain)
+
     def enclose(self, cells: np.ndarray, mean: np.ndarray, radius: np.ndarray) -> Enclosure:
         """Enclose E V(s') over boxes of means: centres and radii (K, d) of chosen cells (K,)."""
+        if self._mean_tables is not None:
+            return self._enclose_by_pieces(self._mean_tables, cells, mean, radius)
+        return self._enclose_boxes(cells, mean, radius).with_ranges(radius)
+
+    def _enclose_by_pieces(self, tables: MeanTables, cells: np.ndarray, mean: np.ndarray, radius: np.ndarray) -> Enclosure:
+        law = self.evaluation.model.plain_product
+        assert law is not None
+        (count, d), moved = mean.shape, law.collision.axis
+        found = Enclosure.blank(count, d)._replace(first=np.zeros((2, count, d)), second=np.zeros((2, count, d, d)))
+        # derivatives in the means themselves
+        along = np.zeros((count, 1, d, moved.size))
+        along[:, :, moved, np.arange(moved.size)] = 1.0
+        values, gradients, hessians = law.expectations(
+            self.evaluation.expectation.streamed_plain, cells, mean[:, None, :], along,
+            np.zeros((count, 1, d, moved.size, moved.size)),
+        )  # fmt: skip
+        found.value[:] = values[:, 0]
+        found.gradient[:, moved] = gradients[:, 0]
+        found.hessian[:, moved[:, None], moved] = hessians[:, 0]
+        slack = np.array([touch(axis) for axis in self.evaluation.model.grid.axes])
+        tables.enclose(law.numbers[cells], mean, radius, slack, found.floor, found.smooth, found.first, found.second)
+        found.slope[:] = np.abs(found.first).max(axis=0)
+        still = ~(radius > 0.0).any(axis=1)
+        found.floor[still] = found.value[still]
+        return found
+
+    def _enclose_boxes(self, cells: np.ndarray, mean: np.ndarray, radius: np.ndarray) -> Enclosure:
         model = self.evaluation.model
         spacing, (count, d) = model.grid.spacing, mean.shape
         noisiest = model.noise[:1] if model.noise.strides[0] == 0 else model.noise
@@ -212,7 +267,7 @@ class ActionValue:
             spread(
                 enclose_product, count, count * 60.0 * float(width) ** (at.axis.size - at.moved), at, self.profiles, law.reach,
                 width, law.numbers[cells], np.ascontiguousarray(mean), np.ascontiguousarray(radius), noise,
-                self.evaluation.expectation.streamed_plain, *found,
+                self.evaluation.expectation.streamed_plain, *found[:9],
             )  # fmt: skip
             return found
         if self.table is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ from wassgrid.problem.control_problem import ProblemError
 PROBES = 9  # actions per cell that start the search for the best one
 _CHUNK = 1 << 15  # cells searched at once
 _DESCENT = 40  # steps at most from the best probe to its local minimum
+_SHORTENINGS = 12  # of a step, each by four, before it is taken for a kink
+_NEAR = 1e-6  # of the length of an axis, from which on a mean is at its end
+_POLISHES = 4  # at most, of descents that stopped at kinks
 
 
 @dataclass(frozen=True)
@@ -113,24 +116,33 @@ def best_actions(q: ActionValue, low: np.ndarray, high: np.ndarray) -> tuple[np.
 
 def descend(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> None:
     """Move every point to a local minimum of Q in its box low, high (K, m), at kinks too."""
+    rows = np.arange(len(low))
     if low.shape[1] == 1:
-        _descend_on_line(q, point, low, high)
-    else:
-        _descend(q, point, low, high)
+        _descend_on_line(q, point, rows, np.ones(low.shape), low, high)
+        return
+    least = rounding(q.evaluation)
+    for _ in range(_POLISHES):
+        rows = _descend(q, point, rows, low, high)
+        if rows.size == 0:
+            return
+        before = point.value[rows]
+        for direction in _along_kinks(q, point, rows):
+            _descend_on_line(q, point, rows, direction(), low, high)
+        rows = rows[before - point.value[rows] > least]
 
 
 def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> _Point:
     """Replace points by better probes, and return further points to start from.
 
     The ends (and the middle) of the boxes first; all probes only where Q there is not what its quadratic model at the point
-    says, up to half, where one of them is better, or where several actions carry a mean over the end of a clamped axis. There
+    says, up to half, where one of them is better, or where actions carry a mean over the end of a clamped axis. There
     every side of the ends has a minimum of its own, and the best probe of every side is a start.
     """
     evaluation = q.evaluation
     bounded = np.asarray(np.isfinite(evaluation.model.problem.action_bounds).all(axis=1))
     probes = probe_actions(low, high, point.actions, bounded)
     count, m = probes.shape[1:]
-    crossing = q.crosses(point.cells, low, high) if m > 1 else np.zeros(len(low), bool)
+    crossing = q.crosses(point.cells, low, high)
     starts = [point[np.zeros(0, np.int64)]]
     ends = np.zeros(count, bool)
     ends[[0, count // 2, -1] if m == 1 else range(2**m if m <= 3 else count)] = True
@@ -189,72 +201,127 @@ class _Point:
         self.value[rows], self.gradient[rows], self.hessian[rows] = derivatives
 
 
-def _descend_on_line(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> None:
-    """Move the one action of every cell to a local minimum of Q, smooth or at a kink; writes into `point`.
+def _descend_on_line(
+    q: ActionValue, point: _Point, rows: np.ndarray, direction: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> None:
+    """Move some points (R,) along directions (R, m) to a local minimum of Q, smooth or at a kink; writes into `point`.
 
     Newton steps kept in a bracket, whose ends move to the points tried. Where a Newton step does not lower Q, the next trials
     are the crossing of the tangents at both ends (at a kink of two smooth branches these converge like Newton's method)
     and the middle of the bracket, in turn.
     """
     least = rounding(q.evaluation)
+    low, high = low[rows], high[rows]
+    # actions = origin + place * direction
+    alone = low.shape[1] == 1
+    place = point.actions[rows, 0].copy() if alone else np.zeros(rows.size)
+    origin = np.zeros(low.shape) if alone else point.actions[rows].copy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = (low - origin) / direction, (high - origin) / direction
     # position, Q and Q' at both ends of the bracket; the bounds of the action to begin with, where Q' is not known
-    unknown = np.full(len(low), np.nan)
-    left, right = np.stack([low[:, 0], unknown, unknown]), np.stack([high[:, 0], unknown, unknown])
-    cells = np.arange(len(low))
-    failures = np.zeros(cells.size, np.int64)
+    unknown = np.full(rows.size, np.nan)
+    left = np.stack([np.where(direction != 0.0, np.fmin(*ends), -np.inf).max(axis=1), unknown, unknown])
+    right = np.stack([np.where(direction != 0.0, np.fmax(*ends), np.inf).min(axis=1), unknown, unknown])
+    some = np.flatnonzero((right[0] > left[0]) & direction.any(axis=1))
+    failures = np.zeros(rows.size, np.int64)
     for _ in range(_DESCENT):
-        here = np.stack([point.actions[cells, 0], point.value[cells], point.gradient[cells, 0]])
-        a, _, slope = here
-        left[:, cells] = np.where(slope < 0, here, left[:, cells])
-        right[:, cells] = np.where(slope > 0, here, right[:, cells])
-        (lo, f_lo, g_lo), (hi, f_hi, g_hi) = left[:, cells], right[:, cells]
+        along = direction[some]
+        gradient = point.gradient[rows[some]]
+        slope = gradient[:, 0] if alone else np.einsum("ka,ka->k", gradient, along)
+        hessian = point.hessian[rows[some]]
+        bend = hessian[:, 0, 0] if alone else np.einsum("kab,ka,kb->k", hessian, along, along)
+        here = np.stack([place[some], point.value[rows[some]], slope])
+        a = here[0]
+        left[:, some] = np.where(slope < 0, here, left[:, some])
+        right[:, some] = np.where(slope > 0, here, right[:, some])
+        (lo, f_lo, g_lo), (hi, f_hi, g_hi) = left[:, some], right[:, some]
         middle = 0.5 * (lo + hi)
         with np.errstate(divide="ignore", invalid="ignore"):
-            newton = np.clip(a - slope / np.abs(point.hessian[cells, 0, 0]), lo, hi)
+            newton = np.clip(a - slope / np.abs(bend), lo, hi)
             # f_lo + g_lo (x - lo) = f_hi + g_hi (x - hi)
             crossing = (f_hi - f_lo + g_lo * lo - g_hi * hi) / (g_lo - g_hi)
             crossing = np.where((crossing > lo) & (crossing < hi), crossing, middle)
-        stuck = failures[cells] > 0
-        trial = np.where(stuck, np.where(failures[cells] % 2 == 1, crossing, middle), newton)
+        stuck = failures[some] > 0
+        trial = np.where(stuck, np.where(failures[some] % 2 == 1, crossing, middle), newton)
         # what the slope promises over the way that is left, and over the Newton step
         promised = np.abs(slope) * np.where(slope > 0, a - lo, hi - a)
         useful = (promised > least) & (trial != a) & (stuck | (np.abs(slope * (newton - a)) > least))
-        cells, trial, a = cells[useful], trial[useful], a[useful]
-        if cells.size == 0:
+        some, trial, a = some[useful], trial[useful], a[useful]
+        if some.size == 0:
             return
-        found = q.derivatives(point.cells[cells], trial[:, None])
-        lower = found[0] < point.value[cells]
-        failures[cells] = np.where(lower, 0, failures[cells] + 1)
-        tried = np.stack([trial, found[0], found[1][:, 0]])
+        actions = np.clip(origin[some] + trial[:, None] * direction[some], low[some], high[some])
+        found = q.derivatives(point.cells[rows[some]], actions)
+        lower = found[0] < point.value[rows[some]]
+        failures[some] = np.where(lower, 0, failures[some] + 1)
+        slope = found[1][:, 0] if alone else np.einsum("ka,ka->k", found[1], direction[some])
+        tried = np.stack([trial, found[0], slope])
         for end, side in ((left, trial < a), (right, trial > a)):
-            end[:, cells[~lower & side]] = tried[:, ~lower & side]
-        down = cells[lower]
-        point.put(down, trial[lower, None], (found[0][lower], found[1][lower], found[2][lower]))
+            end[:, some[~lower & side]] = tried[:, ~lower & side]
+        down = some[lower]
+        place[down] = trial[lower]
+        point.put(rows[down], actions[lower], (found[0][lower], found[1][lower], found[2][lower]))
 
 
-def _descend(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> None:
-    """Move several actions per cell towards a local minimum of Q by Newton steps, each shortened until Q falls."""
+def _descend(q: ActionValue, point: _Point, rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Move points (R,) with several actions towards a local minimum of Q by Newton steps, each shortened until Q falls.
+
+    Returns those that no short step lowers, though their gradient promises it: they are at a kink.
+    """
     least = rounding(q.evaluation)
-    cells = np.arange(len(low))
+    kinked = []
     for _ in range(_DESCENT):
         target, slope = newton_candidates(
-            point.gradient[cells], point.hessian[cells], point.actions[cells], low[cells], high[cells]
+            point.gradient[rows], point.hessian[rows], point.actions[rows], low[rows], high[rows]
         )
         # the quadratic model gains half of the first-order change
         useful = -slope > least
-        cells, target = cells[useful], target[useful]
-        if cells.size == 0:
-            return
-        pending = np.arange(cells.size)
-        origin = point.actions[cells]
-        fell = np.zeros(cells.size, bool)
-        for _ in range(_DESCENT):
-            trial = q.values(point.cells[cells[pending]], target[pending][:, None, :])[:, 0]
-            down = trial < point.value[cells[pending]]
+        rows, target = rows[useful], target[useful]
+        if rows.size == 0:
+            break
+        pending = np.arange(rows.size)
+        origin = point.actions[rows]
+        fell = np.zeros(rows.size, bool)
+        for _ in range(_SHORTENINGS):
+            trial = q.values(point.cells[rows[pending]], target[pending][:, None, :])[:, 0]
+            down = trial < point.value[rows[pending]]
             fell[pending[down]] = True
             pending = pending[~down]
             if pending.size == 0:
                 break
             target[pending] = origin[pending] + 0.25 * (target[pending] - origin[pending])
-        cells, target = cells[fell], target[fell]
-        point.put(cells, target, q.derivatives(point.cells[cells], target))
+        kinked.append(rows[~fell])
+        rows, target = rows[fell], target[fell]
+        point.put(rows, target, q.derivatives(point.cells[rows], target))
+    return np.concatenate([*kinked, rows])
+
+
+def _along_kinks(q: ActionValue, point: _Point, rows: np.ndarray) -> Iterator[Callable[[], np.ndarray]]:
+    """Yield functions that give directions (R, m) to search from points at kinks: the axes, and along the ends of clamped axes.
+
+    An end that actions move a mean over is a surface n . da = 0, n the gradient of the mean; along it a Newton step.
+    """
+    m = point.actions.shape[1]
+    for a in range(m):
+        yield lambda a=a: np.repeat(np.eye(m)[a : a + 1], rows.size, axis=0)  # type: ignore[misc]
+    for j, (bottom, top, _) in q.ends.items():
+        if not q.evaluation.model.problem.dependence.actions[j]:
+            continue
+
+        def tangent(j: int = j, bottom: float = bottom, top: float = top) -> np.ndarray:
+            tables = q.evaluation.model.tables(point.cells[rows], point.actions[rows, None], 1)
+            assert tables.mean_gradient is not None
+            mean, normal = tables.mean[:, 0, j], tables.mean_gradient[:, 0, j]
+            size = np.sqrt(np.einsum("ka,ka->k", normal, normal))
+            near = np.minimum(np.abs(mean - bottom), np.abs(mean - top)) <= _NEAR * (top - bottom)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                normal = np.where((near & (size > 0))[:, None], normal / size[:, None], 0.0)
+            outer = normal[:, :, None] * normal[:, None, :]
+            flat = np.eye(m) - outer
+            slope = np.einsum("kab,kb->ka", flat, point.gradient[rows])
+            bend = np.einsum("kab,kbc,kcd->kad", flat, point.hessian[rows], flat) + outer
+            values, vectors = np.linalg.eigh(bend)
+            values = np.maximum(np.abs(values), 1e-12 * np.abs(values).max(axis=1, keepdims=True) + np.finfo(float).tiny)
+            step: np.ndarray = -np.einsum("kab,kb,kcb,kc->ka", vectors, 1.0 / values, vectors, slope)
+            return np.where(near[:, None], step, 0.0)
+
+        yield tangent

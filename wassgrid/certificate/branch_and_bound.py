@@ -25,10 +25,6 @@ def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
 
-def _hull(centre: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    return np.stack([centre - radius, centre + radius])
-
-
 @dataclass
 class Boxes:
     """Boxes of actions: cells (K,), low, high and expansion point (K, m); central: the point is the cell's best action."""
@@ -310,26 +306,27 @@ class BranchAndBound:
         Q'_a = c_a + g sum_j E_j m_j,a;  Q''_ab = c_ab + g (sum_jl E_jl m_j,a m_l,b + sum_j E_j m_j,ab)
         """
         g, m = self.evaluation.discount, ranges.cost[1].shape[2]
-        # over the box of means  |E_j - E_j(centre)| <= sum_l (|E_jl(centre)| + bend_jl/2) r_l  and  |E_j| <= slope_j
-        drift = np.einsum("kjl,kl->kj", np.abs(expected.hessian) + 0.5 * expected.bend, radius)
-        near = _hull(expected.gradient, np.where(expected.smooth[:, None], drift, np.inf))
-        wide = _hull(np.zeros_like(drift), np.where(expected.bounded[:, None], expected.slope, np.inf))
-        e1 = np.stack([np.maximum(near[0], wide[0]), np.minimum(near[1], wide[1])])
-        e2 = _hull(expected.hessian, expected.bend)
-        e2 = np.stack([np.maximum(e2[0], -expected.most), np.minimum(e2[1], expected.most)])
+        e1, e2 = expected.first, expected.second
         slope, curvature = ranges.cost[1].copy(), ranges.cost[2].copy()
         m1, m2 = ranges.mean[1], ranges.mean[2]
+        some1, some2 = m1.any(axis=(0, 1)), m2.any(axis=(0, 1))
         moving = np.flatnonzero((radius > 0).any(axis=0))
-        for j in moving:
-            for a in range(m):
-                slope[:, :, a] += g * _product(e1[:, :, j], m1[:, :, j, a])
-                for b in range(m):
-                    curvature[:, :, a, b] += g * _product(e1[:, :, j], m2[:, :, j, a, b])
+        for a in range(m):
+            for j in moving:
+                if some1[j, a]:
+                    slope[:, :, a] += g * _product(e1[:, :, j], m1[:, :, j, a])
+            for b in range(a, m):
+                for j in moving:
+                    if some2[j, a, b]:
+                        curvature[:, :, a, b] += g * _product(e1[:, :, j], m2[:, :, j, a, b])
                     for l in moving:
+                        if not (some1[j, a] and some1[l, b]):
+                            continue
                         pair = _product(m1[:, :, j, a], m1[:, :, l, b])
                         if j == l and a == b:
                             pair = np.maximum(pair, 0.0)
                         curvature[:, :, a, b] += g * _product(e2[:, :, j, l], pair)
+                curvature[:, :, b, a] = curvature[:, :, a, b]
         return slope, curvature
 
 
