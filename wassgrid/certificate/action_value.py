@@ -156,9 +156,10 @@ class ActionValue:
                     result |= (mean[0, :, j] <= end + slack) & (mean[1, :, j] >= end - slack) & (mean[0, :, j] < mean[1, :, j])
         return result
 
-    def sides(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Number (K, N) on which sides of the ends of the clamped axes, or on them, the means are, for actions (K, N, m)."""
-        mean = self.evaluation.model.tables(cells, actions, 0).mean
+    def sides(self, cells: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number on which sides of the ends of clamped axes, or on them, means are, (K, N), for actions (K, N, m); their cost."""
+        tables = self.evaluation.model.tables(cells, actions, 0)
+        mean = tables.mean
         result = np.zeros(actions.shape[:2], np.int64)
         for j, (bottom, top, slack) in self.ends.items():
             if self.evaluation.model.problem.dependence.actions[j]:
@@ -166,7 +167,7 @@ class ActionValue:
                 for edge in (bottom - slack, bottom + slack, top - slack, top + slack):
                     result = result + (x > edge)
                 result = 5 * result
-        return result
+        return result, tables.cost
 
     @property
     def in_product_form(self) -> bool:
@@ -222,6 +223,19 @@ class ActionValue:
         if law is None or self.table is not None:
             return None
         return MeanTables.build(law.collision, law.noise, self.evaluation.expectation.streamed_plain)
+
+    def least_change(
+        self, cells: np.ndarray, mean: np.ndarray, slope: np.ndarray, below: np.ndarray, above: np.ndarray, gradient: np.ndarray,
+        curvature: np.ndarray,
+    ) -> np.ndarray | None:  # fmt: skip
+        """See `MeanTables.least_change`; None where the law has no such tables."""
+        if self._mean_tables is None:
+            return None
+        law = self.evaluation.model.plain_product
+        assert law is not None
+        return self._mean_tables.least_change(
+            self.evaluation.discount, law.numbers[cells], mean, slope, below, above, gradient, curvature
+        )
 
     def enclose(self, cells: np.ndarray, mean: np.ndarray, radius: np.ndarray) -> Enclosure:
         """Enclose E V(s') over boxes of means: centres and radii (K, d) of chosen cells (K,)."""

@@ -114,6 +114,15 @@ def best_actions(q: ActionValue, low: np.ndarray, high: np.ndarray) -> tuple[np.
     return actions, values
 
 
+def improved(
+    q: ActionValue, cells: np.ndarray, actions: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return local minima (K, m) of Q and its values (K,), by descent from one action (K, m) of each chosen cell (K,)."""
+    point = _Point(cells, actions.copy(), *q.derivatives(cells, actions))
+    descend(q, point, low[cells], high[cells])
+    return point.actions, point.value
+
+
 def descend(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> None:
     """Move every point to a local minimum of Q in its box low, high (K, m), at kinks too."""
     rows = np.arange(len(low))
@@ -135,8 +144,8 @@ def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> 
     """Replace points by better probes, and return further points to start from.
 
     The ends (and the middle) of the boxes first; all probes only where Q there is not what its quadratic model at the point
-    says, up to half, where one of them is better, or where actions carry a mean over the end of a clamped axis. There
-    every side of the ends has a minimum of its own, and the best probe of every side is a start.
+    says, up to half, or where one of them is better. Where actions carry a mean over the end of a clamped axis, every side
+    of the end has a minimum of its own: the cheapest probe of every side but the point's is a start.
     """
     evaluation = q.evaluation
     bounded = np.asarray(np.isfinite(evaluation.model.problem.action_bounds).all(axis=1))
@@ -148,13 +157,11 @@ def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> 
     ends[[0, count // 2, -1] if m == 1 else range(2**m if m <= 3 else count)] = True
     rows = np.arange(len(low))
     least = rounding(evaluation)
-    kept = np.empty((int(crossing.sum()), count))
     for stage in (ends, ~ends):
         tried = probes[rows][:, stage]
         if tried.size == 0:
             break
         found = q.values(point.cells[rows], tried)
-        kept[:, stage] = found[crossing[rows]]
         best = found.argmin(axis=1)
         move = tried - point.actions[rows, None]
         with np.errstate(invalid="ignore"):
@@ -164,14 +171,15 @@ def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> 
         better = np.flatnonzero(found[np.arange(rows.size), best] < point.value[rows] - least)
         chosen = tried[better, best[better]]
         point.put(rows[better], chosen, q.derivatives(point.cells[rows[better]], chosen))
-        rows = rows[crossing[rows] | ~expected.all(axis=1)]
+        rows = rows[~expected.all(axis=1)]
     rows = np.flatnonzero(crossing)
     if rows.size:
-        side = q.sides(point.cells[rows], np.concatenate([probes[rows], point.actions[rows, None]], axis=1))
+        side, cost = q.sides(point.cells[rows], np.concatenate([probes[rows], point.actions[rows, None]], axis=1))
         for other in np.unique(side[:, :-1]):
-            value = np.where((side[:, :-1] == other) & (side[:, -1:] != other), kept, np.inf)
-            best = value.argmin(axis=1)
-            some = np.flatnonzero(np.isfinite(value[np.arange(rows.size), best]))
+            # what lies ahead changes little beyond an end: the cost says where the least Q may be
+            candidates = np.where((side[:, :-1] == other) & (side[:, -1:] != other), cost[:, :-1], np.inf)
+            best = candidates.argmin(axis=1)
+            some = np.flatnonzero(np.isfinite(candidates[np.arange(rows.size), best]))
             cells, chosen = point.cells[rows[some]], probes[rows[some], best[some]]
             starts.append(_Point(cells, chosen, *q.derivatives(cells, chosen)))
     return _Point.joined(starts)

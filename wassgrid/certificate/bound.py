@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from wassgrid.certificate.action_value import ActionValue, margin
-from wassgrid.certificate.best_actions import PROBES, BestActions, find_best
+from wassgrid.certificate.best_actions import PROBES, BestActions, find_best, improved
 from wassgrid.certificate.branch_and_bound import BranchAndBound
 from wassgrid.evaluation import Evaluation
 from wassgrid.problem.control_problem import ProblemError
@@ -92,6 +92,10 @@ def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None
         proof = BranchAndBound(q, found.low, found.high, actions.copy(), values.copy(), tolerance)
         proof.run()
         actions, values = proof.actions, proof.values
+        better = np.flatnonzero(values < found.values)
+        if better.size:
+            # what a proof meets is the middle of some box
+            actions[better], values[better] = improved(q, better, actions[better], found.low, found.high)
         slack, boxes = proof.lower - (evaluation.value + margin(evaluation)), proof.boxes
         method = f"branch and bound over {boxes} action boxes in {values.size} cells"
     else:

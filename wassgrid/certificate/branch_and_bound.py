@@ -255,6 +255,16 @@ class BranchAndBound:
             zeroth = ranges.cost[0][0] - offset + g * floor
         # a bound that is not a number is none
         lower = np.fmax(np.where(smooth, second, -np.inf), np.where(lipschitz, first, -np.inf))
+        affine = smooth & (ranges.mean[1][0] == ranges.mean[1][1]).all(axis=(1, 2))
+        if affine.any():
+            rows = np.flatnonzero(affine)
+            # a mean beyond the end of a clamped axis counts as standing still
+            moves = np.where((radius > 0.0)[:, :, None], slope, 0.0)
+            change = self.q.least_change(
+                boxes.cells[rows], mean[rows], moves[rows], below[rows], above[rows], gradient[rows], ranges.cost[2][:, rows]
+            )
+            if change is not None:
+                lower[rows] = np.fmax(lower[rows], value[rows] + change)
         lower = np.fmax(np.nan_to_num(lower, nan=-np.inf), np.nan_to_num(zeroth, nan=-np.inf))
         at_point = np.einsum("kaa->ka", hessian)
         return Bounded(lower, value, at_point, np.nan_to_num(least[0], nan=-np.inf), smooth, side, cut)
@@ -309,7 +319,7 @@ class BranchAndBound:
         e1, e2 = expected.first, expected.second
         slope, curvature = ranges.cost[1].copy(), ranges.cost[2].copy()
         m1, m2 = ranges.mean[1], ranges.mean[2]
-        some1, some2 = m1.any(axis=(0, 1)), m2.any(axis=(0, 1))
+        some1, some2 = np.any(m1 != 0.0, axis=(0, 1)).reshape(-1, m), np.any(m2 != 0.0, axis=(0, 1)).reshape(-1, m, m)
         moving = np.flatnonzero((radius > 0).any(axis=0))
         for a in range(m):
             for j in moving:

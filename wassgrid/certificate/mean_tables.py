@@ -23,13 +23,14 @@ from wassgrid.certificate.axis_bounds import axis_bounds
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.transition.axis_kernels import AXIS_KERNELS, axis_weights
 from wassgrid.transition.collide import Collision
-from wassgrid.transition.compiled import CLAMP, PERIODIC, driver, fold
+from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing, driver, fold
 from wassgrid.transition.threads import spread
 
 AXES = 2, 3  # how many collided axes; for one the bounds of a single box cost no more than its pieces
 _NOISES = 0.5  # length of a piece, in noises
 _FINEST = 0.5  # least length of a piece, in cells
 _MOST_PIECES = {2: 8.0, 3: 64.0}  # per cell, up to which tables pay: without them boxes of three axes are walked
+_STRIPS = 6  # on either side of a point, per action
 _ENTRIES = 1 << 26  # numbers kept at most
 _AT_ONCE = 1 << 24  # numbers held at once on the way
 
@@ -40,7 +41,7 @@ class Pieces(NamedTuple):
     spacing: float
     length: float
     node: np.ndarray  # (K, width)
-    count: np.ndarray  # (K,)
+    counts: np.ndarray  # (K,)
     weight: np.ndarray  # (K, 3, width)
     place: np.ndarray  # (K, width), of the bounds
     number: np.ndarray  # (K,)
@@ -102,8 +103,7 @@ def orders(axes: int) -> Orders:
 
 
 @driver
-def _cut(
-    low, high, kernel, boundary, lower, h, n, noise, length, node, counts, weight, place, number, bound, start, polynomial,
+def _cut(low, high, kernel, boundary, lower, h, n, noise, length, node, counts, weight, place, number, bound, start, polynomial,
     bounded,
 ):  # fmt: skip
     """Fill the arrays of `Pieces` for pieces low..high, and whether they are bounded."""
@@ -156,7 +156,7 @@ def _join(low, high, inner, third, m, pieces, radius, orders, exact, bounds):
         E_(p, u) = sum_x w_p(x) inner_u(x),
         |E_(p, u)| <= sum_e r^e/e! sup |d^p sum_x w(x) inner_(u + e)(x)| + sum_x U_p(x) sum_e r^e/e! third_(u + e)(x)
     """
-    count = pieces.count.size
+    count = pieces.counts.size
     line, parts = np.zeros(pieces.place.shape[1]), np.zeros(4)
     sup, tail = np.zeros((inner.shape[1], 4)), np.zeros((max(third.shape[1], 1), 4))
     scale = np.ones(orders.terms.shape[0])
@@ -170,10 +170,10 @@ def _join(low, high, inner, third, m, pieces, radius, orders, exact, bounds):
         for j in range(m):
             for row in range(orders.exact.shape[0]):
                 p, u = orders.exact[row, 0], orders.exact[row, 1]
-                t = 0.0
-                for q in range(pieces.count[i]):
-                    t += pieces.weight[i, p, q] * inner[r, u, pieces.node[i, q] * m + j]
-                exact[r, row, i * m + j] = t
+                value = 0.0
+                for q in range(pieces.counts[i]):
+                    value += pieces.weight[i, p, q] * inner[r, u, pieces.node[i, q] * m + j]
+                exact[r, row, i * m + j] = value
             for u in range(inner.shape[1]):
                 for q in range(number):
                     line[q] = inner[r, u, pieces.place[i, q] * m + j]
@@ -198,6 +198,19 @@ def _join(low, high, inner, third, m, pieces, radius, orders, exact, bounds):
                 bounds[r, row, i * m + j] += scale[t] * (tail[u, p] if orders.terms[t, 2] == 1 else sup[u, p])
 
 
+@allocating_nothing
+def _met(near, far, length, count, boundary):
+    """Return the first piece that an interval of means meets and how many there are; measured from the first node."""
+    # a little more, for rounding
+    near, far = near / length - 1e-9, far / length + 1e-9
+    if boundary == CLAMP:
+        near, far = min(max(near, 0.0), count - 0.5), min(max(far, 0.0), count - 0.5)
+    if not far - near < count:
+        near, far = 0.0, count - 0.5
+    first = math.floor(near)
+    return first, min(math.floor(far) - first + 1, count)
+
+
 @driver
 def _hulls(low, high, at, table, length, count, slack, cells, mean, radius, floor, smooth, first, second):
     """Enclose boxes of means low..high by the pieces that they meet: see `MeanTables.enclose`.
@@ -215,14 +228,7 @@ def _hulls(low, high, at, table, length, count, slack, cells, mean, radius, floo
         for c in range(axes):
             j = at.axis[c]
             x, spread = mean[r, j] - at.lower[c], radius[r, j]
-            # a little more, for rounding
-            near, far = (x - spread) / length[c] - 1e-9, (x + spread) / length[c] + 1e-9
-            if at.boundary[c] == CLAMP:
-                near, far = min(max(near, 0.0), count[c] - 0.5), min(max(far, 0.0), count[c] - 0.5)
-            if not far - near < count[c]:
-                near, far = 0.0, count[c] - 0.5
-            begin[c] = math.floor(near)
-            number[c] = min(math.floor(far) - begin[c] + 1, count[c])
+            begin[c], number[c] = _met(x - spread, x + spread, length[c], count[c], at.boundary[c])
             total *= number[c]
         lower[:], upper[:] = np.inf, -np.inf
         for choice in range(total):
@@ -257,6 +263,73 @@ def _hulls(low, high, at, table, length, count, slack, cells, mean, radius, floo
                 e += 1
 
 
+@driver
+def _strips(low, high, at, table, length, count, discount, cells, mean, slope, below, above, gradient, curvature, least
+):
+    """Bound the fall of Q on boxes low..high: see `MeanTables.least_change`."""
+    axes, m = count.size, below.shape[1]
+    begin, number = np.zeros(axes, np.int64), np.zeros(axes, np.int64)
+    lower, upper = np.zeros((axes, axes)), np.zeros((axes, axes))
+    first = 1 + 2 * axes
+    for r in range(low, high):
+        block = cells[r] // at.cells
+        total = 0.0
+        for a in range(m):
+            fall = 0.0
+            for side in range(2):
+                width = (above[r, a] if side == 1 else -below[r, a]) / _STRIPS
+                if width <= 0.0:
+                    continue
+                value, speed = 0.0, gradient[r, a] if side == 1 else -gradient[r, a]
+                for strip in range(_STRIPS):
+                    near = strip * width if side == 1 else -(strip + 1) * width
+                    pieces = 1
+                    for c in range(axes):
+                        j = at.axis[c]
+                        x = mean[r, j] - at.lower[c]
+                        bottom = top = x
+                        for b in range(m):
+                            one = slope[r, j, b] * (near if b == a else below[r, b])
+                            other = slope[r, j, b] * (near + width if b == a else above[r, b])
+                            bottom, top = bottom + min(one, other), top + max(one, other)
+                        begin[c], number[c] = _met(bottom, top, length[c], count[c], at.boundary[c])
+                        pieces *= number[c]
+                    for c in range(axes):
+                        for b in range(axes):
+                            lower[c, b], upper[c, b] = np.inf, -np.inf
+                    for choice in range(pieces):
+                        rest, place, stride = choice, 0, 1
+                        for c in range(axes - 1, -1, -1):
+                            place += ((begin[c] + rest % number[c]) % count[c]) * stride
+                            rest //= number[c]
+                            stride *= count[c]
+                        e = first
+                        for c in range(axes):
+                            for b in range(c, axes):
+                                lower[c, b] = min(lower[c, b], table[block, place, e])
+                                upper[c, b] = max(upper[c, b], table[block, place, e + 1])
+                                e += 2
+                    bend = 0.0
+                    for b in range(m):
+                        bottom, top = curvature[0, r, a, b], curvature[1, r, a, b]
+                        for c in range(axes):
+                            for d in range(c, axes):
+                                j, l = at.axis[c], at.axis[d]
+                                factor = discount * slope[r, j, a] * slope[r, l, b]
+                                if d != c:
+                                    factor += discount * slope[r, l, a] * slope[r, j, b]
+                                one, other = factor * lower[c, d], factor * upper[c, d]
+                                bottom, top = bottom + min(one, other), top + max(one, other)
+                        bend += bottom if b == a else -max(abs(bottom), abs(top))
+                    if bend > 0.0 and -bend * width < speed < 0.0:
+                        fall = min(fall, value - 0.5 * speed * speed / bend)
+                    value += width * (speed + 0.5 * bend * width)
+                    speed += bend * width
+                    fall = min(fall, value)
+            total += fall
+        least[r] = total
+
+
 class MeanTables:
     """Ranges of E f(s'), U given, over pieces of the means.
 
@@ -267,7 +340,7 @@ class MeanTables:
     def __init__(self, at: Collision, pieces: list[Pieces], u: np.ndarray) -> None:
         self._at = at
         self._length = np.array([axis.length for axis in pieces])
-        self._count = np.array([axis.count.size for axis in pieces])
+        self._count = np.array([axis.counts.size for axis in pieces])
         axes = len(pieces)
         blocks, products = u.size // at.block, int(self._count.prod())
         self._table = np.empty((blocks, products, 1 + axes * (axes + 3)))
@@ -293,7 +366,7 @@ class MeanTables:
             if cut is None:
                 return None
             pieces.append(cut)
-        products = float(np.prod([axis.count.size for axis in pieces]))
+        products = float(np.prod([axis.counts.size for axis in pieces]))
         entries = blocks * products * (1 + len(pieces) * (len(pieces) + 3))
         if products > _MOST_PIECES[len(pieces)] * at.cells or entries > _ENTRIES:
             return None
@@ -314,6 +387,28 @@ class MeanTables:
             slack, cells, np.ascontiguousarray(mean), np.ascontiguousarray(radius), floor, smooth, first, second,
         )  # fmt: skip
 
+    def least_change(
+        self, discount: float, cells: np.ndarray, mean: np.ndarray, slope: np.ndarray, below: np.ndarray, above: np.ndarray,
+        gradient: np.ndarray, curvature: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """Return (K,) how far Q falls at most below its value at a point p of boxes below <= a - p <= above, (K, m).
+
+        Where the means are affine in the action, their slopes (K, d, m), and the boxes meet no end of a clamped axis. cells (K,)
+        in the order of U; mean (K, d) and gradient (K, m) of Q at the points; curvature (2, K, m, m): ranges of the second
+        derivatives of the cost over the boxes. With L_a(x_a) a lower bound of Q_aa - sum_b |Q_ab| on the strip of the box at x_a,
+
+            Q(p + x) - Q(p) >= sum_a v_a(x_a),    v_a'' = L_a,  v_a' (0) = Q_a,  v_a(0) = 0
+
+        as the Hessian less diag L is positive semidefinite on the way from p to p + x, which meets the strips in turn.
+        """
+        least = np.empty(len(cells))
+        work = len(cells) * 400.0 * below.shape[1] * _STRIPS * 3.0 ** (self._count.size - 1)
+        inputs = (np.ascontiguousarray(part) for part in (mean, slope, below, above, gradient, curvature))
+        spread(
+            _strips, len(cells), work, self._at, self._table, self._length, self._count, discount, cells, *inputs, least
+        )
+        return least
+
 
 def _entries(nodes: np.ndarray, pieces: list[Pieces]) -> np.ndarray:
     """Return the entries (blocks, pieces, entries) of U given at its nodes (blocks, n_1, n_2, ...)."""
@@ -322,7 +417,7 @@ def _entries(nodes: np.ndarray, pieces: list[Pieces]) -> np.ndarray:
     radius = np.zeros(0)
     for added in range(1, axes + 1):
         axis = pieces[axes - added]
-        n, count = nodes.shape[axes + 1 - added], axis.count.size
+        n, count = nodes.shape[axes + 1 - added], axis.counts.size
         rows = len(exact) // n
         inner, rest = (
             np.ascontiguousarray(part.reshape(rows, n, part.shape[1], m).transpose(0, 2, 1, 3)).reshape(
