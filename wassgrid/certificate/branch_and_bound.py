@@ -134,10 +134,10 @@ class BranchAndBound:
 
     def _examined(self, boxes: Boxes) -> tuple[Boxes, Bounded]:
         """Bound boxes, write down what is done, and return those that are open."""
-        found = self.bounded(boxes)
+        value = self.evaluation.value[boxes.cells]
+        found = self.bounded(boxes, value + self.target)
         self.boxes += boxes.cells.size
         self._learn(boxes, found)
-        value = self.evaluation.value[boxes.cells]
         allowed = np.minimum(self.target, self._allowed(self.values[boxes.cells] - value))
         tiny = (boxes.high - boxes.low).max(axis=1) <= 1e-13 * (1.0 + np.abs(boxes.point).max(axis=1))
         done = (found.lower >= value + allowed) | tiny | (self.boxes > self.budget)
@@ -210,15 +210,16 @@ class BranchAndBound:
             parts.append(Boxes(boxes.cells, low, high, point, boxes.central & holds))
         return Boxes.joined(parts)
 
-    def bounded(self, boxes: Boxes) -> Bounded:
-        """Bound Q on boxes from below."""
-        chunks = [
-            self._bounded_chunk(boxes[np.arange(start, min(start + _CHUNK, boxes.cells.size))])
-            for start in range(0, boxes.cells.size, _CHUNK)
-        ]
+    def bounded(self, boxes: Boxes, enough: np.ndarray | None = None) -> Bounded:
+        """Bound Q on boxes from below; where a bound reaches `enough` (K,), no sharper one is sought."""
+        enough = np.full(boxes.cells.size, np.inf) if enough is None else enough
+        chunks = []
+        for start in range(0, boxes.cells.size, _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, boxes.cells.size))
+            chunks.append(self._bounded_chunk(boxes[rows], enough[rows]))
         return Bounded.joined(chunks)
 
-    def _bounded_chunk(self, boxes: Boxes) -> Bounded:
+    def _bounded_chunk(self, boxes: Boxes, enough: np.ndarray) -> Bounded:
         """Bound Q on boxes from below by Taylor polynomials about their points.
 
             Q(p + x) >= Q + Q' . x + sum_a L_a x_a^2 / 2,   L_a <= the curvature over the box     where Q is smooth
@@ -255,7 +256,7 @@ class BranchAndBound:
             zeroth = ranges.cost[0][0] - offset + g * floor
         # a bound that is not a number is none
         lower = np.fmax(np.where(smooth, second, -np.inf), np.where(lipschitz, first, -np.inf))
-        affine = smooth & (ranges.mean[1][0] == ranges.mean[1][1]).all(axis=(1, 2))
+        affine = smooth & ~(lower >= enough) & (ranges.mean[1][0] == ranges.mean[1][1]).all(axis=(1, 2))
         if affine.any():
             rows = np.flatnonzero(affine)
             # a mean beyond the end of a clamped axis counts as standing still
