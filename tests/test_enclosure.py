@@ -273,7 +273,7 @@ def within(x: np.ndarray, ranges: np.ndarray, slack: float) -> np.ndarray:
 BOUNDARIES = ("clamp", "reflect", "periodic")
 
 
-@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+@pytest.mark.parametrize("kernel", ["gaussian", "linear", "matched"])
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("moved", [1, 2, 3])
 def test_pieces_of_means_enclose_all_boxes(kernel, boundary, moved, monkeypatch):
@@ -299,7 +299,7 @@ def test_pieces_of_means_enclose_all_boxes(kernel, boundary, moved, monkeypatch)
     law = model.plain_product
     assert law is not None
     u = law.prepared(value)
-    made = mean_tables.MeanTables.build(law.collision, law.noise, u)
+    made = mean_tables.MeanTables.build(law.collision, Profiles.of(model), law.noise, u)
     assert made is not None
     cells = rng.integers(0, model.grid.size, count)
     states = model.grid.states[cells]

@@ -222,7 +222,7 @@ class ActionValue:
         law = self.evaluation.model.plain_product
         if law is None or self.table is not None:
             return None
-        return MeanTables.build(law.collision, law.noise, self.evaluation.expectation.streamed_plain)
+        return MeanTables.build(law.collision, self.profiles, law.noise, self.evaluation.expectation.streamed_plain)
 
     def least_change(
         self, cells: np.ndarray, mean: np.ndarray, slope: np.ndarray, below: np.ndarray, above: np.ndarray, gradient: np.ndarray,
@@ -252,7 +252,7 @@ class ActionValue:
         along = np.zeros((count, 1, d, moved.size))
         along[:, :, moved, np.arange(moved.size)] = 1.0
         values, gradients, hessians = law.expectations(
-            self.evaluation.expectation.streamed_plain, cells, mean[:, None, :], along,
+            self.evaluation.expectation.streamed_plain, law.collision, cells, mean[:, None, :], along,
             np.zeros((count, 1, d, moved.size, moved.size)),
         )  # fmt: skip
         found.value[:] = values[:, 0]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wassgrid.certificate.axis_bounds import axis_bounds
+from wassgrid.certificate.profiles import Profiles
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.transition.axis_kernels import AXIS_KERNELS, axis_weights
 from wassgrid.transition.collide import Collision
@@ -103,10 +104,11 @@ def orders(axes: int) -> Orders:
 
 
 @driver
-def _cut(low, high, kernel, boundary, lower, h, n, noise, length, node, counts, weight, place, number, bound, start, polynomial,
-    bounded,
+def _cut(
+    low, high, profiles, j, kernel, boundary, lower, h, n, noise, length, node, counts, weight, place, number, bound, start,
+    polynomial, bounded,
 ):  # fmt: skip
-    """Fill the arrays of `Pieces` for pieces low..high, and whether they are bounded."""
+    """Fill the arrays of `Pieces` for pieces low..high of axis j, and whether they are smooth and bounded."""
     work = np.zeros(12)
     for i in range(low, high):
         centre = lower + (i + 0.5) * length
@@ -114,16 +116,17 @@ def _cut(low, high, kernel, boundary, lower, h, n, noise, length, node, counts, 
         first, counts[i] = axis_weights(kernel, boundary, lower, h, n, centre, noise, 2, w[0], w[1], w[2])
         for q in range(counts[i]):
             node[i, q] = fold(first + q, n, boundary)
-        # smooth but for the ends of the axis, which a piece may touch
-        first, middle, number[i], _, bounded[i] = weight_bounds(
-            kernel, boundary, lower, h, n, centre, 0.5 * length, noise, bound[i], polynomial[i], work
+        # shorter by less than the margin of `_met`, not to reach beyond an end by rounding
+        first, middle, number[i], smooth, known = weight_bounds(
+            kernel, boundary, lower, h, n, centre, 0.5 * length * (1.0 - 1e-12), noise, profiles, j, bound[i], polynomial[i], work
         )
+        bounded[i] = smooth and known
         start[i] = first * h - middle
         for q in range(number[i]):
             place[i, q] = fold(first + q, n, boundary)
 
 
-def _pieces(at: Collision, c: int, noise: float) -> Pieces | None:
+def _pieces(at: Collision, profiles: Profiles, c: int, noise: float) -> Pieces | None:
     """Cut the means of an axis into pieces, None where the weights are not smooth, or not bounded on them."""
     kernel = next(kernel for kernel in AXIS_KERNELS.values() if kernel.code == at.kernel[c])
     lower, h, n, boundary = float(at.lower[c]), float(at.spacing[c]), int(at.size[c]), int(at.boundary[c])
@@ -139,8 +142,8 @@ def _pieces(at: Collision, c: int, noise: float) -> Pieces | None:
     weight, bound, start = np.zeros((count, 3, width)), np.zeros((count, 4, width)), np.zeros(count)
     polynomial, bounded = np.zeros((count, 3)), np.zeros(count, np.bool_)
     _cut(
-        0, count, int(at.kernel[c]), boundary, lower, h, n, noise, length, node, counts, weight, place, number, bound, start,
-        polynomial, bounded,
+        0, count, profiles, int(at.axis[c]), int(at.kernel[c]), boundary, lower, h, n, noise, length, node, counts, weight,
+        place, number, bound, start, polynomial, bounded,
     )  # fmt: skip
     return Pieces(h, length, node, counts, weight, place, number, bound, start, polynomial) if bounded.all() else None
 
@@ -352,7 +355,7 @@ class MeanTables:
             self._table[start:stop] = _entries(nodes, pieces)
 
     @classmethod
-    def build(cls, at: Collision, noise: np.ndarray, u: np.ndarray) -> MeanTables | None:
+    def build(cls, at: Collision, profiles: Profiles, noise: np.ndarray, u: np.ndarray) -> MeanTables | None:
         """Tabulate U; None where the law is not the same for all cells of a block, has kinks, or where it does not pay.
 
         noise (1, d) or (cells, d).
@@ -362,7 +365,7 @@ class MeanTables:
         blocks = u.size // at.block
         pieces = []
         for c in range(at.axis.size):
-            cut = _pieces(at, c, float(noise[0, at.axis[c]]))
+            cut = _pieces(at, profiles, c, float(noise[0, at.axis[c]]))
             if cut is None:
                 return None
             pieces.append(cut)
