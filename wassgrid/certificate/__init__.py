@@ -3,8 +3,8 @@
 `find_best` searches, `cheap_bracket` brackets with what was found, `certify` proves.
 """
 
-from wassgrid.certificate.best_actions import BestActions, find_best
+from wassgrid.certificate.best_actions import BestActions, find_best, restored_best
 from wassgrid.certificate.bound import Certificate, certify
 from wassgrid.certificate.bracket import Bracket, cheap_bracket, residual
 
-__all__ = ["BestActions", "Bracket", "Certificate", "certify", "cheap_bracket", "find_best", "residual"]
+__all__ = ["BestActions", "Bracket", "Certificate", "certify", "cheap_bracket", "find_best", "residual", "restored_best"]

@@ -18,6 +18,7 @@ _CHUNK = 1 << 15  # cells searched at once
 _DESCENT = 40  # steps at most from the best probe to its local minimum
 _SHORTENINGS = 12  # of a step, each by four, before it is taken for a kink
 _NEAR = 1e-6  # of the length of an axis, from which on a mean is at its end
+_SAME = 1e-6  # of a box: two minima this close are one
 _POLISHES = 4  # at most, of descents that stopped at kinks
 
 
@@ -32,6 +33,7 @@ class BestActions:
     | low, high | (cells, m) | ends of the boxes that were searched (`search_box`); may be read-only views            |
     | assumed   |            | what was assumed of actions outside, empty: nothing                                    |
     | coercive  |            | whether no better action is outside, given what was assumed                            |
+    | lead      | (cells,)   | by how much Q of the other actions tried is larger, at least; negative: not known      |
     """
 
     actions: np.ndarray
@@ -40,23 +42,35 @@ class BestActions:
     high: np.ndarray
     assumed: str
     coercive: bool
+    lead: np.ndarray
 
 
-def find_best(evaluation: Evaluation) -> BestActions:
+def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | None = None) -> BestActions:
     """Search the best action of every cell: the best particle, probes of the whole box, then descent of Q.
 
-    Where cost or law are not finite at an action tried, the best particles are returned, and `assumed` says why.
+    before: the best actions of another V (cells,), and that V. Where they lead by more than the change of V can make up for, the
+    search begins at them. Where cost or law are not finite at an action tried, the best particles are returned, and `assumed`
+    says why.
     """
     try:
         low, high, assumed, coercive = search_box(evaluation)
-        actions, values = best_actions(ActionValue.build(evaluation, low, high), low, high)
-        return BestActions(actions, values, low, high, assumed, coercive)
+        actions, values, lead = best_actions(ActionValue.build(evaluation, low, high), low, high, before)
+        return BestActions(actions, values, low, high, assumed, coercive, lead)
     except ProblemError as error:
         cells = np.arange(evaluation.policy.grid.size)
         best = evaluation.q.argmin(axis=1)
         low, high = (np.broadcast_to(side, (cells.size, side.size)) for side in evaluation.model.problem.action_bounds.T)
         actions = evaluation.policy.actions[cells, best]
-        return BestActions(actions, evaluation.q[cells, best], low, high, str(error), False)
+        unknown = np.full(cells.size, -1.0, np.float32)
+        return BestActions(actions, evaluation.q[cells, best], low, high, str(error), False, unknown)
+
+
+def restored_best(evaluation: Evaluation, actions: np.ndarray, values: np.ndarray, lead: np.ndarray) -> BestActions:
+    """Return the best actions of an evaluation again, from what was stored of them."""
+    if (lead < 0.0).all():
+        return find_best(evaluation)
+    low, high, assumed, coercive = search_box(evaluation)
+    return BestActions(actions, values, low, high, assumed, coercive, lead)
 
 
 def probe_actions(
@@ -85,14 +99,21 @@ def probe_actions(
     return np.clip(np.where(bounded, even, dense), low, high)
 
 
-def best_actions(q: ActionValue, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best action found in every cell, (cells, m), and its Q, (cells,).
+def best_actions(
+    q: ActionValue, low: np.ndarray, high: np.ndarray, before: tuple[BestActions, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the best action found in every cell, (cells, m), its Q and its lead, (cells,).
 
     The best of the particles and of the probe actions, then descent from it; where actions carry a mean over the end of a clamped
     axis, descent from the best probe on each side too. Some cells after the others.
+
+    With `before` (see `find_best`) the best actions of then are starts too. Two actions differ in Q by what they did then, up to
+    g (max - min) of the change of V: where the best action led by more, none that was tried is better, and none is tried again.
     """
     evaluation = q.evaluation
-    actions, values = np.empty(low.shape), np.empty(len(low))
+    actions, values, lead = np.empty(low.shape), np.empty(len(low)), np.full(len(low), -1.0, np.float32)
+    if before is not None:
+        lead = before[0].lead - np.float32(evaluation.discount * np.ptp(evaluation.value - before[1]))
     for start in range(0, len(low), _CHUNK):
         cells = np.arange(start, min(start + _CHUNK, len(low)))
         first = evaluation.q[cells].argmin(axis=1)
@@ -103,7 +124,15 @@ def best_actions(q: ActionValue, low: np.ndarray, high: np.ndarray) -> tuple[np.
             evaluation.q_gradient[cells, first],
             evaluation.q_hessian[cells, first],
         )
-        others = _probe(q, point, low[cells], high[cells])
+        known = lead[cells] > 0.0
+        if before is not None:
+            earlier = np.clip(before[0].actions[cells], low[cells], high[cells])
+            rows = np.flatnonzero((earlier != point.actions).any(axis=1))
+            found = q.derivatives(cells[rows], earlier[rows])
+            better = found[0] < point.value[rows]
+            point.put(rows[better], earlier[rows[better]], (found[0][better], found[1][better], found[2][better]))
+        probed = np.flatnonzero(~known)
+        others, probes, tried = _probe(q, point, probed, low[cells], high[cells])
         if others.cells.size:
             point = _Point.joined([point, others])
         rows = point.cells - start
@@ -111,7 +140,15 @@ def best_actions(q: ActionValue, low: np.ndarray, high: np.ndarray) -> tuple[np.
         # of several points of a cell the best comes last
         order = np.argsort(-point.value, kind="stable")
         actions[point.cells[order]], values[point.cells[order]] = point.actions[order], point.value[order]
-    return actions, values
+        # other minima, and the probes that are not next to the best action: those lead to it
+        box = high[cells] - low[cells]
+        apart = np.abs(probes - actions[cells[probed], None]) >= box[probed, None] / (PROBES - 1)
+        least = np.full(cells.size, np.inf)
+        least[probed] = np.where(apart.any(axis=2), tried, np.inf).min(axis=1)
+        lost = (np.abs(point.actions - actions[point.cells]) > _SAME * box[rows]).any(axis=1)
+        np.minimum.at(least, rows[lost], point.value[lost])
+        lead[cells[probed]] = (least - values[cells])[probed]
+    return actions, values, lead
 
 
 def improved(
@@ -140,8 +177,10 @@ def descend(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) ->
         rows = rows[before - point.value[rows] > least]
 
 
-def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> _Point:
-    """Replace points by better probes, and return further points to start from.
+def _probe(
+    q: ActionValue, point: _Point, rows: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[_Point, np.ndarray, np.ndarray]:
+    """Replace some points (R,) by better probes; return further starts, and the probes with their Q, inf: not tried.
 
     The ends (and the middle) of the boxes first; all probes only where Q there is not what its quadratic model at the point
     says, up to half, or where one of them is better. Where actions carry a mean over the end of a clamped axis, every side
@@ -149,40 +188,45 @@ def _probe(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> 
     """
     evaluation = q.evaluation
     bounded = np.asarray(np.isfinite(evaluation.model.problem.action_bounds).all(axis=1))
-    probes = probe_actions(low, high, point.actions, bounded)
+    low, high = low[rows], high[rows]
+    probes = probe_actions(low, high, point.actions[rows], bounded)
     count, m = probes.shape[1:]
-    crossing = q.crosses(point.cells, low, high)
+    crossing = q.crosses(point.cells[rows], low, high)
     starts = [point[np.zeros(0, np.int64)]]
     ends = np.zeros(count, bool)
     ends[[0, count // 2, -1] if m == 1 else range(2**m if m <= 3 else count)] = True
-    rows = np.arange(len(low))
     least = rounding(evaluation)
+    kept = np.full((rows.size, count), np.inf)
+    some = np.arange(rows.size)
     for stage in (ends, ~ends):
-        tried = probes[rows][:, stage]
+        here = rows[some]
+        tried = probes[some][:, stage]
         if tried.size == 0:
             break
-        found = q.values(point.cells[rows], tried)
+        found = q.values(point.cells[here], tried)
+        kept[np.ix_(some, stage)] = found
         best = found.argmin(axis=1)
-        move = tried - point.actions[rows, None]
+        move = tried - point.actions[here, None]
         with np.errstate(invalid="ignore"):
-            rise = np.einsum("kpa,ka->kp", move, point.gradient[rows])
-            rise += 0.5 * np.einsum("kpa,kab,kpb->kp", move, point.hessian[rows], move)
-            expected = np.abs(found - point.value[rows, None] - rise) <= 0.5 * rise + least
-        better = np.flatnonzero(found[np.arange(rows.size), best] < point.value[rows] - least)
+            rise = np.einsum("kpa,ka->kp", move, point.gradient[here])
+            rise += 0.5 * np.einsum("kpa,kab,kpb->kp", move, point.hessian[here], move)
+            expected = np.abs(found - point.value[here, None] - rise) <= 0.5 * rise + least
+        better = np.flatnonzero(found[np.arange(here.size), best] < point.value[here] - least)
         chosen = tried[better, best[better]]
-        point.put(rows[better], chosen, q.derivatives(point.cells[rows[better]], chosen))
-        rows = rows[~expected.all(axis=1)]
-    rows = np.flatnonzero(crossing)
-    if rows.size:
-        side, cost = q.sides(point.cells[rows], np.concatenate([probes[rows], point.actions[rows, None]], axis=1))
+        point.put(here[better], chosen, q.derivatives(point.cells[here[better]], chosen))
+        some = some[~expected.all(axis=1)]
+    some = np.flatnonzero(crossing)
+    if some.size:
+        here = rows[some]
+        side, cost = q.sides(point.cells[here], np.concatenate([probes[some], point.actions[here, None]], axis=1))
         for other in np.unique(side[:, :-1]):
             # what lies ahead changes little beyond an end: the cost says where the least Q may be
             candidates = np.where((side[:, :-1] == other) & (side[:, -1:] != other), cost[:, :-1], np.inf)
             best = candidates.argmin(axis=1)
-            some = np.flatnonzero(np.isfinite(candidates[np.arange(rows.size), best]))
-            cells, chosen = point.cells[rows[some]], probes[rows[some], best[some]]
+            there = np.flatnonzero(np.isfinite(candidates[np.arange(some.size), best]))
+            cells, chosen = point.cells[here[there]], probes[some[there], best[there]]
             starts.append(_Point(cells, chosen, *q.derivatives(cells, chosen)))
-    return _Point.joined(starts)
+    return _Point.joined(starts), probes, kept
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wassgrid.certificate import BestActions, certify, find_best
+from wassgrid.certificate import BestActions, certify, find_best, restored_best
 from wassgrid.chain.classes import is_single_class, period, recurrent_classes
 from wassgrid.chain.reductions import dot, largest
 from wassgrid.chain.spectrum import second_eigenvalue
@@ -82,7 +82,6 @@ class GridState:
     | refused    | gap found at the last proof that fell short of what was asked for                                      |
     | contraction | of the gap found, over the last step                                                                  |
     | elapsed    | wall time in seconds, carried over a resume                                                            |
-    | learned    | whether `best` holds actions that a proof met                                                          |
     | before     | the state before, where the run ends here and did more than a longer one would                         |
     | final      | whether the run ends here                                                                              |
     """
@@ -101,7 +100,6 @@ class GridState:
     contraction: float = 1.0
     elapsed: float = 0.0
     facts: Mapping[str, float] = field(default_factory=dict)
-    learned: bool = False
     before: GridState | None = None
     final: bool = False
 
@@ -223,16 +221,13 @@ class GridSolver:
             evaluation = self.evaluator.restored(policy, *warm, float(checkpoint["objective"]), width)
         else:
             evaluation = self.evaluator.evaluate(policy, warm)
-        best, learned = find_best(evaluation), "best_actions" in checkpoint
-        if learned:
-            best = replace(
-                best, actions=np.asarray(checkpoint["best_actions"]), values=np.asarray(checkpoint["best_values"])
-            )
+        stored = (np.asarray(checkpoint[name]) for name in ("best_actions", "best_values", "best_lead"))
+        best = restored_best(evaluation, *stored)
         return GridState(
             int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]), evaluation, *warm, best,
             _bound(evaluation, best), float(checkpoint["proven"]), str(checkpoint["method"]), float(checkpoint["refused"]),
             float(checkpoint["contraction"]), float(checkpoint["elapsed"]),
-            {"largest_move": float(checkpoint["largest_move"])}, learned,
+            {"largest_move": float(checkpoint["largest_move"])},
         )  # fmt: skip
 
     def advance(self, state: GridState) -> GridState:
@@ -257,7 +252,7 @@ class GridSolver:
         elapsed = time.perf_counter() - began
         flow = max(elapsed - sum(new.times.values()), 0.0)
         moved = norm(old.law, old.policy.weights, new.policy.actions - old.policy.actions)
-        new, best, found, seconds = self._searched(new)
+        new, best, found, seconds = self._searched(new, (state.best, old.value))
         facts = {
             STEP_LENGTH: moved,
             "largest_move": float(np.abs(new.policy.actions - old.policy.actions).max()),
@@ -272,16 +267,19 @@ class GridSolver:
         contraction = gap / state.gap_found if state.gap_found > 0 else 1.0
         return replace(
             state, step=state.step + 1, flow_time=state.flow_time + outcome.flow_time, step_size=outcome.next_step,
-            evaluation=new, warm_law=old.law, warm_value=old.value, best=best, found=found, learned=False,
-            contraction=contraction, facts=facts,
+            evaluation=new, warm_law=old.law, warm_value=old.value, best=best, found=found, contraction=contraction,
+            facts=facts,
         )  # fmt: skip
 
-    def _searched(self, evaluation: Evaluation) -> tuple[Evaluation, BestActions, float, float]:
+    def _searched(
+        self, evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | None = None
+    ) -> tuple[Evaluation, BestActions, float, float]:
         """Find the best actions, with a V whose bracket is short beside what they gain; return the seconds spent on them."""
         seconds = 0.0
         while True:
             began = time.perf_counter()
-            best = find_best(evaluation)
+            best = find_best(evaluation, before)
+            before = best, evaluation.value
             found = _bound(evaluation, best)
             seconds += time.perf_counter() - began
             if evaluation.width is None:
@@ -307,7 +305,7 @@ class GridSolver:
             stop = self.case.flow.stop.gap
             exact = self.evaluator.settled(evaluation, None if stop is None else _SETTLED * stop)
             state = replace(state, warm_law=evaluation.law, warm_value=evaluation.value)
-            evaluation, best, found, seconds = self._searched(exact)
+            evaluation, best, found, seconds = self._searched(exact, (best, state.evaluation.value))
         facts = {**state.facts, phase_time("certificate"): state.facts.get(phase_time("certificate"), 0.0) + seconds}
         return self._certified(replace(state, evaluation=evaluation, best=best, found=found, facts=facts))
 
@@ -329,7 +327,7 @@ class GridSolver:
         short = stop is not None and not state.evaluation.bracket[1] - proven <= stop
         spent = state.facts.get(phase_time("certificate"), 0.0) + time.perf_counter() - began
         return replace(
-            state, proven=proven, method=method, best=best, found=_bound(state.evaluation, best), learned=better,
+            state, proven=proven, method=method, best=best, found=_bound(state.evaluation, best),
             refused=state.gap_found if short else state.refused,
             facts={**state.facts, phase_time("certificate"): spent},
         )  # fmt: skip
@@ -441,7 +439,9 @@ class GridSolver:
             "method": state.method,
             "refused": state.refused,
             "contraction": state.contraction,
-            **({"best_actions": state.best.actions, "best_values": state.best.values} if state.learned else {}),
+            "best_actions": state.best.actions,
+            "best_values": state.best.values,
+            "best_lead": state.best.lead,
         }
 
     def verdict(self, state: GridState) -> Verdict | None:
