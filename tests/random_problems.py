@@ -264,5 +264,5 @@ def wide_problem(seed: int, kinks: bool = False) -> str:
         f"[grid]\npoints = {{ {', '.join(sizes)} }}\nkernel = {{ {', '.join(kernels)} }}\n{discounted}"
         + ("[time]\nstep = 0.25\n" if continuous else "")
         + f"[policy]\nparticles = {int(rng.integers(1, 4))}\ninitial = {initial}\nseed = {int(rng.integers(1000))}\n"
-        f"[flow]\nstop = {{ gap = {1e-6 * scale!r}, steps = 40 }}\n"
+        f"[flow]\nstop = {{ gap = {1e-6 * scale!r}, steps = 10 }}\n"
     )

@@ -64,3 +64,37 @@ def test_noise_finer_than_the_grid_is_refused_with_a_number_of_points():
     # and the remedy is right
     model = GridSolver.from_case(load("fine_noise", "grid.points={ x = 1601 }")).model
     assert model.noise.min() / model.grid.spacing[0] >= 0.8
+
+
+TRAP = """
+[states.x]
+next = "0.5*x + {push}"
+noise = "0"
+domain = [-2, 2]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "(x - a)**2 + 0.1*x"
+[grid]
+points = {{ x = 9 }}
+kernel = "linear"
+[policy]
+particles = 1
+initial = {{ distribution = "point", mean = "{mean}" }}
+[flow]
+stop = {{ gap = 1e-8, steps = 20 }}
+"""
+
+
+def test_classes_that_arise_in_a_run_are_named_with_the_remedy():
+    """Under the first policy all cells lead to x = 0; actions near sign(x) make traps of both ends."""
+    text = TRAP.format(push="a", mean="0").replace("(x - a)**2 + 0.1*x", "(abs(x) - 2)**2 + 0.1*(a - sign(x))**2")
+    with pytest.raises(RunFailedError, match=r"step \d+: states: .* recurrent classes, at cell .* and at cell .* noise"):
+        solve(Case.from_text(text))
+
+
+def test_a_problem_without_noise_is_solved_where_the_chain_has_one_class():
+    solution = solve(Case.from_text(TRAP.format(push="0.1*a", mean="0.2")))
+    assert solution.converged, solution.reason
+    low, high = solution.objective, solution.record["upper_end"]
+    assert low <= high + 1e-12

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.chain import krylov
+from wassgrid.chain.classes import recurrent_classes
 from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possible
 from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
-from wassgrid.chain.stationary import StationaryError, StationaryResult, starting_law, stationary_law
+from wassgrid.chain.stationary import ReducibleChainError, StationaryError, StationaryResult, starting_law, stationary_law
+from wassgrid.grid import StateGrid
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resources import one_blas_thread
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
 
 _ROUNDING = 512.0  # units of rounding that the residual of V cannot be told from
+_SPARE_ROUNDINGS = 8.0  # of a residual, beside those of its sum
 _PUSHES = 4  # products with P for a rough law, from the law of the policy before
 _PRODUCTS = 400  # with P in one round of a rough solve
 _ROUNDS = 4
+_LARGEST_VALUE = 1e13  # in units of the cost: a V from which a residual says little
 
 
 class EvaluationError(ValueError):
@@ -87,12 +91,22 @@ class Evaluation:
 
     @cached_property
     def bracket(self) -> tuple[float, float]:
-        """The ends of an interval that holds the cost of this policy, whatever V and the law are.
+        """The ends of an interval that holds the cost of this policy, whatever V and the law are, rounding included.
 
         Average: J + min r <= mu c <= J + max r, since mu r = mu c - J. Discounted: d r = J of the exact V less that of this one.
         """
         low, high = ends(self.residual)
-        return self.anchor + low, self.anchor + high
+        return self.anchor + low - self.residual_rounding, self.anchor + high + self.residual_rounding
+
+    @property
+    def residual_rounding(self) -> float:
+        """How far the residual computed may be from the true one: a row of P sums over some nodes of every axis, of sum one.
+
+        |fl(c + g P V - V) - (c + g P V - V)| <= eps/2 (2 nodes + 8) max(|c| + |J| + 2 |V|): a rounding of the weight and one of
+        the sum for every node.
+        """
+        size = largest(self.cost) + abs(self.anchor) + 2.0 * largest(self.value)
+        return (2.0 * self.model.nodes + _SPARE_ROUNDINGS) * 0.5 * np.finfo(float).eps * size
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -233,11 +247,17 @@ class Evaluator:
                 return found
         law, value = (None, None) if warm is None else warm if isinstance(warm, tuple) else (warm.law, warm.value)
         began = time.perf_counter()
-        if self.discount < 1.0:
-            stationary = self._occupancy(operator, law)
-        else:
-            stationary = stationary_law(operator, law, method=self.stationary_method, tolerance=self.tolerance)
+        try:
+            if self.discount < 1.0:
+                stationary = self._occupancy(operator, law)
+            else:
+                stationary = stationary_law(operator, law, method=self.stationary_method, tolerance=self.tolerance)
+        except (ReducibleChainError, RuntimeError) as error:
+            # of SuperLU: a factor that is singular
+            self._require_one_class(operator)
+            raise StationaryError(f"the stationary law was not found: {error}") from error
         if not stationary.converged:
+            self._require_one_class(operator)
             raise StationaryError(f"the stationary law was not found to {self.tolerance:.1g}: {stationary.reason}")
         times["stationary"] = time.perf_counter() - began
 
@@ -245,7 +265,11 @@ class Evaluator:
         chain = Chain(operator, stationary.law, self.discount, self.value_method, self.tolerance, stationary.factors)
         objective = dot(stationary.law, stage)
         source = stage - objective if self.discount == 1.0 else stage
-        solution = chain.right(source, value)
+        try:
+            solution = chain.right(source, value)
+        except RuntimeError as error:
+            self._require_one_class(operator)
+            raise EvaluationError(f"the value function was not found by factors: {error}") from error
         value = solution.values
         if self.discount == 1.0:
             value = value - dot(stationary.law, value)
@@ -259,15 +283,27 @@ class Evaluator:
             if self.stationary_method == "auto" and stationary.factors is None and direct_is_possible(operator):
                 # a mode too slow for the iterations to see: factors see it
                 return replace(self, stationary_method="lu", value_method="lu").evaluate(policy, warm)
+            self._require_one_class(operator)
+            slow = ""
+            if (spread := float(np.ptp(value))) > _LARGEST_VALUE * largest(stage):
+                slow = (
+                    f". The chain mixes so slowly that V spreads over {spread:.1g}, beyond what numbers can hold: add noise that "
+                    'joins its parts, or use criterion.kind = "discounted"'
+                )
             raise EvaluationError(
                 f"the value function was not found to {self.tolerance:.1g} by {solution.method}: the residual of "
-                f"(I - P) V = c - J is {largest(residual):.3g} for costs of size {scale:.3g}"
+                f"(I - P) V = c - J is {largest(residual):.3g} for costs of size {scale:.3g}{slow}"
             )
         times["evaluation"] = time.perf_counter() - began
         return Evaluation(
             policy, self.model, chain, self.initial_law, mean, cost, stationary, objective, value, residual,
             solution.iterations + 1, solution.method, None, times,
         )  # fmt: skip
+
+    def _require_one_class(self, operator: MarkovOperator) -> None:
+        """Raise ReducibleChainError where the average cost depends on where one starts, with cells and a remedy."""
+        if self.discount == 1.0 and operator.nonnegative:
+            require_one_class(operator, self.model.grid)
 
     def _rough(
         self, policy: ParticlePolicy, operator: MarkovOperator, mean: np.ndarray, cost: np.ndarray, stage: np.ndarray,
@@ -402,6 +438,17 @@ def _hat_integrals(axis: np.ndarray, low: float, high: float) -> np.ndarray:
 
     result: np.ndarray = below(high) - below(low)
     return result
+
+
+def require_one_class(operator: MarkovOperator, grid: StateGrid) -> None:
+    """Raise ReducibleChainError where a chain has several recurrent classes: names cells of two, and the remedy."""
+    classes = recurrent_classes(operator)
+    if len(classes) > 1:
+        places = " and at ".join(grid.describe_cell(int(cells[0])) for cells in classes[:2])
+        raise ReducibleChainError(
+            f"states: the chain of the policy has {len(classes)} recurrent classes, at {places}: its average cost depends on "
+            'where one starts. Add noise that joins them, or use criterion.kind = "discounted".'
+        )
 
 
 def rounding(evaluation: Evaluation) -> float:

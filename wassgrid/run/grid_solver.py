@@ -14,8 +14,8 @@ from wassgrid.certificate import BestActions, certify, find_best, restored_best
 from wassgrid.chain.classes import is_single_class, period, recurrent_classes
 from wassgrid.chain.reductions import dot, largest
 from wassgrid.chain.spectrum import second_eigenvalue
-from wassgrid.chain.stationary import ReducibleChainError, StationaryError, starting_law
-from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, rounding
+from wassgrid.chain.stationary import StationaryError, starting_law
+from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, require_one_class, rounding
 from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
 from wassgrid.grid.levels import coarser_grid, prolonged
@@ -295,7 +295,7 @@ class GridSolver:
     def _floor(self, evaluation: Evaluation) -> float:
         """The length of a bracket of J below which nothing is gained: rounding, or a tenth of the gap asked for."""
         stop = self.case.flow.stop.gap or 0.0
-        return max(0.1 * stop, self.evaluator.tolerance * largest(evaluation.cost))
+        return max(0.1 * stop, self.evaluator.tolerance * largest(evaluation.cost), 4.0 * evaluation.residual_rounding)
 
     def _settled(self, state: GridState) -> GridState:
         """Return the state with its law to the tolerance, its value too or to well within the gap asked for, and with a proof."""
@@ -529,13 +529,7 @@ class GridSolver:
                 law = operator.push(law)
             if is_single_class(operator, int(law.argmax())):
                 return
-        classes = recurrent_classes(operator)
-        if len(classes) > 1:
-            places = " and at ".join(self.grid.describe_cell(int(cells[0])) for cells in classes[:2])
-            raise ReducibleChainError(
-                f"states: under the initial policy the chain has {len(classes)} recurrent classes, at {places}: its average "
-                'cost depends on where one starts. Add noise that joins them, or use criterion.kind = "discounted".'
-            )
+        require_one_class(operator, self.grid)
 
 
 def _bound(evaluation: Evaluation, best: BestActions) -> float:
