@@ -277,7 +277,8 @@ def mod(x: Any, y: Any) -> Any:
         turns = Interval(low, high, _limited(x.order, ~(low == high), 0))
     result = x - y * turns
     if isinstance(y, Interval):
-        return result
+        none = (y.lower <= 0) & (y.upper >= 0)  # there is no remainder of 0
+        return Interval(np.where(none, -np.inf, result.lower), np.where(none, np.inf, result.upper), result.order)
     # within one turn the value runs from 0 to y
     whole = ~(turns.lower == turns.upper)
     lower = np.where(whole, np.minimum(0.0, y), result.lower)
