@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from wassgrid.problem import functions, intervals
+from wassgrid.problem import functions, intervals, jets
 
 ArrayFunction = Callable[..., tuple[Any, ...]]
 Stages = Sequence[tuple[sp.Symbol, sp.Expr]]
+_OWN: dict[str, Any] = {"interval": intervals, "jet": jets}  # arithmetics of our own
 
 
 def compile_functions(
@@ -27,7 +28,8 @@ def compile_functions(
     arguments: the symbols, in the order of the arrays.
     stages: (symbol, expression) pairs computed first, in order; later stages and `expressions` may use their symbols.
     backend: "numpy", "jax" (imported only then; the function can be traced, differentiated and jitted) or "interval" (the
-    function takes Intervals and arrays, and gives Intervals where its value depends on one; with `broadcast=False`).
+    function takes Intervals and arrays, and gives Intervals where its value depends on one; with `broadcast=False`) or "jet" (the
+    same of Jets).
 
     Returns a function of arrays that broadcast together; it gives a tuple with one array per expression, all of the
     broadcast shape (constants included; NumPy arrays may be read-only views), or with `broadcast=False` the values as they come:
@@ -47,7 +49,7 @@ def compile_functions(
     raw = sp.lambdify(
         plain,
         reduced,
-        modules=[functions.namespace(arrays) | {"power": _power(backend)}, vars(arrays) if backend == "interval" else backend],
+        modules=[functions.namespace(arrays) | {"power": _power(backend)}, vars(arrays) if backend in _OWN else backend],
         printer=_printer(backend),
         cse=lambda outputs: _common_subexpressions(staged, outputs),
     )
@@ -176,22 +178,22 @@ def _common_subexpressions(staged: Stages, outputs: sp.Expr) -> tuple[list[tuple
 
 
 def array_module(backend: str) -> Any:
-    """Return `numpy`, `jax.numpy` (imported only here) or `wassgrid.problem.intervals`.  Raises ValueError."""
+    """Return `numpy`, `jax.numpy` (imported only here) or one of `wassgrid.problem`.  Raises ValueError."""
     if backend == "numpy":
         return np
-    if backend == "interval":
-        return intervals
+    if backend in _OWN:
+        return _OWN[backend]
     if backend == "jax":
         import jax.numpy
 
         return jax.numpy
-    raise ValueError(f"backend: expected 'numpy', 'jax' or 'interval', got {backend!r}")
+    raise ValueError(f"backend: expected 'numpy', 'jax', 'interval' or 'jet', got {backend!r}")
 
 
 def _power(backend: str) -> Callable[[Any, int], Any]:
     """Return x**n for an integer n by repeated multiplication, several times faster than NumPy's general power."""
-    if backend == "interval":
-        return intervals.power
+    if backend in _OWN:
+        return _OWN[backend].power
 
     def power(base: Any, exponent: int) -> Any:
         result: Any = None
@@ -207,7 +209,7 @@ def _power(backend: str) -> Callable[[Any, int], Any]:
     return power
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=4)
 def _printer(backend: str) -> Any:
     """Return SymPy's printer for the backend, with constants printed to the last bit and integer powers by multiplication."""
     from sympy.printing.numpy import JaxPrinter, NumPyPrinter

@@ -249,6 +249,14 @@ class ControlProblem:
                 smoothness = np.where(np.isfinite(ends.lower) & np.isfinite(ends.upper), smoothness, 0)
         return ActionRanges(tuple(mean), tuple(cost), smoothness)
 
+    def action_jets(self, *variables: Any) -> tuple[Any, ...]:
+        """Return the jets of the means (d) and of the cost, from those of states and actions (see `jets`)."""
+        plan, function = self._action_functions(0, "jet")
+        rows: list[Any] = [0.0] * (self.state_dimension + 1)
+        for (row, _), value in zip(plan, function(*variables), strict=True):
+            rows[row] = value
+        return tuple(rows)
+
     def sample_next(self, states: Array, actions: Array, rng: np.random.Generator) -> Array:
         """Draw the next states (cells, d) of `states` (cells, d) under `actions` (cells, m), boundaries applied."""
         tables = self.action_tables(states, actions[:, None, :], order=0)

@@ -1,0 +1,252 @@
+"""E q(y + sigma xi) for a q that is a polynomial on every cell of a lattice, by exact moments of the normal law on cells.
+
+On a cell with centre x_c,  q = p_0 + p_1 d_1 + p_2 d_2 + p_11 d_1^2/2 + p_12 d_1 d_2 + p_22 d_2^2/2,  d = x - x_c.  Along one axis
+the moments  int_cell z^p d^c phi(z) dz,  z = (x - y)/sigma,  depend on the place of the cell relative to y alone: one window
+serves all means. What lies beyond an end of the domain is said by the boundary model, as cells beyond it:
+
+    open        the lattice goes on;                    periodic  the cells of the other end;
+    truncate    nothing, and the law is normalised;     reflect   the mirror image;
+    project     q at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from wassgrid.certificate.continuous.spline import NONE, Knots
+from wassgrid.transition.compiled import driver
+from wassgrid.transition.threads import spread
+
+Array = np.ndarray
+TAIL = 8.5  # standard deviations from which the noise is left out: probability 2e-17 per step
+POLYNOMIAL = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))  # powers of d_1 and d_2, the order of the coefficients
+WIDER = 1.25  # variance of the wider law that bounds the fourth derivatives, relative
+MODELS = ("open", "truncate", "project", "reflect", "periodic")
+
+
+@dataclass(frozen=True)
+class AxisLaw:
+    """The law of one axis: noise `sigma` around means on rows, q on cells.
+
+    low, high: the domain. rows: cells between the rows that cover the means, which are `row_spacing` apart; fine: cells of q
+    between two rows. model: see above.
+    """
+
+    low: float
+    high: float
+    sigma: float
+    model: str
+    rows: int
+    fine: int
+
+    @classmethod
+    def make(cls, low: float, high: float, sigma: float, model: str, row_spacing: float, spacing: float) -> AxisLaw:
+        """Choose rows at most `row_spacing` and cells at most `spacing` apart."""
+        rows = max(8, int(np.ceil((high - low) / row_spacing - 1e-9)))
+        fine = max(1, int(np.ceil((high - low) / rows / spacing - 1e-9)), int(np.ceil((high - low) / rows / (0.5 * sigma))))
+        return cls(low, high, sigma, model, rows, fine)
+
+    @property
+    def row_spacing(self) -> float:
+        return (self.high - self.low) / self.rows
+
+    @property
+    def spacing(self) -> float:
+        """Width D of the cells of q."""
+        return self.row_spacing / self.fine
+
+    @property
+    def reach(self) -> int:
+        """Cells on either side of a mean that the noise reaches."""
+        return int(np.ceil(TAIL * np.sqrt(WIDER) * self.sigma / self.spacing))
+
+    @property
+    def pad(self) -> int:
+        """Rows beyond the ends: of the means where the law is projected, which are not clipped."""
+        return int(np.ceil(TAIL * self.sigma / self.row_spacing)) if self.model == "project" else 0
+
+    @property
+    def knots(self) -> Knots:
+        """Knots of functions of the mean: the rows; a mirrored axis has both its halves."""
+        h = self.row_spacing
+        if self.model == "reflect":
+            return Knots(self.low, h, 2 * self.rows, True)
+        return Knots(self.low - self.pad * h, h, self.rows + 2 * self.pad, self.model == "periodic")
+
+    @property
+    def row_count(self) -> int:
+        return self.rows + 2 * self.pad + (0 if self.model == "periodic" else 1)
+
+    def mirrored(self, values: Array, axis: int) -> Array:
+        """Return values on rows as values on the knots."""
+        if self.model != "reflect":
+            return values
+        back = np.flip(np.take(values, range(1, self.rows), axis=axis), axis=axis)
+        return np.concatenate([values, back], axis=axis)
+
+    @property
+    def beyond(self) -> int:
+        """Cells of the lattice beyond each end of the domain."""
+        return self.reach if self.model == "open" else 0
+
+    @property
+    def cells(self) -> int:
+        return self.rows * self.fine + 2 * self.beyond
+
+    @property
+    def edges(self) -> Array:
+        """Ends of the cells of q (cells + 1)."""
+        return self.low + self.spacing * (np.arange(self.cells + 1) - self.beyond)
+
+    @cached_property
+    def extension(self) -> tuple[Array, Array, Array]:
+        """For every cell that some row reaches: the lattice cell, the sign of d (0: q at an end, at d = `side`), and side."""
+        first, n = -self.pad * self.fine - self.reach, self.rows * self.fine
+        index = np.arange(first, first + (self.row_count - 1) * self.fine + 2 * self.reach)
+        sign, side = np.ones(index.size), np.zeros(index.size)
+        if self.model == "open":
+            return index + self.beyond, sign, side
+        if self.model == "periodic":
+            return index % n, sign, side
+        if self.model == "reflect":
+            folded = index % (2 * n)
+            mirror = folded >= n
+            return np.where(mirror, 2 * n - 1 - folded, folded), np.where(mirror, -1.0, 1.0), side
+        outside = (index < 0) | (index >= n)
+        side = np.where(index < 0, -0.5, np.where(index >= n, 0.5, 0.0)) * self.spacing
+        if self.model == "truncate":
+            return np.where(outside, -1, index), np.where(outside, 0.0, 1.0), side
+        return np.clip(index, 0, n - 1), np.where(outside, 0.0, 1.0), side
+
+    def window(self, sigma: float) -> Array:
+        """Return the moments (3, 3, 2 reach): of z^p d^c on the cells from -reach to reach, under noise of this sigma.
+
+        Gauss and Legendre's rule: with cells at most half a standard deviation wide its error is below rounding.
+        """
+        d, n = self.spacing, self.reach
+        points, weights = np.polynomial.legendre.leggauss(10 if d > 0.05 * sigma else 4)
+        place = 0.5 * d * points
+        z = ((np.arange(-n, n) + 0.5)[:, None] * d + place) / sigma
+        density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi) * (0.5 * d / sigma) * weights
+        return np.array([[np.sum(density * z**p * place**c, axis=1) for c in range(3)] for p in range(3)])
+
+    @cached_property
+    def windows(self) -> tuple[Array, Array]:
+        """Moments under the noise, and under the wider one, z in its units."""
+        return self.window(self.sigma), self.window(np.sqrt(WIDER) * self.sigma)
+
+    @cached_property
+    def truncated(self) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
+        """Sums (rows) of z^p over the cells that count, p = 0, 1, 2, of both laws; 1, 0, 1 where nothing is cut."""
+        inside = (self.extension[0] >= 0).astype(float)[:, None]
+        first, second = (
+            tuple(self._along(inside, window[p, 0])[:, 0] for p in range(3)) for window in self.windows
+        )
+        return first, second  # type: ignore[return-value]
+
+    def _along(self, extended: Array, window: Array) -> Array:
+        result = np.zeros((self.row_count, extended.shape[1]))
+        work = float(self.row_count * window.size * extended.shape[1])
+        spread(_contract, self.row_count, work, np.ascontiguousarray(extended), np.ascontiguousarray(window), self.fine, result)
+        return result
+
+    def expect(self, parts: list[tuple[Array, int]], order: int, wider: bool = False) -> Array:
+        """Sum the moments of functions along this axis (axis 0).
+
+        parts: (coefficients (cells, n), c): times d^c, c = 2: d^2/2. order 0: E; 1: E z; 2: second derivative in the mean;
+        3: a bound of it for |q|, E (z^2 + 1)/sigma^2; 4: E z^2.
+        """
+        window = self.windows[int(wider)]
+        if order in (0, 1):
+            powers = {order: 1.0}
+        elif order == 4:
+            powers = {2: 1.0}
+        elif self.model != "truncate":
+            powers = {2: 1.0 / self.sigma**2, 0: (-1.0 if order == 2 else 1.0) / self.sigma**2}
+        else:
+            powers = {0: 1.0, 1: 1.0, 2: 1.0}
+        index, sign, side = self.extension
+        sums = {p: np.zeros((self.row_count, parts[0][0].shape[1])) for p in (powers if self.model == "truncate" else (0,))}
+        for coefficients, c in parts:
+            if not np.any(coefficients):
+                continue
+            ends = np.take(coefficients, np.maximum(index, 0), axis=0)
+            scale = 0.5 if c == 2 else 1.0
+            if self.model == "truncate":
+                inside = ends * (sign * scale)[:, None]
+                for p in sums:
+                    sums[p] += self._along(inside, window[p, c])
+                continue
+            total = sum(factor * window[p, c] for p, factor in powers.items())
+            inner = sign if c == 1 else np.abs(sign)
+            sums[0] += self._along(ends * (inner * scale)[:, None], total)
+            if np.any(sign == 0.0):
+                mass = sum(factor * window[p, 0] for p, factor in powers.items())
+                sums[0] += self._along(ends * (np.where(sign == 0.0, side**c, 0.0) * scale)[:, None], mass)
+        if self.model != "truncate":
+            return sums[0]
+        mass, first, second = (x[:, None] for x in self.truncated[int(wider)])
+        if order in (0, 1, 4):
+            return sums[2 if order == 4 else order] / mass
+        # f = phi(z)/mass: d^2 f/dy^2 = f ((z - zbar)^2 - var z)/sigma^2
+        mean = first / mass
+        variance = second / mass - mean**2
+        spread_ = -variance if order == 2 else 1.0
+        return (sums[2] - 2.0 * mean * sums[1] + (mean**2 + spread_) * sums[0]) / (mass * self.sigma**2)
+
+
+@dataclass(frozen=True)
+class NoAxis:
+    """The second axis of a problem with one."""
+
+    spacing: float = 0.0
+    row_spacing: float = 0.0
+    cells: int = 1
+    row_count: int = 1
+    sigma: float = 1.0
+    model: str = "open"
+    knots: Knots = NONE
+    fine: int = 1
+
+    def mirrored(self, values: Array, axis: int) -> Array:
+        return values
+
+    def expect(self, parts: list[tuple[Array, int]], order: int, wider: bool = False) -> Array:
+        """Return the function itself, which does not vary along this axis."""
+        if order in (1, 2):
+            return np.zeros((1, parts[0][0].shape[1]))
+        return parts[0][0] * (1.0 if order in (0, 4) else 2.0)
+
+
+Axis = AxisLaw | NoAxis
+
+
+def expect(axes: tuple[Axis, Axis], p: Array, orders: tuple[int, int] = (0, 0), wider: bool = False) -> Array:
+    """Return E of the polynomials p (6, cells_1, cells_2) at all rows (rows_1, rows_2), with the orders of `AxisLaw.expect`."""
+    one, two = axes
+    inner = [
+        one.expect([(p[0], 0), (p[1], 1), (p[3], 2)], orders[0], wider),
+        one.expect([(p[2], 0), (p[4], 1)], orders[0], wider) if isinstance(two, AxisLaw) else None,
+        one.expect([(p[5], 0)], orders[0], wider) if isinstance(two, AxisLaw) else None,
+    ]
+    return two.expect([(x.T, c) for c, x in enumerate(inner) if x is not None], orders[1], wider).T
+
+
+@driver
+def _contract(begin, end, extended, window, stride, result):
+    """result[i] = sum_v window[v] extended[i stride + v], rows begin to end."""
+    count, inner = window.size, extended.shape[1]
+    for i in range(begin, end):
+        if inner == 1:
+            total = 0.0
+            for v in range(count):
+                total += window[v] * extended[i * stride + v, 0]
+            result[i, 0] = total
+            continue
+        for v in range(count):
+            w = window[v]
+            for k in range(inner):
+                result[i, k] += w * extended[i * stride + v, k]

@@ -1,0 +1,267 @@
+"""C2 cubic splines of one or two variables on uniform knots, and what they are at most over boxes.
+
+u(y) = sum_ij c_ij B(y_1/h_1 - i) B(y_2/h_2 - j) with the cardinal cubic B-spline B. A derivative is a spline of lower degree whose
+coefficients are differences of c; B-splines are positive and sum to one, so that on a cell every derivative lies between the least
+and the largest of the few coefficients that reach it.  Source: de Boor, A Practical Guide to Splines (1978), chapters X and XI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.sparse import lil_array
+from scipy.sparse.linalg import splu
+
+from wassgrid.problem.intervals import Interval
+from wassgrid.transition.compiled import allocating_nothing, driver
+from wassgrid.transition.threads import spread
+
+Array = np.ndarray
+# value and derivatives of one cell by the orders in both variables
+ORDERS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+_NEAR = 8  # cells of a box that are looked at one by one; beyond, blocks of 4, 16, ...
+_ROUNDING = 64 * 2.0**-53  # of a value and of the ends of ranges, relative to the sizes of what is added
+
+
+@dataclass(frozen=True)
+class Knots:
+    """The knots low + h k, k = 0 ... cells, of one variable; a periodic spline has the period h cells.
+
+    cells = 0: a variable that the spline does not have.
+    """
+
+    low: float
+    spacing: float
+    cells: int
+    periodic: bool
+
+    @property
+    def count(self) -> int:
+        """Number of values that determine the spline along this variable."""
+        return self.cells if self.periodic else self.cells + 1
+
+    @property
+    def positions(self) -> Array:
+        return self.low + self.spacing * np.arange(self.count)
+
+
+NONE = Knots(0.0, 1.0, 0, False)
+
+
+@dataclass(frozen=True)
+class Spline:
+    """Hold a spline: knots of two variables (the second may be NONE), coefficients (cells_1 + 3, cells_2 + 3 or 1)."""
+
+    knots: tuple[Knots, Knots]
+    coefficients: Array
+
+    @classmethod
+    def through(cls, knots: tuple[Knots, Knots], values: Array) -> Spline:
+        """Interpolate values (count_1, count_2); at ends that are not periodic the third derivative is continuous (not a knot)."""
+        along = values
+        for axis in (0, 1):
+            along = np.moveaxis(_coefficients(knots[axis], np.moveaxis(along, axis, 0)), 0, axis)
+        return cls(knots, np.ascontiguousarray(along))
+
+    @cached_property
+    def rounding(self) -> float:
+        """Bound of the rounding of one computed value."""
+        return _ROUNDING * float(np.max(np.abs(self.coefficients)))
+
+    def at(self, first: Array, second: Array) -> Array:
+        """Return value and derivatives in `ORDERS`, (6, K), at K points; those beyond the ends take the last polynomial."""
+        points = [np.ascontiguousarray(np.ravel(x), dtype=float) for x in np.broadcast_arrays(first, second)]
+        result = np.empty((6, points[0].size))
+        spread(_evaluate, points[0].size, 200.0 * points[0].size, self.coefficients, *self._packed, *points, result)
+        return result
+
+    def ranges(self, first: Interval, second: Interval) -> list[Interval]:
+        """Return the ranges of value and derivatives in `ORDERS` over K boxes within the ends, rounded outward."""
+        ends = np.broadcast_arrays(first.lower, first.upper, second.lower, second.upper)
+        boxes = [np.ascontiguousarray(np.ravel(x), dtype=float) for x in ends]
+        result = np.empty((boxes[0].size, 12))
+        levels, offsets, shapes = self._pyramid
+        spread(_ranges, len(result), 400.0 * len(result), levels, offsets, shapes, *self._packed, *boxes, result)
+        shape = ends[0].shape
+        return [Interval(result[:, k].reshape(shape), result[:, 6 + k].reshape(shape)) for k in range(6)]
+
+    def cell_ranges(self) -> Array:
+        """Return the ranges over the cells, (cells_1, cells_2 or 1, 12): lower ends in `ORDERS`, upper ends."""
+        parts = []
+        for a, b in ORDERS:
+            table = self.coefficients
+            size = float(np.max(np.abs(table)))
+            least, most = table, table
+            for axis, order in ((0, a), (1, b)):
+                if self.knots[axis].cells == 0:
+                    if order:
+                        table = np.zeros_like(table)
+                    continue
+                table = np.diff(table, n=order, axis=axis) / self.knots[axis].spacing**order
+                size *= 2.0**order / self.knots[axis].spacing**order
+            least = most = table
+            for axis, order in ((0, a), (1, b)):
+                if self.knots[axis].cells:
+                    width = 4 - order
+                    views = [np.take(x, range(s, s + self.knots[axis].cells), axis=axis) for x in (least, most) for s in range(width)]
+                    least, most = np.min(views[:width], axis=0), np.max(views[width:], axis=0)
+            parts.append((least - _ROUNDING * size, most + _ROUNDING * size))
+        return np.stack([low for low, _ in parts] + [high for _, high in parts], axis=-1)
+
+    def mixed_fourth(self) -> Array:
+        """Bound |u_1122| on the cells, (cells_1, cells_2 or 1): 0 for one variable."""
+        one, two = self.knots
+        if two.cells == 0:
+            return np.zeros((one.cells, 1))
+        scale = (one.spacing * two.spacing) ** 2
+        table = np.abs(np.diff(np.diff(self.coefficients, n=2, axis=0), n=2, axis=1)) / scale
+        table = np.maximum(table[:-1], table[1:])
+        return np.maximum(table[:, :-1], table[:, 1:]) + 16 * self.rounding / scale
+
+    @cached_property
+    def _packed(self) -> tuple[Any, ...]:
+        one, two = self.knots
+        return (one.low, one.spacing, one.cells, one.periodic, two.low, two.spacing, two.cells, two.periodic)
+
+    @cached_property
+    def _pyramid(self) -> tuple[Array, Array, Array]:
+        """Cell ranges, periodic variables twice, and those of blocks of 4, 16, ... cells: flat, with offset and shape of a level."""
+        table = self.cell_ranges()
+        for axis in (0, 1):
+            if self.knots[axis].periodic:
+                table = np.concatenate([table, table], axis=axis)
+        tables = [table]
+        while max(tables[-1].shape[:2]) > 1:
+            last = tables[-1]
+            for axis in (0, 1):
+                rest = -last.shape[axis] % 4
+                if rest:
+                    last = np.concatenate([last, np.repeat(np.take(last, [-1], axis=axis), rest, axis=axis)], axis=axis)
+                split = last.shape[:axis] + (last.shape[axis] // 4, 4) + last.shape[axis + 1 :]
+                low, high = last.reshape(split).min(axis=axis + 1), last.reshape(split).max(axis=axis + 1)
+                last = np.concatenate([low[..., :6], high[..., 6:]], axis=-1)
+            tables.append(last)
+        offsets = np.cumsum([0] + [t.shape[0] * t.shape[1] for t in tables])[:-1]
+        return (
+            np.concatenate([t.reshape(-1, 12) for t in tables]),
+            offsets.astype(np.int64),
+            np.array([t.shape[:2] for t in tables], dtype=np.int64),
+        )
+
+
+def _coefficients(knots: Knots, values: Array) -> Array:
+    """Solve (c_{k-1} + 4 c_k + c_{k+1})/6 = values_k along axis 0."""
+    n = knots.cells
+    if n == 0:
+        return values
+    size = n if knots.periodic else n + 3
+    matrix = lil_array((size, size))
+    if knots.periodic:
+        for k in range(n):
+            for shift, weight in ((-1, 1.0), (0, 4.0), (1, 1.0)):
+                matrix[k, (k + shift) % n] = matrix[k, (k + shift) % n] + weight / 6.0
+        c = splu(matrix.tocsc()).solve(np.ascontiguousarray(values.reshape(n, -1)))
+        c = c[np.arange(-1, n + 2) % n]
+    else:
+        for k in range(n + 1):
+            for shift, weight in ((0, 1.0), (1, 4.0), (2, 1.0)):
+                matrix[k + 1, k + shift] = weight / 6.0
+        for row, start in ((0, 0), (n + 2, n - 2)):
+            for shift, weight in enumerate((1.0, -4.0, 6.0, -4.0, 1.0)):
+                matrix[row, start + shift] = weight
+        right = np.zeros((n + 3, values.reshape(n + 1, -1).shape[1]))
+        right[1 : n + 2] = values.reshape(n + 1, -1)
+        c = splu(matrix.tocsc()).solve(right)
+    return c.reshape(-1, *values.shape[1:])
+
+
+@allocating_nothing
+def _basis(t, w):
+    """Values, slopes and bends (3, 4) of the B-splines that reach a cell, at t in [0, 1] of it."""
+    s = 1.0 - t
+    w[0, 0], w[0, 3] = s * s * s / 6.0, t * t * t / 6.0
+    w[0, 1] = (4.0 - 3.0 * t * t * (1.0 + s)) / 6.0
+    w[0, 2] = (4.0 - 3.0 * s * s * (1.0 + t)) / 6.0
+    w[1, 0], w[1, 3] = -0.5 * s * s, 0.5 * t * t
+    w[1, 1], w[1, 2] = 0.5 * t * (3.0 * t - 4.0), 0.5 * s * (4.0 - 3.0 * s)
+    w[2, 0], w[2, 1], w[2, 2], w[2, 3] = s, 3.0 * t - 2.0, 1.0 - 3.0 * t, t
+
+
+@allocating_nothing
+def _cell(y, low, h, n, periodic):
+    place = (y - low) / h
+    if periodic:
+        place -= np.floor(place / n) * n
+    k = min(max(int(np.floor(place)), 0), n - 1)
+    return k, place - k
+
+
+@driver
+def _evaluate(begin, end, c, low1, h1, n1, periodic1, low2, h2, n2, periodic2, first, second, result):
+    w, v = np.zeros((3, 4)), np.zeros((3, 4))
+    for q in range(begin, end):
+        i, t = _cell(first[q], low1, h1, n1, periodic1)
+        _basis(t, w)
+        if n2 == 0:
+            for order in range(3):
+                total = 0.0
+                for a in range(4):
+                    total += w[order, a] * c[i + a, 0]
+                v[order, 0] = total
+            result[0, q], result[1, q], result[3, q] = v[0, 0], v[1, 0] / h1, v[2, 0] / (h1 * h1)
+            result[2, q] = result[4, q] = result[5, q] = 0.0
+            continue
+        j, t = _cell(second[q], low2, h2, n2, periodic2)
+        _basis(t, v)
+        f = f1 = f2 = f11 = f12 = f22 = 0.0
+        for a in range(4):
+            g = g2 = g22 = 0.0
+            for b in range(4):
+                g += v[0, b] * c[i + a, j + b]
+                g2 += v[1, b] * c[i + a, j + b]
+                g22 += v[2, b] * c[i + a, j + b]
+            f += w[0, a] * g
+            f1 += w[1, a] * g
+            f11 += w[2, a] * g
+            f2 += w[0, a] * g2
+            f12 += w[1, a] * g2
+            f22 += w[0, a] * g22
+        result[0, q], result[1, q], result[2, q] = f, f1 / h1, f2 / h2
+        result[3, q], result[4, q], result[5, q] = f11 / (h1 * h1), f12 / (h1 * h2), f22 / (h2 * h2)
+
+
+@allocating_nothing
+def _span(a, b, low, h, n, periodic):
+    """Return the first and last cell that [a, b] meets, rounding included; periodic: the first in [0, n), the last in [0, 2 n)."""
+    if n == 0:
+        return 0, 0
+    first, last = np.floor((a - low) / h - 1e-9), np.floor((b - low) / h + 1e-9)
+    if not periodic:
+        return int(min(max(first, 0.0), n - 1.0)), int(max(min(last, n - 1.0), 0.0))
+    if not last - first < n - 1:
+        return 0, n - 1
+    turn = np.floor(first / n) * n
+    return int(first - turn), int(last - turn)
+
+
+@driver
+def _ranges(begin, end, levels, offsets, shapes, low1, h1, n1, p1, low2, h2, n2, p2, a1, b1, a2, b2, result):
+    for q in range(begin, end):
+        i, ii = _span(a1[q], b1[q], low1, h1, n1, p1)
+        j, jj = _span(a2[q], b2[q], low2, h2, n2, p2)
+        level = 0
+        while max(ii - i, jj - j) >= _NEAR and level < len(offsets) - 1:
+            i, ii, j, jj = i // 4, ii // 4, j // 4, jj // 4
+            level += 1
+        width = shapes[level, 1]
+        for k in range(6):
+            result[q, k], result[q, 6 + k] = np.inf, -np.inf
+        for r in range(i, ii + 1):
+            for s in range(j, jj + 1):
+                row = offsets[level] + r * width + s
+                for k in range(6):
+                    result[q, k] = min(result[q, k], levels[row, k])
+                    result[q, 6 + k] = max(result[q, 6 + k], levels[row, 6 + k])

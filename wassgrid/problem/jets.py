@@ -1,0 +1,527 @@
+"""Second-order intervals: ranges of a function, its gradient and Hessian over boxes, and of the kinks that it has inside.
+
+`compile_functions(..., backend="jet")` compiles expressions to functions of `Jet` and of numbers. Kinks are no derivatives: what
+counts is by how much slopes may jump, and which way. Along a line in the direction of variable k through the box, `up[k]` bounds
+the sum of all upward jumps of the slope (convex kinks), `down[k]` that of the downward ones; `hessian` is the range of the second
+derivatives wherever they exist, `gradient` that of all slopes. Where a value may jump, or is not defined, `broken` is set and
+only `value` counts.
+
+All ends are rounded outward, by more than the rounding of each operation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wassgrid.problem import intervals
+from wassgrid.problem.intervals import Interval
+
+Array = np.ndarray
+_UP, _DOWN = 1.0 + 2.0**-49, 1.0 - 2.0**-49  # 8 units in the last place: the worst of a library's elementary functions
+_TINY = 1e-300
+
+
+@dataclass(frozen=True, slots=True)
+class Jet:
+    """Hold value, gradient (n), hessian (n (n + 1)/2, rows of the upper triangle), kinks up and down (n) and broken, over K boxes.
+
+    Entries are Intervals of arrays (K,), or numbers where the function does not vary; widths (n): of the boxes.
+    """
+
+    value: Any
+    gradient: tuple[Any, ...]
+    hessian: tuple[Any, ...]
+    up: tuple[Any, ...]
+    down: tuple[Any, ...]
+    broken: Any
+    widths: tuple[Any, ...]
+
+    __array_ufunc__ = None
+
+    def second(self, k: int, m: int) -> Any:
+        """Return the range of the second derivative in variables k and m."""
+        return self.hessian[place(len(self.gradient), k, m)]
+
+    def __neg__(self) -> Jet:
+        flip = tuple(map(_negative, self.gradient)), tuple(map(_negative, self.hessian))
+        return Jet(_negative(self.value), *flip, self.down, self.up, self.broken, self.widths)
+
+    def __add__(self, other: Any) -> Jet:
+        if not isinstance(other, Jet):
+            return Jet(
+                _add(self.value, other), self.gradient, self.hessian, self.up, self.down, self.broken, self.widths
+            )
+        return Jet(
+            _add(self.value, other.value),
+            tuple(map(_add, self.gradient, other.gradient)),
+            tuple(map(_add, self.hessian, other.hessian)),
+            tuple(map(_sum, self.up, other.up)),
+            tuple(map(_sum, self.down, other.down)),
+            _either(self.broken, other.broken),
+            self.widths,
+        )
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Jet:
+        return self + (-other)
+
+    def __rsub__(self, other: Any) -> Jet:
+        return -self + other
+
+    def __mul__(self, other: Any) -> Jet:
+        if not isinstance(other, Jet):
+            return _composed(self, _times(self.value, other), other, 0.0)
+        x, y, n = self.value, other.value, len(self.gradient)
+        p, q = self.gradient, other.gradient
+        # (x y)_kl = x y_kl + y x_kl + x_k y_l + x_l y_k
+        hessian = []
+        for k in range(n):
+            for m in range(k, n):
+                outer = _times(2.0, _times(p[k], q[k])) if k == m else _add(_times(p[k], q[m]), _times(p[m], q[k]))
+                hessian.append(_add(_add(_times(x, other.second(k, m)), _times(y, self.second(k, m))), outer))
+        return Jet(
+            _times(x, y),
+            tuple(_add(_times(x, q[k]), _times(y, p[k])) for k in range(n)),
+            tuple(hessian),
+            tuple(_sum(_turned(x, other.up[k], other.down[k]), _turned(y, self.up[k], self.down[k])) for k in range(n)),
+            tuple(_sum(_turned(x, other.down[k], other.up[k]), _turned(y, self.down[k], self.up[k])) for k in range(n)),
+            _either(self.broken, other.broken),
+            self.widths,
+        )
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Jet:
+        if isinstance(other, Jet):
+            return self * power(other, -1)
+        return _composed(self, _out(self.value / other), _out(1.0 / _range(other)), 0.0)
+
+    def __rtruediv__(self, other: Any) -> Jet:
+        return power(self, -1) * other
+
+    def __pow__(self, exponent: Any) -> Any:
+        if isinstance(exponent, Jet):
+            return exp(log(self) * exponent)
+        if float(exponent).is_integer():
+            return power(self, int(exponent))
+        x, p = self.value, float(exponent)
+        return _composed(self, _out(x**p), _times(p, _out(x ** (p - 1.0))), _times(p * (p - 1.0), _out(x ** (p - 2.0))))
+
+    def __rpow__(self, base: Any) -> Any:
+        return exp(self * math.log(base))
+
+
+def as_range(x: Any, count: int) -> Interval:
+    """Return a range or number as an Interval of contiguous arrays (count,)."""
+    ends = _range(x)
+    return Interval(*(np.ascontiguousarray(np.broadcast_to(end, (count,)), dtype=float) for end in (ends.lower, ends.upper)))
+
+
+def place(n: int, k: int, m: int) -> int:
+    """Return where entry (k, m) stands in the upper triangle of an n x n matrix, row by row."""
+    k, m = min(k, m), max(k, m)
+    return k * n - k * (k - 1) // 2 + m - k
+
+
+def variables(lower: list[Array], upper: list[Array]) -> list[Jet]:
+    """Return the coordinates of the boxes [lower, upper], n arrays (K,) each, as jets."""
+    n = len(lower)
+    widths = tuple(high - low for low, high in zip(lower, upper, strict=True))
+    zeros, none = (0.0,) * (n * (n + 1) // 2), (0.0,) * n
+    return [
+        Jet(Interval(lower[k], upper[k]), tuple(float(k == m) for m in range(n)), zeros, none, none, False, widths)
+        for k in range(n)
+    ]
+
+
+def compose(values: Any, first: list[Any], second: list[list[Any]], inner: list[Jet]) -> Jet:
+    """Return f(g_1, ..., g_d) from the ranges of f, f_i and f_ij over the ranges of the inner functions.
+
+    (f o g)_kl = sum_i f_i g_i,kl + sum_ij f_ij g_i,k g_j,l; a kink of g_i becomes one of f with the factor f_i, its side
+    turned where f_i is negative.
+    """
+    n, d = len(inner[0].gradient), len(inner)
+    gradient = [_total(_times(first[i], inner[i].gradient[k]) for i in range(d)) for k in range(n)]
+    hessian = []
+    for k in range(n):
+        for m in range(k, n):
+            terms = [_times(first[i], inner[i].second(k, m)) for i in range(d)]
+            for i in range(d):
+                for j in range(d):
+                    p, q = inner[i].gradient[k], inner[j].gradient[m]
+                    terms.append(_times(second[i][j], _square(p) if i == j and k == m else _times(p, q)))
+            hessian.append(_total(terms))
+    up: list[Any] = [0.0] * n
+    down: list[Any] = [0.0] * n
+    broken: Any = False
+    for i in range(d):
+        broken = _either(broken, inner[i].broken)
+        for k in range(n):
+            up[k] = _sum(up[k], _turned(first[i], inner[i].up[k], inner[i].down[k]))
+            down[k] = _sum(down[k], _turned(first[i], inner[i].down[k], inner[i].up[k]))
+    return Jet(values, tuple(gradient), tuple(hessian), tuple(up), tuple(down), broken, inner[0].widths)
+
+
+# -- ranges: an Interval, or a number --------------------------------------------------------------------------------
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, float | int) and x == 0
+
+
+def _range(x: Any) -> Interval:
+    return x if isinstance(x, Interval) else Interval(np.asarray(x, dtype=float), np.asarray(x, dtype=float))
+
+
+def _out(x: Any) -> Any:
+    """Round outward by 8 units in the last place."""
+    if not isinstance(x, Interval):
+        x = _range(x)
+    lower = np.where(x.lower > 0, x.lower * _DOWN, x.lower * _UP) - _TINY
+    return Interval(lower, np.where(x.upper > 0, x.upper * _UP, x.upper * _DOWN) + _TINY)
+
+
+def _negative(x: Any) -> Any:
+    return -x if not _is_zero(x) else 0.0
+
+
+def _add(x: Any, y: Any) -> Any:
+    if _is_zero(x):
+        return y
+    if _is_zero(y):
+        return x
+    return _out(_range(x) + _range(y))
+
+
+def _times(x: Any, y: Any) -> Any:
+    if _is_zero(x) or _is_zero(y):
+        return 0.0
+    if isinstance(x, float | int) and not isinstance(y, Interval) and isinstance(y, float | int):
+        return _out(_range(x) * _range(y))
+    if isinstance(x, float | int) and x == 1:
+        return y
+    if isinstance(y, float | int) and y == 1:
+        return x
+    return _out((x * y) if isinstance(x, Interval) else (y * x if isinstance(y, Interval) else _range(x) * _range(y)))
+
+
+def _square(x: Any) -> Any:
+    return _times(x, x) if not isinstance(x, Interval) else _out(intervals.power(x, 2))
+
+
+def _total(terms: Any) -> Any:
+    result: Any = 0.0
+    for term in terms:
+        result = _add(result, term)
+    return result
+
+
+def _sum(x: Any, y: Any) -> Any:
+    """Add bounds of jumps."""
+    return y if _is_zero(x) else x if _is_zero(y) else (x + y) * _UP
+
+
+def _either(x: Any, y: Any) -> Any:
+    return y if x is False else x if y is False else x | y
+
+
+def _turned(slope: Any, same: Any, other: Any) -> Any:
+    """Bound the jumps of slope * f to one side: f's to that side where the slope is positive, those to the other where negative."""
+    if (_is_zero(same) and _is_zero(other)) or _is_zero(slope):
+        return 0.0
+    ends = _range(slope)
+    return _sum(_product(np.maximum(ends.upper, 0.0), same), _product(np.maximum(-ends.lower, 0.0), other))
+
+
+def _product(x: Any, jump: Any) -> Any:
+    if _is_zero(jump):
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        result = x * jump * _UP
+    return np.where(np.isnan(result), np.inf, result) if np.any(np.isnan(result)) else result
+
+
+def _magnitude(x: Any) -> Any:
+    ends = _range(x)
+    return np.maximum(np.abs(ends.lower), np.abs(ends.upper))
+
+
+def _hull(x: Any, y: Any, first: Array, second: Array) -> Any:
+    """Return x where `first`, y where `second`, the hull of both elsewhere."""
+    if _is_zero(x) and _is_zero(y):
+        return 0.0
+    p, q = _range(x), _range(y)
+    lower = np.where(first, p.lower, np.where(second, q.lower, np.minimum(p.lower, q.lower)))
+    return Interval(lower, np.where(first, p.upper, np.where(second, q.upper, np.maximum(p.upper, q.upper))))
+
+
+# -- functions -------------------------------------------------------------------------------------------------------
+
+
+def _composed(x: Jet, value: Any, slope: Any, bend: Any) -> Jet:
+    """Return f(x) from the ranges of f, f' and f''."""
+    n, p = len(x.gradient), x.gradient
+    hessian = []
+    for k in range(n):
+        for m in range(k, n):
+            outer = 0.0 if _is_zero(bend) else _times(bend, _square(p[k]) if k == m else _times(p[k], p[m]))
+            hessian.append(_add(_times(slope, x.second(k, m)), outer))
+    broken = x.broken
+    if not np.all(finite := np.isfinite(_range(value).lower) | np.isfinite(_range(value).upper)):
+        broken = _either(broken, ~finite)
+    return Jet(
+        value,
+        tuple(_times(slope, g) for g in p),
+        tuple(hessian),
+        tuple(_turned(slope, x.up[k], x.down[k]) for k in range(n)),
+        tuple(_turned(slope, x.down[k], x.up[k]) for k in range(n)),
+        broken,
+        x.widths,
+    )
+
+
+def _smooth(name: str, derivatives: Callable[[Interval, Interval], tuple[Any, Any]]) -> Callable[[Any], Any]:
+    of_range, of_number = getattr(intervals, name), getattr(np, name)
+
+    def function(x: Any) -> Any:
+        if not isinstance(x, Jet):
+            return of_number(x)
+        value = _out(of_range(x.value))
+        return _composed(x, value, *derivatives(x.value, value))
+
+    return function
+
+
+def _tanh_derivatives(_x: Interval, value: Interval) -> tuple[Any, Any]:
+    slope = _add(1.0, -_square(value))
+    return slope, _times(-2.0, _times(value, slope))
+
+
+def _tan_derivatives(_x: Interval, value: Interval) -> tuple[Any, Any]:
+    slope = _add(1.0, _square(value))
+    return slope, _times(2.0, _times(value, slope))
+
+
+def _arctan_derivatives(x: Interval, _value: Interval) -> tuple[Any, Any]:
+    slope = _out(1.0 / _add(1.0, _square(x)))
+    return slope, _times(-2.0, _times(x, _square(slope)))
+
+
+def _arcsin_derivatives(x: Interval, _value: Interval) -> tuple[Any, Any]:
+    room = _add(1.0, -_square(x))
+    slope = _out(1.0 / _out(intervals.sqrt(room)))
+    return slope, _times(x, _out(slope / room))
+
+
+def _arccos_derivatives(x: Interval, value: Interval) -> tuple[Any, Any]:
+    slope, bend = _arcsin_derivatives(x, value)
+    return -slope, -bend
+
+
+def _sqrt_derivatives(_x: Interval, value: Interval) -> tuple[Any, Any]:
+    slope = _out(0.5 / value)
+    return slope, _times(-2.0, _times(slope, _square(slope)))
+
+
+exp = _smooth("exp", lambda _x, value: (value, value))
+log = _smooth("log", lambda x, _value: (_out(1.0 / x), -_out(1.0 / _square(x))))
+sqrt = _smooth("sqrt", _sqrt_derivatives)
+sin = _smooth("sin", lambda x, value: (_out(intervals.cos(x)), -value))
+cos = _smooth("cos", lambda x, value: (-_out(intervals.sin(x)), -value))
+tan = _smooth("tan", _tan_derivatives)
+sinh = _smooth("sinh", lambda x, value: (_out(intervals.cosh(x)), value))
+cosh = _smooth("cosh", lambda x, value: (_out(intervals.sinh(x)), value))
+tanh = _smooth("tanh", _tanh_derivatives)
+arctan = _smooth("arctan", _arctan_derivatives)
+arcsin = _smooth("arcsin", _arcsin_derivatives)
+arccos = _smooth("arccos", _arccos_derivatives)
+
+
+def power(x: Any, exponent: int) -> Any:
+    """Return x**n for an integer n."""
+    if not isinstance(x, Jet):
+        return np.asarray(x, dtype=float) ** exponent
+
+    def term(n: int) -> Any:
+        return 1.0 if n == 0 else x.value if n == 1 else _out(intervals.power(x.value, n))
+
+    slope, bend = _times(float(exponent), term(exponent - 1)), _times(exponent * (exponent - 1.0), term(exponent - 2))
+    return _composed(x, term(exponent), slope, bend)
+
+
+def maximum(x: Any, y: Any) -> Any:
+    """Return the larger of two: where either may be, a convex kink at every change.
+
+    With d = x - y the slope jumps by (|d'-| + |d'+|)/2 at a zero of d. Between two zeros d' changes its sign, so that the jumps
+    along a line sum to at most sup |d'| where d' has one sign, else to that and half the variation of d'.
+    """
+    if not isinstance(x, Jet) and not isinstance(y, Jet):
+        return np.maximum(x, y)
+    x, y = _pair(x, y)
+    a, b = _range(x.value), _range(y.value)
+    first, second = np.asarray(a.lower >= b.upper), np.asarray(b.lower >= a.upper)
+    value = Interval(np.maximum(a.lower, b.lower), np.maximum(a.upper, b.upper))
+    n, gap, switch = len(x.gradient), x - y, ~(first | second)
+    up, down = [], []
+    for k in range(n):
+        jump = 0.0
+        if not _is_zero(gap.gradient[k]):
+            slope = _magnitude(gap.gradient[k])
+            ends = _range(gap.gradient[k])
+            turn = _product(x.widths[k], _magnitude(gap.second(k, k))) + gap.up[k] + gap.down[k]
+            jump = np.where((ends.lower >= 0) | (ends.upper <= 0), slope, slope + 0.5 * turn)
+        up.append(_chosen(x.up[k], y.up[k], first, second, switch, jump))
+        down.append(_chosen(x.down[k], y.down[k], first, second, switch, 0.0))
+    broken = False
+    if x.broken is not False or y.broken is not False:
+        p, q = np.asarray(x.broken), np.asarray(y.broken)
+        broken = np.where(first, p, np.where(second, q, p | q))
+    return Jet(
+        value,
+        tuple(_hull(x.gradient[k], y.gradient[k], first, second) for k in range(n)),
+        tuple(_hull(p, q, first, second) for p, q in zip(x.hessian, y.hessian, strict=True)),
+        tuple(up),
+        tuple(down),
+        broken,
+        x.widths,
+    )
+
+
+def _chosen(p: Any, q: Any, first: Array, second: Array, switch: Array, jump: Any) -> Any:
+    if _is_zero(p) and _is_zero(q) and _is_zero(jump):
+        return 0.0
+    return np.where(first, p, np.where(second, q, p + q + np.where(switch, jump, 0.0)))
+
+
+def minimum(x: Any, y: Any) -> Any:
+    """Return the smaller of two: where either may be, a concave kink at every change."""
+    return -maximum(-x, -y)
+
+
+def abs(x: Any) -> Any:
+    """Return |x|."""
+    return maximum(x, -x) if isinstance(x, Jet) else np.abs(x)
+
+
+def _constant(number: Any, like: Jet) -> Jet:
+    none = (0.0,) * len(like.gradient)
+    return Jet(number, none, (0.0,) * len(like.hessian), none, none, False, like.widths)
+
+
+def _pair(x: Any, y: Any) -> tuple[Jet, Jet]:
+    return (x if isinstance(x, Jet) else _constant(x, y)), (y if isinstance(y, Jet) else _constant(y, x))
+
+
+def sign(x: Any) -> Any:
+    """Return -1, 0 or 1."""
+    return _steps(x, np.sign)
+
+
+def floor(x: Any) -> Any:
+    """Return the largest integer not above x."""
+    return _steps(x, np.floor)
+
+
+def _steps(x: Any, function: Callable[[Any], Any]) -> Any:
+    if not isinstance(x, Jet):
+        return function(x)
+    ends = _range(x.value)
+    low, high = function(ends.lower), function(ends.upper)
+    jet = _constant(Interval(low, high), x)
+    return Jet(jet.value, jet.gradient, jet.hessian, jet.up, jet.down, _either(x.broken, low != high), x.widths)
+
+
+def mod(x: Any, y: Any) -> Any:
+    """Return x - y floor(x/y)."""
+    if not isinstance(x, Jet) and not isinstance(y, Jet):
+        return np.mod(x, y)
+    x, y = _pair(x, y)
+    whole = x - y * floor(x / y)
+    ends = _range(y.value)
+    if np.all(ends.lower == ends.upper) and np.any(whole.broken):
+        # within one turn the value runs from 0 to y
+        value = _range(whole.value)
+        low = np.where(whole.broken, np.minimum(0.0, ends.lower), value.lower)
+        high = np.where(whole.broken, np.maximum(0.0, ends.upper), value.upper)
+        return Jet(Interval(low, high), whole.gradient, whole.hessian, whole.up, whole.down, whole.broken, whole.widths)
+    return whole
+
+
+def arctan2(y: Any, x: Any) -> Any:
+    """Return the angle of the point (x, y)."""
+    if not isinstance(x, Jet) and not isinstance(y, Jet):
+        return np.arctan2(y, x)
+    y, x = _pair(y, x)
+    value = intervals.arctan2(_range(y.value), _range(x.value))
+    cut = np.asarray(value.order) == 0
+    # angle_x = -y/r^2, angle_y = x/r^2, angle_xx = 2 x y/r^4 = -angle_yy, angle_xy = (y^2 - x^2)/r^4
+    square = _add(_square(x.value), _square(y.value))
+    fourth = _square(_range(square))
+    first = [_out(-_range(y.value) / square), _out(_range(x.value) / square)]
+    bend = _out(_times(2.0, _times(x.value, y.value)) / fourth)
+    mixed = _out(_add(_square(y.value), -_range(_square(x.value))) / fourth)
+    jet = compose(_out(value), first, [[bend, mixed], [mixed, -_range(bend)]], [x, y])
+    return Jet(jet.value, jet.gradient, jet.hessian, jet.up, jet.down, _either(jet.broken, cut), jet.widths)
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Hold a comparison of jets, and one of them: the boxes that it was made on."""
+
+    condition: intervals.Condition
+    like: Jet
+
+
+def _compared(compare: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def function(x: Any, y: Any) -> Any:
+        if not isinstance(x, Jet) and not isinstance(y, Jet):
+            return compare(x, y)
+        x, y = _pair(x, y)
+        holds = compare(_range(x.value), _range(y.value))
+        return Truth(holds, x)
+
+    return function
+
+
+greater, greater_equal, equal = map(_compared, (intervals.greater, intervals.greater_equal, intervals.equal))
+
+
+def _combined(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def function(x: Any, y: Any) -> Any:
+        if not isinstance(x, Truth) and not isinstance(y, Truth):
+            return combine(x, y)
+        like = x.like if isinstance(x, Truth) else y.like
+        return Truth(combine(*(z.condition if isinstance(z, Truth) else np.asarray(z) for z in (x, y))), like)
+
+    return function
+
+
+logical_and, logical_or = _combined(intervals.logical_and), _combined(intervals.logical_or)
+
+
+def logical_not(x: Any) -> Any:
+    """Tell where it fails."""
+    return Truth(intervals.logical_not(x.condition), x.like) if isinstance(x, Truth) else np.logical_not(x)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """Return x where the condition holds, y where it fails; where it is open the value may jump."""
+    if not isinstance(condition, Truth):
+        return x if condition else y
+    first, second = condition.condition.holds, condition.condition.fails
+    x, y = (z if isinstance(z, Jet) else _constant(z, condition.like) for z in (x, y))
+    return Jet(
+        _hull(x.value, y.value, first, second),
+        tuple(_hull(p, q, first, second) for p, q in zip(x.gradient, y.gradient, strict=True)),
+        tuple(_hull(p, q, first, second) for p, q in zip(x.hessian, y.hessian, strict=True)),
+        tuple(_chosen(p, q, first, second, first, 0.0) for p, q in zip(x.up, y.up, strict=True)),
+        tuple(_chosen(p, q, first, second, first, 0.0) for p, q in zip(x.down, y.down, strict=True)),
+        np.where(first, x.broken, np.where(second, y.broken, True)),
+        x.widths,
+    )
