@@ -34,7 +34,7 @@ FLOORS = [
     {"run.loop", "run.schema", "run.solution"},
     {"run.grid_schema", "run.grid_solver", "neural"},
     {"run", "load_policy"},
-    {"differences", "simulate", "compare", "observers"},
+    {"differences", "simulate", "compare", "observers", "prove"},
     {"report", "plotting"},
     {"check"},
     {"__init__"},

@@ -157,6 +157,48 @@ def simulate(
     print(estimate.describe(objective))
 
 
+@app.command()
+def prove(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Result file (HDF5) or case file (TOML).", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Proof file.  [default: FILE's name, .proof.h5]")] = None,
+    width: Annotated[float | None, typer.Option(help="Relative width wanted.  [default: prove.width]")] = None,
+    time: Annotated[float | None, typer.Option(help="Seconds.  [default: prove.time]")] = None,
+    boundary: Annotated[
+        str | None, typer.Option(help="What clamp means: truncate, project or open.  [default: prove.boundary]")
+    ] = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """Prove an interval for the optimal cost of the problem itself, with continuous states.
+
+    Finer attempts follow until the interval is as narrow as wanted or the time is over; exit status 1 where it is not.
+    """
+    from wassgrid.certificate.continuous.interval import Attempt, ProveError
+    from wassgrid.prove import prove_file
+
+    for name, number in (("--width", width), ("--time", time)):
+        if number is not None and not number > 0.0:
+            raise ProveError(f"prove: {name}: expected a positive number, got {number}")
+    if boundary not in (None, "truncate", "project", "open"):
+        raise ProveError(f"prove: --boundary: expected truncate, project or open, got {boundary!r}")
+
+    def seen(attempt: Attempt) -> None:
+        if not quiet:
+            shape = " x ".join(str(n) for n in attempt.enclosure.below.shape[1:] if n > 1)
+            found = f"{attempt.seconds:7.1f} s  {shape:>14} cells  [{attempt.low:.10g}, {attempt.high:.10g}]"
+            print(found, file=sys.stderr, flush=True)
+
+    proof = prove_file(file, tuple(overrides or ()), width, time, boundary, seen=seen)
+    path = output or Path(f"{file.stem}.proof.h5")
+    proof.save(path)
+    if not quiet:
+        print(proof.describe())
+        print(f"written to {path}")
+    if not proof.reached:
+        _leave(UNCONVERGED, f"not as narrow as wanted: relative width {proof.relative_width:.2g}; give more --time")
+    raise typer.Exit(DONE)
+
+
 def _console(stderr: bool = False) -> "Console":
     from rich.console import Console
 

@@ -219,6 +219,18 @@ class OutputTable(Table):
     )
 
 
+class ProveTable(Table):
+    """The proven interval for the problem with continuous states (`wassgrid prove`)."""
+
+    width: PositiveNumber = Field(1e-4, description="relative width of the interval at which the proof ends")
+    time: PositiveNumber = Field(60.0, description="seconds after which no finer attempt is begun")
+    boundary: Annotated[str, PlainValidator(choice("truncate", "project", "open"))] = Field(
+        "truncate",
+        description="what clamp means: truncate (means clipped, the law conditioned to the domain, as the gaussian kernel does), "
+        "project (what leaves lands on the end, as simulations do) or open (means clipped, noise may leave)",
+    )
+
+
 class ExpectedValue(Table):
     """A value that a run must reach."""
 
@@ -259,4 +271,5 @@ class CaseTables(Table):
     solver: SolverTable = Field(default_factory=SolverTable, description="which solver")
     neural: NeuralSettings | None = Field(None, description="the neural solver")
     output: OutputTable = Field(default_factory=OutputTable, description="what is stored along the way")
+    prove: ProveTable = Field(default_factory=ProveTable, description="the proof for continuous states")
     expect: ExpectTable = Field(default_factory=ExpectTable, description="what a run must reach")

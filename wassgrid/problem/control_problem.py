@@ -139,6 +139,11 @@ class ControlProblem:
         return coupled
 
     @cached_property
+    def constant_noise(self) -> bool:
+        """Whether no noise depends on the state."""
+        return all(not self._law.symbols_of(noise) for noise in self._law.noise)
+
+    @cached_property
     def dependence(self) -> Dependence:
         """What the law of every axis depends on, read off its expressions."""
         law, scalars, d = self._law, self.model.scalars, self.state_dimension

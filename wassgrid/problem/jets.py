@@ -28,7 +28,8 @@ _TINY = 1e-300
 
 @dataclass(frozen=True, slots=True)
 class Jet:
-    """Hold value, gradient (n), hessian (n (n + 1)/2, rows of the upper triangle), kinks up and down (n) and broken, over K boxes.
+    """Hold value, gradient (n), hessian (n (n + 1)/2, rows of the upper triangle), kinks up and down (n) and broken, over K
+    boxes.
 
     Entries are Intervals of arrays (K,), or numbers where the function does not vary; widths (n): of the boxes.
     """
@@ -232,7 +233,8 @@ def _either(x: Any, y: Any) -> Any:
 
 
 def _turned(slope: Any, same: Any, other: Any) -> Any:
-    """Bound the jumps of slope * f to one side: f's to that side where the slope is positive, those to the other where negative."""
+    """Bound the jumps of slope * f to one side: f's to that side where the slope is positive, those to the other where
+    negative."""
     if (_is_zero(same) and _is_zero(other)) or _is_zero(slope):
         return 0.0
     ends = _range(slope)
@@ -378,7 +380,7 @@ def maximum(x: Any, y: Any) -> Any:
             jump = np.where((ends.lower >= 0) | (ends.upper <= 0), slope, slope + 0.5 * turn)
         up.append(_chosen(x.up[k], y.up[k], first, second, switch, jump))
         down.append(_chosen(x.down[k], y.down[k], first, second, switch, 0.0))
-    broken = False
+    broken: Any = False
     if x.broken is not False or y.broken is not False:
         p, q = np.asarray(x.broken), np.asarray(y.broken)
         broken = np.where(first, p, np.where(second, q, p | q))

@@ -54,7 +54,8 @@ class Bellman:
         parts: list[Any] = []
         boxes = [(x[0][:, k], x[1][:, k], "x" in seeds) for k in range(x[0].shape[1])]
         boxes += [(a[0][:, k], a[1][:, k], "a" in seeds) for k in range(a[0].shape[1])]
-        seeded = iter(jets.variables(*([box[end] for box in boxes if box[2]] for end in (0, 1))))
+        varied = [(low, high) for low, high, varies in boxes if varies]
+        seeded = iter(jets.variables([low for low, _ in varied], [high for _, high in varied]))
         n = sum(box[2] for box in boxes)
         none, widths = (0.0,) * n, tuple(box[1] - box[0] for box in boxes if box[2])
         for low, high, varies in boxes:
@@ -86,9 +87,9 @@ class Bellman:
             slack = self.u.rounding + size[1] * half[0] + size[2] * half[1]
             ranges[0] = Interval(middle[0] - slack, middle[0] + slack)
             h = [axis.knots.spacing for axis in self.axes]
-            for k, (first, second) in ((1, (3, 4)), (2, (4, 5))):
+            for k, (one, other) in ((1, (3, 4)), (2, (4, 5))):
                 # slopes are ranges too: a few units in the last place of the coefficients over the spacing
-                slack = 8 * self.u.rounding / h[k - 1] + size[first] * half[0] + size[second] * half[1]
+                slack = 8 * self.u.rounding / h[k - 1] + size[one] * half[0] + size[other] * half[1]
                 ranges[k] = Interval(middle[k] - slack, middle[k] + slack)
         first = [ranges[1 + i] for i in range(self.d)]
         second = [[ranges[3 + _SECONDS.index((min(i, j), max(i, j)))] for j in range(self.d)] for i in range(self.d)]

@@ -7,8 +7,10 @@ action changes cost nothing, and only actions that may be best somewhere in the 
 Above.  At the action that is best in the middle of the cell, f <= f_c + f_k d_k + (K_k d_k^2 + 2 |f_12| |d_1 d_2|)/2 with kinks
 likewise.
 Minima over the action.  On a box of actions, with g and H from intervals, f(x, b + e) >= f(x, b) + sum_k (g_k e_k + l_k e_k^2/2 -
-n_k |e_k|), l_k = H_kk - sum_m |H_km| at least (Gershgorin), n_k the downward jumps of slopes: the least value of a sum of functions of
-one variable each. Boxes where that is not near what was found are halved, and those that can hold no best action of the cell left out.
+n_k |e_k|), l_k = H_kk - sum_m |H_km| at least (Gershgorin), n_k the downward jumps of slopes: the least value of a sum of
+functions of
+one variable each. Boxes where that is not near what was found are halved, and those that can hold no best action of the cell
+left out.
 """
 
 from __future__ import annotations
@@ -230,13 +232,14 @@ class _Chunk:
         p = np.zeros((6, count))
         # the multilinear interpolant about the centre, and s (D - s)/2 = D^2/8 - d^2/2
         p[0] = lows.mean(axis=0)
-        for k in range(d):
-            side = np.array([s[k] for s in product((0, 1), repeat=d)], dtype=bool)
-            p[1 + k] = (lows[side].mean(axis=0) - lows[~side].mean(axis=0)) / self.spacing[k]
-            p[0] -= bends[k] * self.spacing[k] ** 2 / 8
-            p[(3, 5)[k]] = bends[k]
-        if d == 2:
-            p[4] = (lows[0] - lows[1] - lows[2] + lows[3]) / (self.spacing[0] * self.spacing[1])
+        with np.errstate(invalid="ignore"):
+            for k in range(d):
+                side = np.array([s[k] for s in product((0, 1), repeat=d)], dtype=bool)
+                p[1 + k] = (lows[side].mean(axis=0) - lows[~side].mean(axis=0)) / self.spacing[k]
+                p[0] -= bends[k] * self.spacing[k] ** 2 / 8
+                p[(3, 5)[k]] = bends[k]
+            if d == 2:
+                p[4] = (lows[0] - lows[1] - lows[2] + lows[3]) / (self.spacing[0] * self.spacing[1])
         bent |= ~np.all(np.isfinite(p), axis=0)
         if np.any(bent):
             p[:, bent] = 0.0
@@ -252,7 +255,7 @@ class _Chunk:
     def _may_be_best(self, cell: Array, alow: Array, ahigh: Array, jet: Jet) -> Array:
         """Tell which boxes may hold a best action somewhere in the cell: not those that are worse than the centre's action there
         by more than both may change to the cell's ends."""
-        count, d, m = cell.size, self.bellman.d, alow.shape[1]
+        count, d = cell.size, self.bellman.d
         start = np.clip(self.best[cell], alow, ahigh)
         x = self.centres[cell]
         point = self.bellman.jet((x, x), (start, start), "a", point=True)
@@ -263,7 +266,7 @@ class _Chunk:
             one, other = as_range(jet.gradient[k], count), as_range(self.around.gradient[k], len(self.low))
             high, low = one.upper - other.lower[cell], other.upper[cell] - one.lower
             change += 0.5 * self.spacing[k] * np.maximum(high, low)
-        unsure = np.asarray(jet.broken) | np.asarray(self.around.broken)[cell] if np.ndim(self.around.broken) else np.asarray(jet.broken)
+        unsure = np.broadcast_to(self.around.broken, len(self.low))[cell] | np.asarray(jet.broken)
         return ~(gap > change) | unsure
 
     def _bends(self, jet: Jet, count: int) -> tuple[Array, Array]:
@@ -274,8 +277,11 @@ class _Chunk:
         broken = np.asarray(jet.broken) | ~np.all(np.isfinite(bend), axis=0)
         return bend, broken
 
-    def _at_corners(self, cell: Array, alow: Array, ahigh: Array, jet: Jet, room: Array) -> tuple[list[Array], Array, Array]:
-        """Bound f over the boxes of actions at the corners; return the bounds, which boxes to cut, and near which actions (K, m)."""
+    def _at_corners(
+        self, cell: Array, alow: Array, ahigh: Array, jet: Jet, room: Array
+    ) -> tuple[list[Array], Array, Array]:
+        """Bound f over the boxes of actions at the corners; return the bounds, which boxes to cut, and near which actions (K,
+        m)."""
         d, bounds, split = self.bellman.d, [], np.zeros(cell.size, dtype=bool)
         where = 0.5 * (alow + ahigh)
         for corner in self.corners:
@@ -329,7 +335,8 @@ def _least(jet: Jet, first: int, low: Array, high: Array, slopes: Jet | _NodeJet
 def _least_parabola(slope: Array, bend: Array, end: Array) -> Array:
     """Return the least of slope t + bend t^2/2 over 0 <= t <= end, a rounding below."""
     inner = np.where((bend > 0) & (slope < 0), np.minimum(-slope / np.where(bend > 0, bend, 1.0), end), 0.0)
-    at_end = np.where(end > 0, slope * end + 0.5 * bend * end * end - 1e-15 * (np.abs(slope) * end + np.abs(bend) * end * end), 0.0)
+    sizes = np.abs(slope) * end + np.abs(bend) * end * end
+    at_end = np.where(end > 0, slope * end + 0.5 * bend * end * end - 1e-15 * sizes, 0.0)
     # about the least value rounding moves the place by a rounding, the value by its square; both terms are near the value
     at_inner = np.where(inner > 0, (slope * inner + 0.5 * bend * inner * inner) * (1.0 + 1e-14), 0.0)
     return np.minimum(np.minimum(at_end, at_inner), 0.0)

@@ -1,6 +1,7 @@
 """E q(y + sigma xi) for a q that is a polynomial on every cell of a lattice, by exact moments of the normal law on cells.
 
-On a cell with centre x_c,  q = p_0 + p_1 d_1 + p_2 d_2 + p_11 d_1^2/2 + p_12 d_1 d_2 + p_22 d_2^2/2,  d = x - x_c.  Along one axis
+On a cell with centre x_c,  q = p_0 + p_1 d_1 + p_2 d_2 + p_11 d_1^2/2 + p_12 d_1 d_2 + p_22 d_2^2/2,  d = x - x_c.  Along one
+axis
 the moments  int_cell z^p d^c phi(z) dz,  z = (x - y)/sigma,  depend on the place of the cell relative to y alone: one window
 serves all means. What lies beyond an end of the domain is said by the boundary model, as cells beyond it:
 

@@ -8,8 +8,10 @@ because g lies above its multilinear interpolant less that. g_kk = (S u)_kk - u_
 under a signed law, at the corners, and between them within e_l^2/8 sup |(S u)_kkll|. With the law normal, a fourth derivative is
 E [(q - p) h]/sigma^4 with a Hermite polynomial h, E h^2 = 24 (two axes: 4), and any affine p, so that by the inequality of Cauchy
 and Schwarz it is at most sqrt(24 E (q - p)^2)/sigma^4. For all means within e/2 of a row the density is at most C times that of a
-normal law that is somewhat wider, around the row. A law that an end cuts has polynomials of its own in place of h: cut normal laws
-are images of a normal one under maps that bring no points apart (Caffarelli 2000), hence moments at most those of a difference of two.
+normal law that is somewhat wider, around the row. A law that an end cuts has polynomials of its own in place of h: cut normal
+laws
+are images of a normal one under maps that bring no points apart (Caffarelli 2000), hence moments at most those of a
+difference of two.
 """
 
 from __future__ import annotations
@@ -147,10 +149,10 @@ def _distance(axes: tuple, middle: Array, radius: Array) -> Array:
     directions = []
     for k, axis in enumerate(axes):
         if isinstance(axis, AxisLaw):
-            first = ((1, 0), (0, 1))[k]
-            moments[first] = expect(axes, one, first, wider=True)
+            order = ((1, 0), (0, 1))[k]
+            moments[order] = expect(axes, one, order, wider=True)
             moments[(2, 0) if k == 0 else (0, 2)] = expect(axes, one, ((4, 0), (0, 4))[k], wider=True)
-            directions.append((k, expect(axes, flat, first, wider=True)))
+            directions.append((k, expect(axes, flat, order, wider=True)))
     # p = a + sum_k b_k (z_k - zbar_k), orthogonal: E (m - p)^2 = E m^2 - a^2 - sum_k b_k^2 var z_k for these a, b_k
     fitted = total - mean**2
     for k, along in directions:

@@ -1,7 +1,9 @@
 """C2 cubic splines of one or two variables on uniform knots, and what they are at most over boxes.
 
-u(y) = sum_ij c_ij B(y_1/h_1 - i) B(y_2/h_2 - j) with the cardinal cubic B-spline B. A derivative is a spline of lower degree whose
-coefficients are differences of c; B-splines are positive and sum to one, so that on a cell every derivative lies between the least
+u(y) = sum_ij c_ij B(y_1/h_1 - i) B(y_2/h_2 - j) with the cardinal cubic B-spline B. A derivative is a spline of lower degree
+whose
+coefficients are differences of c; B-splines are positive and sum to one, so that on a cell every derivative lies between the
+least
 and the largest of the few coefficients that reach it.  Source: de Boor, A Practical Guide to Splines (1978), chapters X and XI.
 """
 
@@ -60,7 +62,8 @@ class Spline:
 
     @classmethod
     def through(cls, knots: tuple[Knots, Knots], values: Array) -> Spline:
-        """Interpolate values (count_1, count_2); at ends that are not periodic the third derivative is continuous (not a knot)."""
+        """Interpolate values (count_1, count_2); at ends that are not periodic the third derivative is continuous (not a
+        knot)."""
         along = values
         for axis in (0, 1):
             along = np.moveaxis(_coefficients(knots[axis], np.moveaxis(along, axis, 0)), 0, axis)
@@ -106,8 +109,9 @@ class Spline:
             for axis, order in ((0, a), (1, b)):
                 if self.knots[axis].cells:
                     width = 4 - order
-                    views = [np.take(x, range(s, s + self.knots[axis].cells), axis=axis) for x in (least, most) for s in range(width)]
-                    least, most = np.min(views[:width], axis=0), np.max(views[width:], axis=0)
+                    reached = [range(s, s + self.knots[axis].cells) for s in range(width)]
+                    least = np.min([np.take(least, cells, axis=axis) for cells in reached], axis=0)
+                    most = np.max([np.take(most, cells, axis=axis) for cells in reached], axis=0)
             parts.append((least - _ROUNDING * size, most + _ROUNDING * size))
         return np.stack([low for low, _ in parts] + [high for _, high in parts], axis=-1)
 
@@ -128,7 +132,8 @@ class Spline:
 
     @cached_property
     def _pyramid(self) -> tuple[Array, Array, Array]:
-        """Cell ranges, periodic variables twice, and those of blocks of 4, 16, ... cells: flat, with offset and shape of a level."""
+        """Cell ranges, periodic variables twice, and those of blocks of 4, 16, ... cells: flat, with offset and shape of a
+        level."""
         table = self.cell_ranges()
         for axis in (0, 1):
             if self.knots[axis].periodic:
@@ -140,11 +145,11 @@ class Spline:
                 rest = -last.shape[axis] % 4
                 if rest:
                     last = np.concatenate([last, np.repeat(np.take(last, [-1], axis=axis), rest, axis=axis)], axis=axis)
-                split = last.shape[:axis] + (last.shape[axis] // 4, 4) + last.shape[axis + 1 :]
+                split = (*last.shape[:axis], last.shape[axis] // 4, 4, *last.shape[axis + 1 :])
                 low, high = last.reshape(split).min(axis=axis + 1), last.reshape(split).max(axis=axis + 1)
                 last = np.concatenate([low[..., :6], high[..., 6:]], axis=-1)
             tables.append(last)
-        offsets = np.cumsum([0] + [t.shape[0] * t.shape[1] for t in tables])[:-1]
+        offsets = np.cumsum([0, *(t.shape[0] * t.shape[1] for t in tables)])[:-1]
         return (
             np.concatenate([t.reshape(-1, 12) for t in tables]),
             offsets.astype(np.int64),
@@ -235,7 +240,8 @@ def _evaluate(begin, end, c, low1, h1, n1, periodic1, low2, h2, n2, periodic2, f
 
 @allocating_nothing
 def _span(a, b, low, h, n, periodic):
-    """Return the first and last cell that [a, b] meets, rounding included; periodic: the first in [0, n), the last in [0, 2 n)."""
+    """Return the first and last cell that [a, b] meets, rounding included; periodic: the first in [0, n), the last in [0, 2
+    n)."""
     if n == 0:
         return 0, 0
     first, last = np.floor((a - low) / h - 1e-9), np.floor((b - low) / h + 1e-9)

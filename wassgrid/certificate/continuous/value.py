@@ -1,4 +1,4 @@
-"""A good u: policy iteration for the continuous problem, computed on the rows of the means and nodes of the states; not proven."""
+"""A good u: policy iteration for the continuous problem on rows of means and nodes of states; not proven."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ def _evaluated(
     operator = LinearOperator((cost.size, cost.size), matvec=apply, dtype=float)
     guess = start - (0.0 if discounted else start.flat[0])
     scale = float(np.max(np.abs(cost))) * np.sqrt(cost.size)
-    solution, _ = gmres(operator, cost.ravel(), x0=guess.ravel(), rtol=0.0, atol=max(tolerance, 1e-14 * scale), restart=40, maxiter=4)
+    enough = max(tolerance, 1e-14 * scale)
+    solution, _ = gmres(operator, cost.ravel(), x0=guess.ravel(), rtol=0.0, atol=enough, restart=40, maxiter=4)
     return solution.reshape(cost.shape)
 
 

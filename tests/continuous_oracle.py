@@ -1,0 +1,158 @@
+"""An independent view of problems with continuous states: formulas as Python, integrals by quadrature, minima by brute force.
+
+Shares no code with the package: the texts of a case are evaluated by Python itself, u is SciPy's B-spline of the stored
+coefficients, the boundary models are maps of the next state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import BSpline
+from scipy.special import ndtr
+
+NAMES = {
+    "sin": np.sin, "cos": np.cos, "exp": np.exp, "tanh": np.tanh, "sqrt": np.sqrt, "abs": np.abs, "min": np.minimum,
+    "max": np.maximum, "where": np.where, "clip": np.clip, "pi": np.pi,
+    "wrap_angle": lambda t: np.mod(t + np.pi, 2 * np.pi) - np.pi,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Line:
+    """A problem on a line: x' = law(x, a) + sigma xi on [low, high] with a boundary model, |a| <= bound."""
+
+    law: str
+    cost: str
+    sigma: float
+    low: float
+    high: float
+    model: str
+    bound: float
+    discount: float | None = None
+
+    def text(self) -> str:
+        """The case file."""
+        kind = self.model if self.model in ("reflect", "periodic") else "clamp"
+        prove = "" if kind != "clamp" else f'[prove]\nboundary = "{self.model}"\n'
+        criterion = "" if self.discount is None else f'[criterion]\nkind = "discounted"\ndiscount = {self.discount}\n'
+        return (
+            f'[states.x]\nnext = "{self.law}"\nnoise = {self.sigma}\ndomain = [{self.low}, {self.high}]\nboundary = "{kind}"\n'
+            f'[actions.a]\nbounds = [{-self.bound}, {self.bound}]\n[cost]\nstage = "{self.cost}"\n[grid]\npoints = {{ x = 60 }}\n'
+            f'kernel = "linear"\n[policy]\ninitial = {{ distribution = "uniform" }}\n{criterion}{prove}'
+        )
+
+    def of(self, text: str, x: np.ndarray, a: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(eval(text, dict(NAMES), {"x": x, "a": a}), np.broadcast(x, a).shape).astype(float)
+
+    def mean(self, y: np.ndarray) -> np.ndarray:
+        """Bring means within Y."""
+        if self.model == "periodic":
+            return self.low + np.mod(y - self.low, self.high - self.low)
+        if self.model == "reflect":
+            return self.fold(y)
+        return np.clip(y, self.low, self.high) if self.model != "project" else y
+
+    def fold(self, x: np.ndarray) -> np.ndarray:
+        length = self.high - self.low
+        place = np.mod(x - self.low, 2 * length)
+        return self.low + np.minimum(place, 2 * length - place)
+
+    def panels(self, y: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return next states and weights of a quadrature of their law, panels cut at the ends."""
+        reach, length = 9.0 * self.sigma, self.high - self.low
+        turns = np.arange(np.floor((y - reach - self.low) / length), np.ceil((y + reach - self.low) / length) + 1)
+        cuts = np.concatenate([self.low + length * turns, np.linspace(y - reach, y + reach, 900)])
+        cuts = np.unique(cuts[(cuts >= y - reach) & (cuts <= y + reach)])
+        points, weights = np.polynomial.legendre.leggauss(5)
+        half = 0.5 * np.diff(cuts)
+        x = (0.5 * (cuts[1:] + cuts[:-1])[:, None] + half[:, None] * points).ravel()
+        w = (half[:, None] * weights).ravel() * np.exp(-0.5 * ((x - y) / self.sigma) ** 2) / (self.sigma * np.sqrt(2 * np.pi))
+        if self.model == "truncate":
+            w = np.where((x < self.low) | (x > self.high), 0.0, w)
+            return x, w / (ndtr((self.high - y) / self.sigma) - ndtr((self.low - y) / self.sigma))
+        if self.model == "project":
+            return np.clip(x, self.low, self.high), w
+        return (x if self.model == "open" else self.mean(x)), w
+
+    def least(self, u, x: np.ndarray) -> np.ndarray:
+        """Minimise c + discount u(F) over the actions: a fine grid, then golden sections about its best."""
+        discount = self.discount or 1.0
+
+        def f(a):
+            return self.of(self.cost, x, a) + discount * u(self.mean(self.of(self.law, x, a)))
+
+        grid = np.linspace(-self.bound, self.bound, 161)
+        values = np.stack([f(np.full_like(x, a)) for a in grid])
+        best, step = grid[np.argmin(values, axis=0)], grid[1] - grid[0]
+        low, high = np.maximum(best - step, -self.bound), np.minimum(best + step, self.bound)
+        found = values.min(axis=0)
+        ratio = 0.5 * (np.sqrt(5.0) - 1.0)
+        for _ in range(40):
+            one, two = high - ratio * (high - low), low + ratio * (high - low)
+            left, right = f(one), f(two)
+            found = np.minimum(found, np.minimum(left, right))
+            low, high = np.where(left < right, low, one), np.where(left < right, two, high)
+        return found
+
+    def residual(self, u, y: float) -> float:
+        """S u(y) - u(y)."""
+        x, w = self.panels(y)
+        return float(w @ self.least(u, x) - u(self.mean(np.array([y])))[0])
+
+    def optimum(self, nodes: int = 300) -> float:
+        """J* by value iteration on a fine grid of cells, right to a few of their widths squared."""
+        edges = np.linspace(self.low, self.high, nodes + 1)
+        if self.model == "open":
+            pad = int(np.ceil(6 * self.sigma / (edges[1] - edges[0])))
+            edges = self.low + (edges[1] - edges[0]) * np.arange(-pad, nodes + pad + 1)
+        x = 0.5 * (edges[1:] + edges[:-1])
+        extra = 6 * self.sigma if self.model == "project" else 0.0
+        y = np.linspace(self.low - extra, self.high + extra, nodes + 1)
+        if self.model in ("open", "truncate", "project"):
+            mass = np.diff(ndtr((edges[None] - y[:, None]) / self.sigma), axis=1)
+            if self.model == "project":
+                mass[:, 0] += ndtr((edges[0] - y) / self.sigma)
+                mass[:, -1] += ndtr((y - edges[-1]) / self.sigma)
+        else:
+            length, mass = self.high - self.low, 0.0
+            for turn in range(-8, 9):
+                shift = edges + turn * length if self.model == "periodic" or turn % 2 == 0 else None
+                if shift is None:
+                    shift = (self.low + self.high - edges)[::-1] + turn * length
+                    mass = mass + np.diff(ndtr((shift[None] - y[:, None]) / self.sigma), axis=1)[:, ::-1]
+                else:
+                    mass = mass + np.diff(ndtr((shift[None] - y[:, None]) / self.sigma), axis=1)
+        mass = mass / mass.sum(axis=1, keepdims=True)
+        actions = np.linspace(-self.bound, self.bound, 121)
+        cost = np.stack([self.of(self.cost, x, np.full_like(x, a)) for a in actions])
+        means = np.stack([self.mean(self.of(self.law, x, np.full_like(x, a))) for a in actions])
+        discount, u = self.discount or 1.0, np.zeros(len(y))
+        for _ in range(5000):
+            q = (cost + discount * np.interp(means, y, u)).min(axis=0)
+            change = mass @ q - u
+            u = u + change - (change[0] if self.discount is None else 0.0)
+            size = np.max(np.abs(change))
+            if np.ptp(change) < 1e-7 * max(1.0, size) and (self.discount is None or size < 1e-7):
+                break
+        if self.discount is None:
+            return float(0.5 * (change.min() + change.max()))
+        inside = (x > self.low) & (x < self.high)
+        return float((1 - discount) * np.mean(q[inside]))
+
+
+def spline_of(coefficients: np.ndarray, low: float, spacing: float, period: float | None):
+    """Return u as a function, from the arrays of a proof."""
+    knots = low + spacing * np.arange(-3, len(coefficients) + 1)
+    spline = BSpline(knots, coefficients, 3, extrapolate=True)
+
+    def u(y):
+        y = np.asarray(y, dtype=float)
+        if period is not None:
+            y = low + np.mod(y - low, period)
+        else:
+            y = np.clip(y, low, low + spacing * (len(coefficients) - 3))
+        return spline(y)
+
+    return u

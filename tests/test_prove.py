@@ -1,0 +1,205 @@
+"""Proven intervals for continuous states, against quadrature and brute force that share no code with them."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from continuous_oracle import Line, spline_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wassgrid.case import Case
+from wassgrid.certificate.continuous.interval import ProveError
+from wassgrid.certificate.continuous.laws import AxisLaw, NoAxis, expect
+from wassgrid.cli import main
+from wassgrid.problem import jets
+from wassgrid.problem.compilation import compile_functions
+from wassgrid.problem.expression import Scope, parse
+from wassgrid.prove import prove
+
+LINES = [
+    Line("0.9*x + a", "x**2 + 0.5*a**2", 0.5, -3.0, 3.0, "open", 2.0),
+    Line("x + 0.2*sin(3*x) + 0.4*a", "abs(x - 0.3) + 0.1*abs(a)", 0.4, -2.0, 2.0, "truncate", 1.0),
+    Line("x + 0.3*a", "where(abs(x) > 0.7, 1.0, 0.0) + 0.05*a**2", 0.35, -2.0, 2.0, "project", 1.0),
+    Line("clip(x + a, -0.8, 1.1)", "min((x - 1)**2, (x + 1)**2 + 0.1) + 0.2*a**2", 0.3, -2.0, 2.0, "reflect", 1.0),
+    Line("x + 0.5*a", "wrap_angle(x)**2 + 0.3*max(a, -0.5)**2", 0.6, -np.pi, np.pi, "periodic", 1.0),
+    Line("0.8*x + max(a, 0.3*a)", "exp(-x**2) + 0.1*abs(a)**2 + 0.1*x**2", 0.4, -2.5, 2.5, "open", 1.5, 0.9),
+    Line("min(x + a, 1.5 - 0.2*x)", "sqrt(1 + x**2) + 0.2*a", 0.45, -2.0, 2.0, "truncate", 1.0, 0.8),
+]
+
+
+def proof_of(line: Line, width: float = 1e-3):
+    return prove(Case.from_text(line.text(), "line"), width=width, seconds=60.0)
+
+
+def function_of(line: Line, proof):
+    spline = proof.attempt.bellman.u
+    knots = spline.knots[0]
+    period = knots.spacing * knots.cells if knots.periodic else None
+    return spline_of(spline.coefficients[:, 0], knots.low, knots.spacing, period), knots
+
+
+def check_residuals(line: Line, proof, seed: int, count: int = 12) -> None:
+    """Assert that g lies in its bounds at random means, and that its own range is most of them."""
+    u, _ = function_of(line, proof)
+    low, high = proof.attempt.residual.low, proof.attempt.residual.high
+    margin = 0.0 if line.model != "project" else 3 * line.sigma
+    means = np.random.default_rng(seed).uniform(line.low - margin, line.high + margin, count)
+    means[:2] = line.low, line.high
+    g = np.array([line.residual(u, y) for y in means])
+    quadrature = 1e-9 * np.max(np.abs(g)) + 1e-9
+    assert np.all(g >= low - quadrature), (low, g.min())
+    assert np.all(g <= high + quadrature), (high, g.max())
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.model}-{line.cost[:12]}")
+def test_residuals_by_quadrature_lie_within_the_bounds(line):
+    jumps = "where" in line.cost
+    proof = proof_of(line, 0.3 if jumps else 1e-3)
+    assert proof.relative_width < (0.6 if jumps else 1e-3)
+    check_residuals(line, proof, seed=1)
+
+
+def test_the_check_finds_bounds_that_are_wrong():
+    line = LINES[0]
+    proof = proof_of(line)
+    u, _ = function_of(line, proof)
+    g = line.residual(u, 0.4)
+    # a bound that ignores curvature between nodes would be off by about this much
+    assert proof.attempt.residual.low < g < proof.attempt.residual.high
+    assert proof.attempt.residual.width < 2e-3 * abs(g)
+    wrong = Line(line.law, "x**2 + 0.51*a**2", line.sigma, line.low, line.high, line.model, line.bound)
+    with pytest.raises(AssertionError):
+        check_residuals(wrong, proof, seed=1)
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.model}-{line.cost[:12]}")
+def test_the_optimum_by_brute_force_lies_within_the_interval(line):
+    proof, optimum = proof_of(line, 0.3 if "where" in line.cost else 3e-3), line.optimum()
+    slack = 1e-3 * max(abs(optimum), 0.1)
+    assert proof.low - slack <= optimum <= proof.high + slack
+
+
+@pytest.mark.parametrize(
+    ("name", "exact", "boundary"),
+    [("scalar_lq", 0.5 * (1 + np.sqrt(5.0)), "open"), ("torus_regulator", 1.008044326106, None)],
+)
+def test_known_values_lie_within_narrow_intervals(name, exact, boundary):
+    proof = prove(Case.load(f"cases/{name}.toml"), width=1e-5, seconds=120.0, boundary=boundary)
+    assert proof.reached
+    assert proof.relative_width <= 1e-5
+    assert proof.low <= exact <= proof.high
+
+
+def test_intervals_of_different_lattices_overlap():
+    intervals = [proof_of(LINES[1], width) for width in (1e-1, 1e-2, 1e-3)]
+    assert max(p.low for p in intervals) <= min(p.high for p in intervals)
+
+
+atoms = st.sampled_from(
+    ["x", "a", "x*a", "x**2", "a**2", "sin(2*x)", "abs(x - 0.2)", "max(x, a)", "min(x, 0.4)", "clip(x + a, -0.5, 0.6)"]
+)
+
+
+@st.composite
+def lines(draw) -> Line:
+    """Draw a problem on a line with kinks of state, action and both."""
+    number = st.integers(-8, 8).map(lambda k: k / 10)
+    law = f"{draw(st.sampled_from(['0.9*x', '0.7*x', 'x']))} + {draw(number)}*({draw(atoms)}) + 0.5*a"
+    weight = draw(st.sampled_from([0.0, 0.1, 0.5]))
+    cost = f"{draw(number)}*({draw(atoms)}) + {draw(number)}*({draw(atoms)}) + 0.3*x**2 + {weight}*a**2"
+    model = draw(st.sampled_from(["open", "truncate", "project", "reflect", "periodic"]))
+    sigma, discount = draw(st.sampled_from([0.3, 0.5, 0.8])), draw(st.sampled_from([None, None, 0.9]))
+    return Line(law, cost, sigma, -2.0, 2.0, model, 1.0, discount)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(lines())
+def test_random_problems(line):
+    proof = prove(Case.from_text(line.text(), "line"), width=1e-2, seconds=3.0)
+    check_residuals(line, proof, seed=2, count=6)
+
+
+FUNCTIONS = [
+    "x*a + x**2*sin(a)", "max(x, a**2)", "abs(x*a - 0.3)*x", "clip(x + 2*a, -1, 1)**3", "exp(-x**2)/(2 + cos(a))",
+    "where(x > 0.2, x**2, 0.04)", "wrap_angle(3*x)**2", "min(abs(x), abs(a), 0.5)", "atan2(x + 3, a)", "mod(x, 0.7)",
+    "sqrt(x**2 + 1 + a**2)*tanh(x)", "-max(abs(x) - 1, 0)**2 + x**3", "1.3**x*(2 + x)**1.5", "asin(0.3*x) + atan(a)*log(3 + x)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FUNCTIONS)
+def test_jets_bound_values_slopes_and_distances_from_chords(text):
+    import sympy as sp
+
+    x, a = sp.symbols("x a")
+    expression = parse(text, Scope(values={"x": x, "a": a}))
+    values = compile_functions([x, a], [expression])
+    ranges = compile_functions([x, a], [expression], "jet", broadcast=False)
+    rng, count = np.random.default_rng(3), 1500
+    low = [rng.uniform(-1.5, 1.5, count) for _ in range(2)]
+    width = [10.0 ** rng.uniform(-3, 0, count) for _ in range(2)]
+    jet = ranges(*jets.variables(low, [p + w for p, w in zip(low, width, strict=True)]))[0]
+    sound = ~np.broadcast_to(jet.broken, count)
+    whole = jets.as_range(jet.value, count)
+    for _ in range(20):
+        for k in range(2):
+            begin = [p + w * rng.uniform(0, 1, count) for p, w in zip(low, width, strict=True)]
+            ends = np.sort(low[k] + width[k] * rng.uniform(0, 1, (2, count)), axis=0)
+            t, long = rng.uniform(0, 1, count), ends[1] - ends[0]
+            here = [[*begin] for _ in range(3)]
+            for point, place in zip(here, (ends[0], ends[0] + t * long, ends[1]), strict=True):
+                point[k] = place
+            first, middle, last = (values(*point)[0] for point in here)
+            assert np.all((middle >= whole.lower - 1e-13) & (middle <= whole.upper + 1e-13))
+            # a function with f'' <= K and slopes that jump by at most j lies at most (K/2 + j/D) s (D - s) below its chord
+            below, share = first + t * (last - first) - middle, t * (1 - t) * long
+            bend = jets.as_range(jet.second(k, k), count)
+            with np.errstate(invalid="ignore"):
+                assert np.all((below <= share * (0.5 * bend.upper * long + jet.up[k]) + 1e-12) | ~sound)
+                assert np.all((-below <= share * (-0.5 * bend.lower * long + jet.down[k]) + 1e-12) | ~sound)
+            slope = jets.as_range(jet.gradient[k], count)
+            secant = (last - first) / long
+            assert np.all((secant >= slope.lower - 1e-8) & (secant <= slope.upper + 1e-8) | ~sound | (long < 1e-5))
+
+
+@pytest.mark.parametrize("model", ["open", "truncate", "project", "reflect", "periodic"])
+def test_laws_against_quadrature(model):
+    law = AxisLaw.make(-1.0, 1.2, 0.3, model, 0.11, 0.05)
+    line = Line("x", "x**2 + x", 0.3, -1.0, 1.2, model, 1.0)
+    centres = 0.5 * (law.edges[1:] + law.edges[:-1])
+    p = np.zeros((6, law.cells, 1))
+    p[0, :, 0], p[1, :, 0], p[3] = centres**2 + centres, 2 * centres + 1, 2.0
+    found = expect((law, NoAxis()), p)[:, 0]
+    for y, value in zip(law.knots.positions, found, strict=False):
+        x, w = line.panels(y)
+        assert value == pytest.approx(w @ (x**2 + x), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[states.x]\nnext = "x + a"\nnoise = "0.1 + x**2"\ndomain = [-1, 1]', "depends on the state"),
+        ('[states.x]\nnext = "x + a"\ndomain = [-1, 1]', "no noise"),
+    ],
+)
+def test_what_cannot_be_proven_says_why(text, words):
+    rest = '\n[actions.a]\nbounds = [-1, 1]\n[cost]\nstage = "x**2"\n[grid]\npoints = { x = 20 }\nkernel = "linear"\n'
+    rest += '[policy]\ninitial = { distribution = "uniform" }\n'
+    with pytest.raises(ProveError, match=words):
+        prove(Case.from_text(text + rest, "case"), width=1e-2, seconds=5.0)
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "line.toml").write_text(LINES[0].text())
+    assert main(["prove", "line.toml", "--width", "1e-2", "--time", "60"]) == 0
+    assert "J*" in capsys.readouterr().out
+    with h5py.File("line.proof.h5") as file:
+        assert file.attrs["low"] < file.attrs["high"]
+        assert file["policy/actions"].shape[0] == file["policy/edges_0"].shape[0] - 1
+    assert main(["run", "line.toml", "-q", "-o", "line.h5"]) in (0, 1)
+    assert main(["prove", "line.h5", "--width", "1e-2"]) == 0
+    assert "J, grid" in capsys.readouterr().out
+    assert main(["prove", "line.toml", "--width", "1e-9", "--time", "1e-3", "-q"]) == 1
+    assert main(["prove", "line.toml", "--boundary", "closed"]) == 2
