@@ -25,6 +25,7 @@ from wassgrid.certificate.continuous.bellman import Bellman
 from wassgrid.problem.jets import Jet, as_range
 
 Array = np.ndarray
+NUDGE = 2e-14  # what cells are narrower by at their ends, of the size of the states: more than a few roundings
 _CHUNK = 1 << 14  # cells at a time
 _PIECES = 4  # boxes per action to begin with
 _ROUNDS = 14  # of halving
@@ -63,7 +64,7 @@ class _Lattice:
         return self.bellman.axes[axis].edges  # type: ignore[union-attr]
 
     def nudge(self, axis: int) -> float:
-        return 4e-16 * float(np.max(np.abs(self.edges(axis))))
+        return NUDGE * float(np.max(np.abs(self.edges(axis))))
 
     def product(self, columns: list[Array]) -> Array:
         return np.stack([c.ravel() for c in np.meshgrid(*columns, indexing="ij")], axis=1)
@@ -75,8 +76,7 @@ class _Lattice:
             e, t = self.edges(k), self.nudge(k)
             down, up = e - 2 * t, e + 2 * t
             if self.bellman.axes[k].model != "open":
-                down[0], up[-1] = e[0], e[-1] - t
-                down[-1], up[0] = e[-1] - 2 * t, e[0] + 2 * t
+                down[0], up[0], down[-1], up[-1] = e[0] + t, e[0] + 2 * t, e[-1] - 2 * t, e[-1] - t
             middle.append(0.5 * (down + up))
             low.append(down)
             high.append(up)
@@ -228,7 +228,6 @@ class _Chunk:
             np.minimum.at(least, at, value[done])
             bent[at[broken[done]]] = True
             cell, alow, ahigh = _halved(cell[split], alow[split], ahigh[split], where[split])
-        lost = float(np.max(self.found[self.corners] - lows))
         p = np.zeros((6, count))
         # the multilinear interpolant about the centre, and s (D - s)/2 = D^2/8 - d^2/2
         p[0] = lows.mean(axis=0)
@@ -244,7 +243,7 @@ class _Chunk:
         if np.any(bent):
             p[:, bent] = 0.0
             p[0, bent] = least[bent]
-        return p, lost
+        return p, float(np.max((self.found[self.corners] - lows)[:, ~bent], initial=0.0))
 
     def _first_boxes(self, count: int, m: int) -> tuple[Array, Array, Array]:
         cuts = [np.linspace(self.box[0][k], self.box[1][k], _PIECES + 1) for k in range(m)]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wassgrid.certificate.continuous.bellman import Bellman
-from wassgrid.certificate.continuous.enclosure import Enclosure
+from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure
 from wassgrid.certificate.continuous.laws import WIDER, AxisLaw, expect
 from wassgrid.certificate.continuous.value import rows_of
 
@@ -67,7 +67,9 @@ def bound(bellman: Bellman, q: Enclosure) -> Residual:
     u = rows_of(axes, bellman.u)
     # a sum of n terms is right to n units of the sum of their sizes; moments to a few; noise that is left out has mass 2e-17
     terms = sum(2 * axis.reach for axis in axes if isinstance(axis, AxisLaw)) + 200
-    rounding = terms * _UNIT * float(np.max(size)) + bellman.u.rounding + 4 * _UNIT * abs(shift)
+    # strips that cells leave out: f is continuous there, but for jumps at some nodes (16 per axis are allowed for)
+    strips = sum(16 * 2 * NUDGE * np.max(np.abs(axis.edges)) / axis.sigma for axis in axes if isinstance(axis, AxisLaw))
+    rounding = (terms * _UNIT + strips) * float(np.max(size)) + bellman.u.rounding + 4 * _UNIT * abs(shift)
     low, high = expect(axes, below) + shift - u, expect(axes, above) + shift - u
     middle = 0.5 * (below + above)
     radius = np.zeros_like(below)
