@@ -31,7 +31,7 @@ FLOORS = [
     {"hessian", "method.box_step", "method.outcome", "method.monotone_search"},
     {"certificate"},
     {"method"},
-    {"run.loop", "run.schema", "run.solution"},
+    {"run.loop", "run.schema", "run.solution", "run.stopping"},
     {"run.grid_schema", "run.grid_solver", "neural"},
     {"run", "load_policy"},
     {"differences", "simulate", "compare", "observers", "prove"},

@@ -109,6 +109,15 @@ class Evaluation:
         return (2.0 * self.model.nodes + _SPARE_ROUNDINGS) * 0.5 * np.finfo(float).eps * size
 
     @cached_property
+    def cost_scale(self) -> float:
+        """The larger of |J| and the standard deviation of the cost under the law: what a gap is measured by."""
+        weights = self.policy.weights
+        mean = np.einsum("ki,ki->k", weights, self.cost)
+        square = np.einsum("ki,ki,ki->k", weights, self.cost, self.cost)
+        centre = dot(self.law, mean)
+        return max(abs(self.objective), max(dot(self.law, square) - centre * centre, 0.0) ** 0.5)
+
+    @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         began = time.perf_counter()
         result = self.action_values(np.arange(self.policy.grid.size), self.policy.actions)

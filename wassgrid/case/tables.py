@@ -33,6 +33,7 @@ from wassgrid.problem.boundary import BOUNDARIES
 
 ALIGNED = "aligned"
 KERNELS = ("auto", "gaussian", "linear", "matched", "cubic")
+DEFAULT_GAP = 1e-6  # proved distance to the optimal cost, relative, where the user names no end
 
 
 class IndexTable(Table):
@@ -170,8 +171,23 @@ class StopTable(Table):
 
     gradient_norm: PositiveNumber | None = Field(None, description="norm of the gradient in the metric, cost per action")
     gap: PositiveNumber | None = Field(None, description="proved distance to the optimal cost, in units of cost")
+    relative_gap: PositiveNumber | None = Field(
+        None,
+        description="the same, relative to the larger of J and the standard deviation of the cost (default: "
+        f"{DEFAULT_GAP:g} where none of the other tolerances is given)",
+    )
     steps: Annotated[int, PlainValidator(integer(0))] = Field(200, description="steps")
     flow_time: PositiveNumber | None = Field(None, description="flow time of the gradient flow")
+
+    @property
+    def by_default(self) -> bool:
+        """Whether the user named no end: the run then goes as far as it can, to the default gap at most."""
+        return self.gradient_norm is None and self.gap is None and self.relative_gap is None and self.flow_time is None
+
+    @property
+    def relative(self) -> float | None:
+        """The relative gap that ends the run, None where there is none."""
+        return DEFAULT_GAP if self.by_default else self.relative_gap
 
 
 class FlowTable(Table):

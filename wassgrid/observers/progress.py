@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wassgrid.case import Case
 from wassgrid.run.loop import StepRecord, Verdict
-from wassgrid.run.schema import BOUND_FOUND, FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STEP, UPPER_END
+from wassgrid.run.schema import BOUND_FOUND, COST_SCALE, FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STEP, UPPER_END
 from wassgrid.run.solvers import SOLVERS
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class Pace:
 
 
 def _measure(scalars: Any, name: str) -> float:
+    if name == "relative_gap":
+        return _measure(scalars, "gap") / float(scalars.get(COST_SCALE, math.nan))
     if name == "gap":
         # as far as it was searched; proven at the end
         found = float(scalars.get(UPPER_END, math.nan)) - float(scalars.get(BOUND_FOUND, math.nan))

@@ -26,9 +26,11 @@ from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resolution import resolution
 from wassgrid.resources import estimate_memory, require_memory
-from wassgrid.run.loop import CONVERGED, INTERRUPTED, STOPPED, StepRecord, Verdict
+from wassgrid.run import stopping
+from wassgrid.run.loop import CONVERGED, INTERRUPTED, StepRecord, Verdict
 from wassgrid.run.schema import (
     BOUND_FOUND,
+    COST_SCALE,
     CURVATURE_COLUMNS,
     CURVATURE_ENDS,
     CURVATURE_PARTS,
@@ -47,6 +49,7 @@ from wassgrid.run.schema import (
     phase_time,
 )  # fmt: skip
 from wassgrid.run.solution import Solution
+from wassgrid.run.stopping import Headway, Standing, wanted_gap
 from wassgrid.transition.model import ResolutionError, TransitionModel
 
 if TYPE_CHECKING:
@@ -81,6 +84,8 @@ class GridState:
     | method     | how it was proven, and what was assumed                                                                |
     | refused    | gap found at the last proof that fell short of what was asked for                                      |
     | contraction | of the gap found, over the last step                                                                  |
+    | headway    | whether the last steps have come to anything                                                           |
+    | unprovable | whether the last proof tried gives no bound at all                                                     |
     | elapsed    | wall time in seconds, carried over a resume                                                            |
     | before     | the state before, where the run ends here and did more than a longer one would                         |
     | final      | whether the run ends here                                                                              |
@@ -98,6 +103,8 @@ class GridState:
     method: str = "no proof was asked for"
     refused: float = np.inf
     contraction: float = 1.0
+    headway: Headway = field(default_factory=Headway)
+    unprovable: bool = False
     elapsed: float = 0.0
     facts: Mapping[str, float] = field(default_factory=dict)
     before: GridState | None = None
@@ -226,7 +233,9 @@ class GridSolver:
         return GridState(
             int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]), evaluation, *warm, best,
             _bound(evaluation, best), float(checkpoint["proven"]), str(checkpoint["method"]), float(checkpoint["refused"]),
-            float(checkpoint["contraction"]), float(checkpoint["elapsed"]),
+            float(checkpoint["contraction"]),
+            Headway(float(checkpoint["headway_gap"]), float(checkpoint["headway_upper"]), int(checkpoint["idle"])),
+            bool(checkpoint["unprovable"]), float(checkpoint["elapsed"]),
             {"largest_move": float(checkpoint["largest_move"])},
         )  # fmt: skip
 
@@ -268,7 +277,7 @@ class GridSolver:
         return replace(
             state, step=state.step + 1, flow_time=state.flow_time + outcome.flow_time, step_size=outcome.next_step,
             evaluation=new, warm_law=old.law, warm_value=old.value, best=best, found=found, contraction=contraction,
-            facts=facts,
+            headway=state.headway.after(gap, new.bracket[1]), facts=facts,
         )  # fmt: skip
 
     def _searched(
@@ -294,7 +303,7 @@ class GridSolver:
 
     def _floor(self, evaluation: Evaluation) -> float:
         """The length of a bracket of J below which nothing is gained: rounding, or a tenth of the gap asked for."""
-        stop = self.case.flow.stop.gap or 0.0
+        stop = wanted_gap(self.case.flow.stop, evaluation) or 0.0
         return max(0.1 * stop, self.evaluator.tolerance * largest(evaluation.cost), 4.0 * evaluation.residual_rounding)
 
     def _settled(self, state: GridState) -> GridState:
@@ -302,7 +311,7 @@ class GridSolver:
         evaluation, seconds = state.evaluation, 0.0
         best, found = state.best, state.found
         if evaluation.width is not None:
-            stop = self.case.flow.stop.gap
+            stop = wanted_gap(self.case.flow.stop, evaluation)
             exact = self.evaluator.settled(evaluation, None if stop is None else _SETTLED * stop)
             state = replace(state, warm_law=evaluation.law, warm_value=evaluation.value)
             evaluation, best, found, seconds = self._searched(exact, (best, state.evaluation.value))
@@ -312,7 +321,7 @@ class GridSolver:
     def _certified(self, state: GridState) -> GridState:
         """Prove a lower bound with the value function at hand."""
         began = time.perf_counter()
-        stop = self.case.flow.stop.gap
+        stop = wanted_gap(self.case.flow.stop, state.evaluation)
         # sharper than what the run was asked for a proof need not be
         spare = 0.0 if stop is None else _SPARE * (stop - state.gap_found)
         certificate = certify(state.evaluation, spare if spare > 0.0 else None, state.best)
@@ -328,7 +337,7 @@ class GridSolver:
         spent = state.facts.get(phase_time("certificate"), 0.0) + time.perf_counter() - began
         return replace(
             state, proven=proven, method=method, best=best, found=_bound(state.evaluation, best),
-            refused=state.gap_found if short else state.refused,
+            refused=state.gap_found if short else state.refused, unprovable=not np.isfinite(proven),
             facts={**state.facts, phase_time("certificate"): spent},
         )  # fmt: skip
 
@@ -360,7 +369,7 @@ class GridSolver:
             # what will be left to gain, if it shrinks as it did before
             floor = self._floor(state.evaluation)
             wanted = _FORCING * state.gap_found * min(max(state.contraction, 1e-2), 1.0)
-            width = max(wanted, floor) if state.gap_found > 30 * floor or self.case.flow.stop.gap else None
+            width = max(wanted, floor) if state.gap_found > 30 * floor or wanted_gap(flow.stop, state.evaluation) else None
         return method.step(
             StepRequest(self.evaluator, state.evaluation, state.step_size, self._fixed_step, remaining, best, width)
         )
@@ -375,6 +384,7 @@ class GridSolver:
             LOWER_BOUND: self._lower_bound(state),
             BOUND_FOUND: state.found,
             UPPER_END: evaluation.bracket[1],
+            COST_SCALE: evaluation.cost_scale,
             STEP_LENGTH: 0.0,
             "largest_move": 0.0,
             WALL_TIME: state.elapsed,
@@ -439,6 +449,10 @@ class GridSolver:
             "method": state.method,
             "refused": state.refused,
             "contraction": state.contraction,
+            "headway_gap": state.headway.gap,
+            "headway_upper": state.headway.upper,
+            "idle": state.headway.idle,
+            "unprovable": state.unprovable,
             "best_actions": state.best.actions,
             "best_values": state.best.values,
             "best_lead": state.best.lead,
@@ -453,23 +467,14 @@ class GridSolver:
         return self._verdict(state, gap) is not None
 
     def _verdict(self, state: GridState, gap: float) -> Verdict | None:
-        stop = self.case.flow.stop
-        size = gradient_norm(state.evaluation)
-        if stop.gradient_norm is not None and size <= stop.gradient_norm:
-            return Verdict(CONVERGED, f"the gradient norm {size:.3g} is at most {stop.gradient_norm:.3g}", True)
-        if stop.gap is not None and gap <= stop.gap:
-            return Verdict(
-                CONVERGED, f"the cost is proven to be within {max(gap, 0.0):.3g} of the optimum, at most {stop.gap:.3g}", True
-            )
-        if stop.flow_time is not None and state.flow_time >= stop.flow_time * (1 - 1e-12):
-            return Verdict(STOPPED, f"the flow time {stop.flow_time:g} was reached", True)
-        if state.step >= stop.steps:
-            return Verdict(STOPPED, f"{stop.steps} steps were done and no tolerance was reached", False)
-        if self._at_rest(state):
-            advice = "" if self.case.flow.escape is not False else "; with flow.escape = true particles can leave a local minimum"
-            left = f", and a gap of {gap:.3g} stays" if np.isfinite(gap) else ""
-            return Verdict(STOPPED, f"no particle moves any more at gradient norm {size:.3g}{left}{advice}", False)
-        return None
+        method, evaluation = self._method, state.evaluation
+        stalled = method.rests and self._fixed_step is None and state.headway.stalled(np.isfinite(state.refused))
+        escapes = self.case.flow.escape is not False
+        now = Standing(
+            state.step, state.flow_time, gradient_norm(evaluation), gap, state.gap_found, state.unprovable,
+            self._at_rest(state), stalled, escapes,
+        )  # fmt: skip
+        return stopping.verdict(self.case.flow.stop, evaluation, now)
 
     def _at_rest(self, state: GridState) -> bool:
         """Whether a method that comes to rest has: its moves are rounding. Steps of a length that the user set say nothing."""

@@ -18,7 +18,7 @@ COST, TIME = "{cost}", "{time}"  # stand for the units of the case
 
 STEP, FLOW_TIME, WALL_TIME = "step", "flow_time", "wall_time"
 OBJECTIVE, LOWER_BOUND, STANDARD_ERROR = "objective", "lower_bound", "standard_error"
-BOUND_FOUND, UPPER_END = "bound_found", "upper_end"
+BOUND_FOUND, UPPER_END, COST_SCALE = "bound_found", "upper_end", "cost_scale"
 GRADIENT_NORM, STEP_LENGTH = "gradient_norm", "step_length"
 STATIONARY_RESIDUAL, STATIONARY_ERROR, MIXING_RATE = "stationary_residual", "stationary_error", "mixing_rate"
 VALUE_RESIDUAL = "value_residual"

@@ -18,8 +18,8 @@ class SolverKind:
     """A kind of solver.
 
     make: the solver of a case; layout: axes and series of its result file, as `ResultWriter.begin` takes them; frames: the
-    series that its frames go to; rules: the limits that may end a run, by column (`gap`: J above its bound); gridded: the states
-    lie on a grid; checkpoint: shapes of the arrays that a run goes on from.
+    series that its frames go to; rules: the limits that may end a run, by column (`gap`: J above its bound; `relative_gap`: that
+    over `cost_scale`); gridded: the states lie on a grid; checkpoint: shapes of the arrays that a run goes on from.
     """
 
     make: Callable[[Case], Solver]
@@ -51,6 +51,7 @@ def _grid_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
 def _grid_rules(case: Case) -> dict[str, float]:
     stop = case.flow.stop
     rules = {STEP: stop.steps, FLOW_TIME: stop.flow_time, GRADIENT_NORM: stop.gradient_norm, "gap": stop.gap}
+    rules["relative_gap"] = stop.relative
     return {name: float(limit) for name, limit in rules.items() if limit is not None}
 
 

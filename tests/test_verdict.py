@@ -1,0 +1,56 @@
+"""What a run says of itself at its end, and when that is."""
+
+import re
+from pathlib import Path
+
+import pytest
+from newcomers import LINE, PLAIN
+
+import wassgrid as wg
+from wassgrid.case.tables import DEFAULT_GAP
+from wassgrid.cli import main
+from wassgrid.run.stopping import Headway
+
+CASES = Path(__file__).resolve().parent.parent / "cases"
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_case_ends_well_and_as_near_to_the_optimum_as_is_said(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("plain.toml").write_text(PLAIN[name])
+    assert main(["run", "plain.toml"]) == 0
+    said = capsys.readouterr().out
+    assert "proven" in said and not re.search(r"(to|within|gap) -\d", said)
+    with wg.ResultFile("plain.h5") as result:
+        assert result.status == "converged"
+        last = {key: float(values[-1]) for key, values in result.convergence.items()}
+    assert last["upper_end"] - last["lower_bound"] <= DEFAULT_GAP * last["cost_scale"]
+    assert last["upper_end"] - last["lower_bound"] >= -1e-12 * last["cost_scale"]
+
+
+def test_a_gap_that_no_arithmetic_reaches_ends_the_run_at_once_and_incomplete():
+    solution = wg.solve(wg.Case.from_text(LINE, "line", ["flow.stop.gap=1e-18"]))
+    assert not solution.complete and solution.record["step"] < 20
+    assert "optimal on this grid to" in solution.reason and not re.search(r"(to|within|gap) -\d", solution.reason)
+
+
+def test_a_kernel_that_proves_nothing_ends_a_default_run_where_no_better_action_is_found():
+    case = wg.Case.from_text(PLAIN["noise_free_position"], "plain", ["grid.kernel={position='cubic'}"])
+    solution = wg.solve(case)
+    assert solution.complete and solution.status == "stopped" and "nothing is proven" in solution.reason
+    assert solution.record["step"] < 12
+    # asked for a gap, the same run has failed to prove it
+    asked = wg.solve(wg.Case.from_text(case.to_text(), "plain", ["flow.stop.gap=1e-6"]))
+    assert not asked.complete and "nothing is proven" in asked.reason
+
+
+def test_headway_counts_the_steps_that_came_to_nothing():
+    now = Headway()
+    for gap, upper in ((1.0, 5.0), (0.9, 5.0), (0.8, 5.0)):
+        now = now.after(gap, upper)
+    assert now.idle == 2 and not now.stalled(False)
+    assert now.after(0.45, 5.0).idle == 0  # the gap has halved
+    assert now.after(0.9, 4.98).idle == 0  # J has fallen by more than a hundredth of it
+    for _ in range(6):
+        now = now.after(0.8, 5.0)
+    assert now.stalled(False) and now.stalled(True)
