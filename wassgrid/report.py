@@ -11,6 +11,7 @@ from wassgrid.case import Case
 from wassgrid.observers.progress import clock
 from wassgrid.run.schema import (
     CURVATURE_ENDS,
+    ESTIMATE,
     FLOW_TIME,
     GRADIENT_NORM,
     LOWER_BOUND,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_FAR, _GRID_ERROR = 4.0, 1e-2  # standard errors and share of J from which the grid's J is said to be off
 ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is told
 
 
@@ -148,6 +150,8 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
         # the upper end of what J may be counts, and rounding may put it below the bound
         gap = max(last.get(UPPER_END, last[OBJECTIVE]) - bound, np.finfo(float).eps * abs(bound))
         rows.append(("lower bound", f"{bound:.12g}, proven: no policy on this grid costs less; gap {gap:.2e}"))
+    if (found := summary.pop(ESTIMATE, None)) is not None:
+        rows += _estimate_rows(found, last[OBJECTIVE])
     rows.append(("gradient norm", f"{last[GRADIENT_NORM]:.3e}"))
     time = f", flow time {last[FLOW_TIME]:.6g}" if last.get(FLOW_TIME, 0.0) > 0 else ""
     rows.append(("steps", f"{last[STEP]:.0f}{time}"))
@@ -165,6 +169,33 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
     if case is not None:
         rows += [("expected", text) for text in expectations(case, last[OBJECTIVE])[1]]
     return rows
+
+
+def _estimate_rows(found: dict[str, Any], objective: float) -> list[tuple[str, str]]:
+    """Say what the policy is estimated to cost in the problem itself, and what a difference from J means."""
+    if "refused" in found:
+        return [("problem itself", f"not estimated: {found['refused']}")]
+    value, error = found["value"], found["standard_error"]
+    text = f"J = {rounded(value, error)} (estimated off the grid, {found['chains']:,} chains in {_seconds(found['seconds'])})"
+    rows = [("problem itself", text)]
+    off = objective - value
+    if abs(off) > max(_FAR * error, _GRID_ERROR * abs(value)):
+        size = f"{off:+.2g} off ({abs(off / value):.1%})" if value else f"{off:+.2g} off"
+        rows.append(("WARNING", f"the grid's J is {size}: what is proven holds on this grid, too coarse for the problem"))
+    if not found["forgotten"]:
+        text = f"the chains still remember their start after {found['steps']} steps: rare passages are as often as on the grid"
+        rows.append(("slow mixing", text))
+    return rows
+
+
+def rounded(value: float, error: float) -> str:
+    """Write a value with its standard error, to two digits of the error: `1.3611 +- 0.0001`."""
+    if not (math.isfinite(error) and error > 0):
+        return f"{value:.10g} +- {error:.1g}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    if digits > 12:
+        return f"{value:.12g} +- {error:.1g}"
+    return f"{value:.{digits}f} +- {error:.{digits}f}"
 
 
 def _curvature_rows(columns: dict[str, np.ndarray]) -> list[tuple[str, str]]:

@@ -233,6 +233,11 @@ class OutputTable(Table):
     curvature_every: Annotated[int, PlainValidator(integer(0))] = Field(
         0, description="steps between curvature spectra (0: never)"
     )
+    estimate: Flag | None = Field(
+        None,
+        description="estimate, at the end, what the greedy policy costs in the problem itself, with a standard error (default: "
+        "where that is counted to cost less than the solve)",
+    )
 
 
 class ProveTable(Table):

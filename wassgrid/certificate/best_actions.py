@@ -34,6 +34,7 @@ class BestActions:
     | assumed   |            | what was assumed of actions outside, empty: nothing                                    |
     | coercive  |            | whether no better action is outside, given what was assumed                            |
     | lead      | (cells,)   | by how much Q of the other actions tried is larger, at least; negative: not known      |
+    | searched  |            | whether other actions than the particles were looked at                                |
     """
 
     actions: np.ndarray
@@ -43,6 +44,7 @@ class BestActions:
     assumed: str
     coercive: bool
     lead: np.ndarray
+    searched: bool = True
 
 
 def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | None = None) -> BestActions:
@@ -62,7 +64,7 @@ def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | N
         low, high = (np.broadcast_to(side, (cells.size, side.size)) for side in evaluation.model.problem.action_bounds.T)
         actions = evaluation.policy.actions[cells, best]
         unknown = np.full(cells.size, -1.0, np.float32)
-        return BestActions(actions, evaluation.q[cells, best], low, high, str(error), False, unknown)
+        return BestActions(actions, evaluation.q[cells, best], low, high, str(error), False, unknown, False)
 
 
 def restored_best(evaluation: Evaluation, actions: np.ndarray, values: np.ndarray, lead: np.ndarray) -> BestActions:

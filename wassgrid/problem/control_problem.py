@@ -264,17 +264,22 @@ class ControlProblem:
 
     def sample_next(self, states: Array, actions: Array, rng: np.random.Generator) -> Array:
         """Draw the next states (cells, d) of `states` (cells, d) under `actions` (cells, m), boundaries applied."""
-        tables = self.action_tables(states, actions[:, None, :], order=0)
-        cell = self.cell_tables(states)
-        realised = np.zeros_like(tables.mean[:, 0])
-        noise = rng.standard_normal(realised.shape)
+        mean = self.action_tables(states, actions[:, None, :], order=0).mean[:, 0]
+        return self.realised(mean, self.cell_tables(states), rng.standard_normal(mean.shape))
+
+    def realised(self, mean: Array, cell: CellTables, normals: Array) -> Array:
+        """Return the next states (cells, d), boundaries applied, for means alpha, noise and coupling, and standard normals.
+
+        mean, normals (cells, d); cell: tables at the same cells.
+        """
+        realised = np.zeros_like(mean)
         for j in self.order:
             # x'_j = alpha_j + sum_i beta_ji x'_i + sigma_j xi_j
-            follows = np.einsum("ci,ci->c", cell.coupling[:, j], realised)
+            centre = mean[:, j]
+            for i in np.flatnonzero(self.coupled[j]):
+                centre = centre + cell.coupling[:, j, i] * realised[:, i]
             low, high = self.domain[j]
-            realised[:, j] = next_value(
-                tables.mean[:, 0, j] + follows, cell.noise[:, j], noise[:, j], low, high, self.boundary[j]
-            )
+            realised[:, j] = next_value(centre, cell.noise[:, j], normals[:, j], low, high, self.boundary[j])
         return realised
 
     def feedback_expressions(self, key: str, texts: str | float | Mapping[str, str | float]) -> list[sp.Expr]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from wassgrid.chain.classes import is_single_class, period, recurrent_classes
 from wassgrid.chain.reductions import dot, largest
 from wassgrid.chain.spectrum import second_eigenvalue
 from wassgrid.chain.stationary import StationaryError, starting_law
+from wassgrid.estimate import ASKED, allowance, estimate, plan
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, require_one_class, rounding
 from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
@@ -34,6 +35,7 @@ from wassgrid.run.schema import (
     CURVATURE_COLUMNS,
     CURVATURE_ENDS,
     CURVATURE_PARTS,
+    ESTIMATE,
     FLOW_TIME,
     GRADIENT_NORM,
     LOWER_BOUND,
@@ -463,7 +465,7 @@ class GridSolver:
 
     def _ends(self, state: GridState) -> bool:
         """Whether the run ends with this state if the bound found can be proven."""
-        gap = state.gap_found if state.gap_found <= 0.5 * state.refused else np.inf
+        gap = state.gap_found if state.gap_found <= 0.5 * state.refused and state.best.searched else np.inf
         return self._verdict(state, gap) is not None
 
     def _verdict(self, state: GridState, gap: float) -> Verdict | None:
@@ -471,7 +473,8 @@ class GridSolver:
         stalled = method.rests and self._fixed_step is None and state.headway.stalled(np.isfinite(state.refused))
         escapes = self.case.flow.escape is not False
         now = Standing(
-            state.step, state.flow_time, gradient_norm(evaluation), gap, state.gap_found, state.unprovable,
+            state.step, state.flow_time, gradient_norm(evaluation), gap, state.gap_found if state.best.searched else np.inf,
+            state.unprovable,
             self._at_rest(state), stalled, escapes,
         )  # fmt: skip
         return stopping.verdict(self.case.flow.stop, evaluation, now)
@@ -493,7 +496,9 @@ class GridSolver:
 
         def summarise() -> dict[str, Any]:
             # an interrupted run must end at once: its summary is not worth another pass over the chain
-            return {} if verdict.status == INTERRUPTED else {**self.summary(evaluation), "certificate": state.method}
+            if verdict.status == INTERRUPTED:
+                return {}
+            return {**self.summary(evaluation), **self._estimate(state), "certificate": state.method}
 
         return Solution(
             evaluation.objective, record[LOWER_BOUND], evaluation.policy, evaluation.law,
@@ -514,6 +519,21 @@ class GridSolver:
             "cells": self.grid.size,
             "entries": evaluation.chain.operator.entries,
         }
+
+    def _estimate(self, state: GridState) -> dict[str, Any]:
+        """Estimate what the policy greedy for V costs in the problem itself, where asked for or where that costs little."""
+        asked = self.case.output.estimate
+        if asked is False:
+            return {}
+        evaluation = state.evaluation
+        allowed = max(allowance(evaluation, state.step), ASKED if asked else 0.0)
+        todo = plan(evaluation, state.best, allowed)
+        if not todo.batches:
+            remedy = "it would take minutes" if asked else "it would cost more than the solve; output.estimate = true asks for it"
+            return {ESTIMATE: {"refused": remedy}}
+        began = time.perf_counter()
+        found = estimate(evaluation, state.best, todo)
+        return {ESTIMATE: {**asdict(found), "seconds": time.perf_counter() - began}}
 
     def _boundary_mass(self, law: np.ndarray) -> dict[str, float]:
         """Return the stationary mass in the two end cells of every clamped axis."""

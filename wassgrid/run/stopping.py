@@ -109,4 +109,6 @@ def proven(gap: float, evaluation: Evaluation) -> str:
 def _reached(now: Standing, evaluation: Evaluation) -> str:
     if np.isfinite(now.gap):
         return proven(now.gap, evaluation)
+    if not np.isfinite(now.found):
+        return "better actions could not be searched, nothing is proven"
     return f"no policy on this grid was found that is better by more than {max(now.found, 0.0):.2g}; nothing is proven"

@@ -70,7 +70,7 @@ contracting_driver: Any = partial(driver, **_sums)
 def sources() -> str:
     """Return a digest of all files that hold compiled functions."""
     package = Path(__file__).resolve().parent.parent
-    files = sorted(path for room in ("transition", "certificate") for path in (package / room).rglob("*.py"))
+    files = sorted(path for room in ("transition", "certificate", "estimate") for path in (package / room).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

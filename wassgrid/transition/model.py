@@ -114,7 +114,7 @@ class TransitionModel:
         if passes is None:
             return None
         axes = self.axes
-        reach = np.ceil(np.array(self._nodes)).astype(np.int64)
+        reach = np.ceil(np.array(self.nodes)).astype(np.int64)
         table = AxisTable(axes.lower, axes.spacing, axes.size, axes.boundary, axes.kernel, reach)
         try:
             followers = [self._follower(passes, j) for j in passes.streamed]
@@ -212,7 +212,7 @@ class TransitionModel:
         return all(kernel.nonnegative for kernel in self.axis_kernels)
 
     @cached_property
-    def _nodes(self) -> list[float]:
+    def nodes(self) -> list[float]:
         """Bound of the number of nodes that one particle reaches, per axis."""
         widest = self.noise.max(axis=0) / self.grid.spacing
         return [kernel.nodes(float(noise)) for kernel, noise in zip(self.axis_kernels, widest, strict=True)]
@@ -225,12 +225,12 @@ class TransitionModel:
     @cached_property
     def width(self) -> int:
         """Length of buffers for the nodes that one particle reaches on one axis."""
-        return int(np.ceil(max(self._nodes))) + _SPARE
+        return int(np.ceil(max(self.nodes))) + _SPARE
 
     @cached_property
     def reach(self) -> float:
         """Number of nodes that one particle reaches, at most."""
-        return float(np.prod(self._nodes))
+        return float(np.prod(self.nodes))
 
     def blocks(self, cells: int, particles: int) -> Iterator[slice]:
         """Cut cells into slices whose action tables (to second order) stay within a fixed memory."""

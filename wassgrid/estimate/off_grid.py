@@ -1,0 +1,327 @@
+"""The greedy policy between the nodes, chains that follow it, and the residual of the value function along them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from wassgrid.certificate import BestActions
+from wassgrid.certificate.best_actions import PROBES
+from wassgrid.estimate.quadrature import fixed_rule, shifted_rule, size_of_shifted
+from wassgrid.estimate.spline import Spline
+from wassgrid.evaluation import Evaluation
+from wassgrid.grid import StateGrid
+from wassgrid.problem.control_problem import CellTables, ControlProblem
+
+CHAINS, BATCHES = 4_000, 5
+_FINE = 1e-5  # of the size of the cost: a standard error that needs no more chains
+SEED = 20_604  # of the estimate, so that it is the same every time
+_ALIKE = 0.1  # of the range of all actions: neighbours this near are interpolated, others are compared
+_FORGOTTEN = 0.05  # correlation with the start from which it counts as forgotten
+_LEAST_STEPS, _MOST_STEPS = 8, 400  # of the burn-in
+_SWEEPS = 4  # of the value function in the problem itself
+_CELLS_PER_NOISE, _MOST_PARTS = 2.0, 5  # of the grid that it stands on
+_MOST_CORNERS = 3  # action components whose corners are tried
+_MOST_NEIGHBOURS = 4  # cells, those of most weight, whose actions are compared
+# counted: what a point costs beside its 4^d coefficients; steps of a chain, as a rule; what an operation of the solve is worth in
+# those of the estimate, by their times
+_OVERHEAD, _EXPECTED_STEPS, _SOLVE = 48.0, 30, 15.0
+ASKED = 2e9  # operations, some seconds: what an estimate that is asked for may take
+_UNNOTICED = 2.5e8  # operations that nobody waits for
+_BLOCK = 1 << 16  # points at once, as long as they stay in the cache
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Hold the estimated cost of the greedy policy in the problem itself.
+
+    value: of J, with its standard_error from `chains` independent chains of `steps` steps at most; forgotten: whether the chains
+    had forgotten their start, the stationary law of the grid, by then: the correlations of cost and value with it were below 5 %.
+    Where not, the weights of regions that are rarely left are those of the grid.
+    """
+
+    value: float
+    standard_error: float
+    chains: int
+    steps: int
+    forgotten: bool
+
+
+@dataclass(frozen=True)
+class GreedyPolicy:
+    """The policy that takes, at any state, the best of what the neighbouring cells do and of their interpolation.
+
+    Where the neighbours agree they are interpolated. Elsewhere  c(s, a) + g E h(s')  is compared, the expectation by a fixed
+    rule: which rule decides what the policy is, not what it costs.
+    """
+
+    problem: ControlProblem
+    grid: StateGrid
+    best: np.ndarray  # (cells, m)
+    spline: Spline
+    discount: float
+
+    @cached_property
+    def noisy(self) -> np.ndarray:
+        """The axes that have noise, (q,)."""
+        return np.flatnonzero(self.problem.cell_tables(self.grid.states).noise.any(axis=0))
+
+    @cached_property
+    def _rule(self) -> tuple[np.ndarray, np.ndarray]:
+        return fixed_rule(self.noisy.size, self.problem.state_dimension)
+
+    @cached_property
+    def _alike(self) -> np.ndarray:
+        return _ALIKE * np.ptp(self.best, axis=0)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """The corners of the box of actions, (C, m); none where an action is unbounded."""
+        bounds = self.problem.action_bounds
+        if not np.isfinite(bounds).all() or len(bounds) > _MOST_CORNERS:
+            return np.zeros((0, len(bounds)))
+        return np.stack(np.meshgrid(*bounds, indexing="ij"), axis=-1).reshape(-1, len(bounds))
+
+    def actions(self, states: np.ndarray) -> np.ndarray:
+        """Return the actions (K, m) at states (K, d)."""
+        cells, weights = self.grid.corners(states)
+        if cells.shape[1] > _MOST_NEIGHBOURS:
+            order = np.argpartition(-weights, _MOST_NEIGHBOURS, axis=1)[:, :_MOST_NEIGHBOURS]
+            cells, weights = np.take_along_axis(cells, order, axis=1), np.take_along_axis(weights, order, axis=1)
+            weights = weights / weights.sum(axis=1, keepdims=True)
+        neighbours = self.best[cells]
+        chosen: np.ndarray = np.einsum("kc,kca->ka", weights, neighbours)
+        # a corner of no weight is no neighbour
+        spread = np.where(weights[..., None] > 0, np.abs(neighbours - chosen[:, None, :]), 0.0).max(axis=1)
+        rows = np.flatnonzero((spread > self._alike).any(axis=1))
+        chosen[rows] = self._better(states[rows], np.concatenate([chosen[rows, None, :], neighbours[rows]], axis=1))[0]
+        return chosen
+
+    def switching(self, reach: Sequence[int]) -> np.ndarray:
+        """Tell the cells (cells,) some of whose neighbours along an axis, at the distances given, do something else."""
+        table = self.best.reshape(*self.grid.shape, -1)
+        found = np.zeros(self.grid.shape, bool)
+        for k in range(self.grid.dimension):
+            for shift in reach:
+                found |= (np.abs(np.roll(table, shift, axis=k) - table) > self._alike).any(axis=-1)
+        return found.ravel()
+
+    def _better(self, states: np.ndarray, candidates: np.ndarray, ends: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best of candidates (K, C, m), and of the ends of the actions, at states (K, d), and c + g E h there."""
+        actions, values = np.empty((len(states), candidates.shape[2])), np.empty(len(states))
+        corners = self.ends if ends else self.ends[:0]
+        count = candidates.shape[1] + len(corners)
+        for some in np.array_split(np.arange(len(states)), 1 + len(states) * count // _BLOCK):
+            tried = np.concatenate([candidates[some], np.broadcast_to(corners, (some.size, *corners.shape))], axis=1)
+            found = self._values(states[some], tried)
+            place = found.argmin(axis=1)
+            actions[some], values[some] = tried[np.arange(some.size), place], found[np.arange(some.size), place]
+        return actions, values
+
+    def refined(self, factors: Sequence[int]) -> GreedyPolicy:
+        """Return the policy with every cell of the grid cut into factors (d,) parts."""
+        axes = []
+        for axis, boundary, factor in zip(self.grid.axes, self.grid.boundary, factors, strict=True):
+            parts = (axis.size if boundary == "periodic" else axis.size - 1) * factor
+            step = (axis[-1] - axis[0]) / ((axis.size - 1) * factor)
+            axes.append(axis[0] + step * np.arange(parts + (boundary != "periodic")))
+        fine = StateGrid(self.grid.names, tuple(axes), self.grid.boundary)
+        return replace(self, grid=fine, best=self.actions(fine.states), spline=Spline.through(fine, self.spline(fine.states)))
+
+    def improved(self) -> GreedyPolicy:
+        """Return the policy of  h <- min_a [c + g E h]  at the nodes, in the problem itself; less its mean where g = 1."""
+        actions = self.best.copy()
+        values = np.empty(self.grid.size)
+        switching = self.switching((1, -1, 2, -2, 4, -4))
+        for rows, ends in ((np.flatnonzero(~switching), False), (np.flatnonzero(switching), True)):
+            states = self.grid.states[rows]
+            actions[rows], values[rows] = self._better(states, self.best[rows, None, :], ends)
+        mean = float(values.mean()) if self.discount == 1.0 else 0.0
+        return replace(self, best=actions, spline=Spline.through(self.grid, values - mean))
+
+    def _values(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Return c + g E h(s') at states (K, d) for actions (K, C, m), (K, C)."""
+        tables = self.problem.action_tables(states, actions, 0)
+        count = actions.shape[1]
+        mean = tables.mean.reshape(-1, states.shape[1])
+        cell = repeated(self.problem.cell_tables(states), count)
+        total = np.zeros(len(mean))
+        for point, weight in zip(*self._rule, strict=True):
+            normals = np.zeros_like(mean)
+            normals[:, self.noisy] = point
+            total += weight * self.spline(self.problem.realised(mean, cell, normals))
+        return tables.cost + self.discount * total.reshape(-1, count)
+
+    def residual(self, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return c + g E h(s') - h at states (K, d), (K,), its expectation by a shifted rule of its own at every state."""
+        result = np.empty(len(states))
+        for some in np.array_split(np.arange(len(states)), 1 + states.size // _BLOCK):
+            here = states[some]
+            tables = self.problem.action_tables(here, self.actions(here)[:, None, :], 0)
+            mean, cell, value = tables.mean[:, 0], self.problem.cell_tables(here), self.spline(here)
+            gain = np.zeros(len(here))
+            for points, weight in shifted_rule(self.noisy.size, len(here), rng):
+                normals = np.zeros_like(mean)
+                normals[:, self.noisy] = points
+                # less h: what is constant is then exact
+                gain += weight * (self.spline(self.problem.realised(mean, cell, normals)) - value)
+            result[some] = tables.cost[:, 0] + self.discount * gain - (1.0 - self.discount) * value
+        return result
+
+    def step(self, states: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return the next states (K, d) of states (K, d), and the costs on the way (K,)."""
+        tables = self.problem.action_tables(states, self.actions(states)[:, None, :], 0)
+        mean = tables.mean[:, 0]
+        following = self.problem.realised(mean, self.problem.cell_tables(states), rng.standard_normal(mean.shape))
+        return following, tables.cost[:, 0]
+
+
+def repeated(cell: CellTables, count: int) -> CellTables:
+    """Return the tables with every cell `count` times."""
+    return CellTables(np.repeat(cell.noise, count, axis=0), np.repeat(cell.coupling, count, axis=0))
+
+
+def estimate(evaluation: Evaluation, best: BestActions, todo: Plan | None = None, seed: int = SEED) -> Estimate:
+    """Estimate what the policy greedy for the V of an evaluation costs in the problem itself; the same every time.
+
+    best: the best actions on the grid. todo: what to do, all of it by default; chains come in batches of `CHAINS` as long as the
+    standard error is worth another.
+    """
+    todo = plan(evaluation, best) if todo is None else todo
+    model, policy = evaluation.model, _greedy(evaluation, best)
+    if todo.sweeps:
+        policy = policy.refined(todo.factors)
+        for _ in range(todo.sweeps):
+            policy = policy.improved()
+    rng = np.random.default_rng(seed)
+    anchor = 0.0 if evaluation.discount == 1.0 else (1.0 - evaluation.discount) * _mean_over_domain(policy)
+    residuals, steps, forgotten = np.zeros(0), 0, True
+    for _ in range(todo.batches):
+        states, taken, forgot = (
+            _stationary(policy, model.grid, evaluation.law, rng) if evaluation.discount == 1.0 else _occupied(policy, rng)
+        )
+        residuals = np.append(residuals, policy.residual(states, rng))
+        steps, forgotten = max(steps, taken), forgotten and forgot
+        error = float(residuals.std(ddof=1) / np.sqrt(residuals.size))
+        if error <= _FINE * evaluation.cost_scale:
+            break
+    return Estimate(anchor + float(residuals.mean()), error, residuals.size, steps, forgotten)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an estimate is to do: sweeps of the value function, on cells cut into `factors` parts, then batches of chains.
+
+    work: elementary operations that it is counted to take.
+    """
+
+    sweeps: int
+    factors: tuple[int, ...]
+    batches: int
+    work: float
+
+
+def plan(evaluation: Evaluation, best: BestActions, allowed: float = ASKED) -> Plan:
+    """Return the best estimate whose work is at most `allowed`; of no batches where there is none.
+
+    One batch of chains first, then sweeps on cells that the noise is `_CELLS_PER_NOISE` of, then more chains.
+    """
+    model = evaluation.model
+    d, noise = model.grid.dimension, np.sqrt(np.maximum(evaluation.law, 0.0) @ model.noise**2)
+    noisy = int(np.count_nonzero(noise))
+    point, rule = 4.0**d + _OVERHEAD, len(fixed_rule(noisy, d)[0])
+    # every state moves, some compare, and at the end the shifted rule sums
+    policy = _greedy(evaluation, best)
+    share = float(np.maximum(evaluation.law, 0.0) @ policy.switching((-1,)))
+    compared = share * rule * (1 + min(2**d, _MOST_NEIGHBOURS))
+    steps = _EXPECTED_STEPS if evaluation.discount == 1.0 else 1.0 / (1.0 - evaluation.discount)
+    batch = CHAINS * point * (steps * (1 + compared) + size_of_shifted(noisy))
+    if batch > allowed:
+        return Plan(0, (1,) * d, 0, 0.0)
+    ratio = noise / model.grid.spacing
+    parts = np.where(noise > 0, np.clip(np.ceil(_CELLS_PER_NOISE / np.maximum(ratio, 1e-9)), 1, _MOST_PARTS), 1).astype(np.int64)
+    near = 1 + float(policy.switching((1, -1, 2, -2)).mean()) * len(policy.ends)
+    sweep = _SWEEPS * model.grid.size * point * rule * near
+    while sweep * parts.prod() > allowed - batch and parts.max() > 1:
+        parts[parts.argmax()] -= 1
+    sweeps = _SWEEPS if sweep * parts.prod() <= allowed - batch else 0
+    work = batch + (sweep * float(parts.prod()) if sweeps else 0.0)
+    more = min(BATCHES - 1, int((allowed - work) / batch))
+    return Plan(sweeps, tuple(parts.tolist()), 1 + more, work + more * batch)
+
+
+def allowance(evaluation: Evaluation, steps: int) -> float:
+    """Return the work that an estimate may take unasked: that of a solve of so many steps, or a few tenths of a second.
+
+    Counted, not timed, so that every machine does the same; in the unit of `Plan.work`, and low. Every step sees all particles
+    three times and some probes (`certificate.best_actions`), each at the nodes that it reaches; the solves of the linear
+    equations are left out.
+    """
+    model = evaluation.model
+    nodes = sum(model.nodes) if model.product is not None else model.reach
+    return max(_UNNOTICED, _SOLVE * (steps + 1) * model.grid.size * (3 * evaluation.policy.particles + PROBES) * nodes)
+
+
+def _greedy(evaluation: Evaluation, best: BestActions) -> GreedyPolicy:
+    grid = evaluation.model.grid
+    spline = Spline.through(grid, evaluation.value)
+    return GreedyPolicy(evaluation.model.problem, grid, best.actions, spline, evaluation.discount)
+
+
+def _stationary(
+    policy: GreedyPolicy, grid: StateGrid, law: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, int, bool]:
+    """Draw states (K, d) of the stationary law: chains from the law of the grid, until they have forgotten their start."""
+    states = np.clip(_from_cells(grid, law, CHAINS, rng), *policy.problem.domain.T)
+    before: list[np.ndarray] | None = None
+    for steps in range(1, _MOST_STEPS + 1):
+        value = policy.spline(states)
+        states, cost = policy.step(states, rng)
+        now = [cost - cost.mean(), value - value.mean()]
+        before = now if before is None else before
+        if steps > _LEAST_STEPS and all(map(_uncorrelated, before, now)):
+            return states, steps, True
+    return states, _MOST_STEPS, False
+
+
+def _occupied(policy: GreedyPolicy, rng: np.random.Generator) -> tuple[np.ndarray, int, bool]:
+    """Draw states (K, d) of the discounted occupation d: where chains stop that last a geometric time, from the uniform law."""
+    problem, g = policy.problem, policy.discount
+    states = rng.uniform(problem.domain[:, 0], problem.domain[:, 1], (CHAINS, problem.state_dimension))
+    lifetimes = np.sort(rng.geometric(1.0 - g, size=CHAINS) - 1)[::-1]
+    for step in range(int(lifetimes[0])):
+        alive = int((lifetimes > step).sum())
+        states[:alive], _ = policy.step(states[:alive], rng)
+    return states, int(lifetimes[0]), True
+
+
+def _uncorrelated(first: np.ndarray, second: np.ndarray) -> bool:
+    size = float(np.sqrt((first @ first) * (second @ second)))
+    return size == 0.0 or abs(float(first @ second)) <= _FORGOTTEN * size
+
+
+def _from_cells(grid: StateGrid, law: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw states (count, d): cells by a law (cells,), and evenly within the cell."""
+    law = np.maximum(law, 0.0)
+    states = grid.states[rng.choice(law.size, size=count, p=law / law.sum())]
+    return states + (rng.random(states.shape) - 0.5) * grid.spacing
+
+
+def _mean_over_domain(policy: GreedyPolicy) -> float:
+    """Return the mean of the spline over the domain: two Gauss points a piece are exact for cubics."""
+    points, shares = [], []
+    for (low, high), axis, spacing in zip(policy.problem.domain, policy.grid.axes, policy.grid.spacing, strict=True):
+        knots = np.unique(np.clip(np.append(axis, axis[-1] + spacing), low, high))
+        middle, half = 0.5 * (knots[1:] + knots[:-1]), 0.5 * (knots[1:] - knots[:-1])
+        points.append(np.concatenate([middle - half / np.sqrt(3.0), middle + half / np.sqrt(3.0)]))
+        shares.append(np.concatenate([half, half]) / (high - low))
+    total = 0.0
+    for x, share in zip(points[0], shares[0], strict=True):  # a plane at once
+        values = policy.spline(np.stack(np.meshgrid(np.array([x]), *points[1:], indexing="ij"), axis=-1))[0]
+        for weights in reversed(shares[1:]):
+            values = values @ weights
+        total += share * float(values)
+    return total
