@@ -14,6 +14,7 @@ from wassgrid.estimate.quadrature import fixed_rule, shifted_rule, size_of_shift
 from wassgrid.estimate.spline import Spline
 from wassgrid.evaluation import Evaluation
 from wassgrid.grid import StateGrid
+from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.control_problem import CellTables, ControlProblem
 
 CHAINS, BATCHES = 4_000, 5
@@ -275,7 +276,10 @@ def _stationary(
     policy: GreedyPolicy, grid: StateGrid, law: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, int, bool]:
     """Draw states (K, d) of the stationary law: chains from the law of the grid, until they have forgotten their start."""
-    states = np.clip(_from_cells(grid, law, CHAINS, rng), *policy.problem.domain.T)
+    states = _from_cells(grid, law, CHAINS, rng)
+    # jitter must not leave an axis; an open one goes on beyond its domain
+    inside = np.array([not BOUNDARIES[boundary].widens for boundary in grid.boundary])
+    states = np.where(inside, np.clip(states, *policy.problem.domain.T), states)
     before: list[np.ndarray] | None = None
     for steps in range(1, _MOST_STEPS + 1):
         value = policy.spline(states)
