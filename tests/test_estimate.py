@@ -33,7 +33,7 @@ def test_where_the_grid_adds_noise_the_estimate_is_what_a_simulation_of_the_same
     case = Case.from_text(VAN_DER_POL)
     solution = solve(case)
     found = solution.summary["estimate"]
-    assert abs(solution.objective / found["value"] - 1) > 0.5 and found["standard_error"] < 1e-3 * found["value"]
+    assert solution.objective / found["value"] - 1 > 0.1 and found["standard_error"] < 1e-3 * found["value"]
     # an explicit loop that shares nothing but the expressions of the case
     rng, x, costs = np.random.default_rng(5), np.zeros((2000, 2)), []
     for step in range(400):

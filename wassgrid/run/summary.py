@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from wassgrid.storage import ResultFile, StorageError
 
@@ -19,6 +19,25 @@ class AxisNoise(BaseModel):
     cells_per_noise: float
 
 
+class EstimatedCost(BaseModel):
+    """What the policy is estimated to cost in the problem itself (`wassgrid.estimate`), or why that was not done."""
+
+    refused: str | None = None
+    value: float | None = None
+    standard_error: float | None = None
+    chains: int | None = None
+    steps: int | None = None
+    forgotten: bool | None = None
+    seconds: float | None = None
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> EstimatedCost:
+        whole = self.value, self.standard_error, self.chains, self.steps, self.forgotten, self.seconds
+        if self.refused is None and None in whole:
+            raise ValueError("neither whole nor refused")
+        return self
+
+
 class Summary(BaseModel):
     """What the entries are that readers look for; others are numbers or texts, and are shown as they are."""
 
@@ -27,6 +46,7 @@ class Summary(BaseModel):
 
     objective: float | None = None
     standard_error: float | None = None
+    estimate: EstimatedCost | None = None
     resolution: list[AxisNoise] = []
     recurrent_classes: int | None = None
     period: int | None = None
