@@ -239,6 +239,7 @@ class ControlProblem:
         mean = [np.zeros((2, boxes, d, *(m,) * k)) for k in range(order + 1)]
         cost = [np.zeros((2, boxes, *(m,) * k)) for k in range(order + 1)]
         smoothness = np.full(boxes, 2)
+        endless = np.isinf(low).any(axis=1) | np.isinf(high).any(axis=1)
         plan, function = self._action_functions(order, "interval")
         values = function(*np.ascontiguousarray(states.T), *map(Interval, low.T, high.T))
         for (row, axes), value in zip(plan, values, strict=True):
@@ -250,8 +251,8 @@ class ControlProblem:
             if not axes:
                 smoothness = np.minimum(smoothness, ends.order)
             elif len(axes) == 1:
-                # a slope without bounds: no Taylor polynomial, and no Lipschitz constant
-                smoothness = np.where(np.isfinite(ends.lower) & np.isfinite(ends.upper), smoothness, 0)
+                # a slope without bounds on a box that has them: no Taylor polynomial, and no Lipschitz constant
+                smoothness = np.where(endless | (np.isfinite(ends.lower) & np.isfinite(ends.upper)), smoothness, 0)
         return ActionRanges(tuple(mean), tuple(cost), smoothness)
 
     def action_jets(self, *variables: Any) -> tuple[Any, ...]:
