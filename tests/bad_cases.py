@@ -152,6 +152,16 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         changed('mean = "-s"', 'mean = { b = "-s" }'),
         ("policy.initial.mean.b: unknown action",),
     ),
+    # numbers at the ends of what a double holds
+    "domain of one double": (changed("[-3.0, 3.0]", "[0, 5e-324]"), ("states.s.domain", "cannot be told into 121 grid points")),
+    "domain far from its origin": (changed("[-3.0, 3.0]", "[1e16, 10000000000000100]"), ("states.s.domain", "another origin")),
+    "domain longer than a double": (changed("[-3.0, 3.0]", "[-1.7e308, 1.7e308]"), ("states.s.domain", "another unit")),
+    "discount next to one": (
+        GOOD + '[criterion]\nkind = "discounted"\ndiscount = 0.999999999999\n',
+        ("criterion.discount", "rounding decides", "average"),
+    ),
+    "NUL in the title": (changed('"Scalar nonlinear regulator"', '"a\\u0000b"'), ("title", "NUL")),
+    "NUL in a unit": (changed('boundary = "clamp"', 'unit = "a\\u0000b"'), ("states.s.unit", "NUL")),
     "negative stop": (changed("gap = 1e-6", "gap = -1"), ("flow.stop.gap: expected a positive number",)),
     "step zero": (changed('method = "newton"', "step = 0"), ("flow.step: expected a positive number",)),
     "tolerance not given": (GOOD + "[expect]\naverage_cost = { value = 1.0 }\n", ("expect.average_cost", "relative or absolute")),

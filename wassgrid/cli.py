@@ -5,10 +5,11 @@ stderr, nothing written), 130 interrupted by Ctrl-C and 143 by SIGTERM (the resu
 """
 
 # No `from __future__ import annotations` and no heavy import here: Typer reads the annotations, and help must be quick.
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -269,19 +270,37 @@ def _complain(text: str) -> None:
     from wassgrid.text import visible
 
     line = f"wassgrid: {visible(' '.join(text.split()))}"
-    print(line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 3]}...", file=sys.stderr)
+    with suppress(OSError):  # nobody can be told where stderr is full or closed
+        print(line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 3]}...", file=sys.stderr)
+
+
+def _prepare_streams() -> None:
+    """Let no output end a run: a stream that was closed swallows it, one that knows fewer letters shows the others escaped."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Send what is left to be printed nowhere: Python would complain of it when it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; bad input gives one line on stderr, a defect its traceback."""
+    _prepare_streams()
     try:
         status = app(args=arguments, prog_name="wassgrid", standalone_mode=False)
+        sys.stdout.flush()
         return status if isinstance(status, int) else DONE
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return UNCONVERGED
     except Exception as error:
         if hasattr(error, "format_message"):  # of the parser of the command line
@@ -290,6 +309,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(str(error))
         elif isinstance(error, MemoryError):
             _complain(f"not enough memory: {error}")
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT):
+            _drop_output()
+            _complain(f"the output cannot be written: {error.strerror}")
+            return UNCONVERGED
         else:
             raise
         return BAD_INPUT

@@ -166,5 +166,6 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     else:
         actions = np.repeat(centre[:, None, :], settings.particles, axis=1)
     weights = np.asarray(settings.weights or np.ones(settings.particles), dtype=float)
+    weights = weights / weights.max()  # their sum may overflow
     weights = np.tile(weights / weights.sum(), (grid.size, 1))
     return ParticlePolicy(grid, np.ascontiguousarray(np.clip(actions, low, high)), weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 GIB = 2**30
 SHORT_RECURRENCE = 10  # vectors of BiCGSTAB
 _KRYLOV_BYTES, _MOST_VECTORS, _LEAST_VECTORS = 1 << 28, 60, 15  # of a space for GMRES
+_WORK = 1e10  # kernel weights of one evaluation that can be waited for
+_DEVIATIONS = 8.5  # standard deviations that a kernel reaches to either side
+_DOMAINS = 4.0  # lengths of the domain that noise may always have
 _SAMPLE = 256  # rows of P that the number of entries is estimated from
 
 
@@ -76,8 +80,10 @@ def estimate_memory(
     """Estimate the memory of a run; without model and policy, of the particle arrays and vectors alone.
 
     The entries of P are counted in a sample of rows; in product form its weights are, where they are kept. Factors of sparse
-    LU are not included: they are used only where they are known to be small.
+    LU are not included: they are used only where they are known to be small. Raises ResourceError for noise that no kernel
+    carries.
     """
+    require_narrow(case, grid)
     d, m = grid.dimension, case.problem.action_dimension
     # two evaluations: actions, means, cost, Q and its derivatives, weights; the best actions and their boxes
     particle = 8.0 * grid.size * case.policy.particles * 2 * (3 + d + 2 * m + m * m)
@@ -92,6 +98,62 @@ def estimate_memory(
         tables = model.tables(sample, policy.actions[sample], 0)
         entries = float(model.entries(sample, tables.mean, policy.weights[sample]).mean())
     return MemoryEstimate(particle, 24.0 * grid.size * entries, cells)
+
+
+def require_room(case: Case) -> None:
+    """Raise ResourceError where a run cannot fit, whatever its grid or its chains turn out to be; takes no memory itself.
+
+    A lower bound: the particle arrays of the grid points that the case gives, or the chains of its neural settings.
+    """
+    limit = memory_limit(case)
+    if case.solver.kind == "neural":
+        settings = case.neural
+        if settings is None:
+            return
+        bytes_each = 8 if settings.precision == "float64" else 4
+        d = case.problem.state_dimension
+        for name, chains, steps in (
+            ("neural.chains", settings.chains, max(settings.burn_in, settings.horizon + settings.tail)),
+            ("neural.evaluation.chains", settings.evaluation.chains, 1),
+        ):
+            # the states along the chains and the noise that moves them are held at once
+            per_chain = 2.0 * bytes_each * d * steps
+            if chains * per_chain > limit:
+                raise ResourceError(
+                    f"{name}: {chains:,} chains would need at least {amount(chains * per_chain)}, more than the limit of "
+                    f"{amount(limit)}; at most {int(limit / per_chain):,} fit"
+                )
+        return
+    d, m = case.problem.state_dimension, case.problem.action_dimension
+    cells = math.prod(count if isinstance(count, int) else 2 for count in case.grid.points.values())
+    per_cell = 8.0 * (case.policy.particles * 2 * (3 + d + 2 * m + m * m) + 30 + 3 * d + 4 * m)
+    if cells * per_cell > limit:
+        raise ResourceError(
+            f"grid.points: {cells:,} cells of {case.policy.particles:,} particles would need at least "
+            f"{amount(cells * per_cell)}, more than the limit of {amount(limit)}; at most {int(limit / per_cell):,} cells fit, "
+            "or fewer particles"
+        )
+
+
+def require_narrow(case: Case, grid: StateGrid) -> None:
+    """Raise ResourceError where noise is so wide, in grid points, that the kernels of an evaluation would never be done.
+
+    The nodes that a kernel covers, counted in a sample of cells, times particles and cells.
+    """
+    sample = np.unique(np.linspace(0, grid.size - 1, min(_SAMPLE, grid.size)).astype(np.int64))
+    with np.errstate(all="ignore"):
+        ratio = case.problem.cell_tables(grid.states_of(sample)).noise.max(axis=0) / grid.spacing
+    for k, name in enumerate(grid.names):
+        width = grid.spacing[k] * grid.shape[k]
+        most = _WORK / (2 * _DEVIATIONS * case.policy.particles * grid.size)
+        # noise of several lengths of the domain lands anywhere on it; wider noise only takes longer
+        most = max(most, _DOMAINS * grid.shape[k])
+        if not ratio[k] <= most:
+            raise ResourceError(
+                f"states.{name}: noise of up to {ratio[k] * grid.spacing[k]:.3g} on a domain of {width:.3g} covers "
+                f"{2 * _DEVIATIONS * ratio[k]:.3g} grid points from each of {grid.size:,} cells; up to "
+                f"{most * grid.spacing[k]:.3g} can be computed: widen the domain, or take a shorter time step"
+            )
 
 
 def amount(count: float) -> str:

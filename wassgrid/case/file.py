@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ __all__ = ["Case", "CaseError"]
 MAXIMUM_BYTES = 1_000_000  # of a case file
 MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
+LEAST_DISCOUNTING = 1e-8  # of 1 - discount: V grows like its inverse, and so does what rounding makes of (1 - discount) V
+LEAST_SPACING = 1e-300  # between grid points: its inverse is a number
 
 
 class Case(CaseTables):
@@ -161,6 +164,11 @@ class Case(CaseTables):
                 if criterion.discount is None
                 else 'criterion.discount: only used with kind = "discounted"'
             )
+        if criterion.discount is not None and 1.0 - criterion.discount < LEAST_DISCOUNTING:
+            raise CaseError(
+                f"criterion.discount: {criterion.discount!r} is so close to 1 that rounding decides the cost; take at most "
+                f'1 - {LEAST_DISCOUNTING:g}, or the limit itself: kind = "average"'
+            )
         for key, state in self.states.items():
             if BOUNDARIES[state.boundary].needs_domain and state.domain is None:
                 raise CaseError(f"states.{key}.domain: missing, boundary = {state.boundary!r} needs two numbers")
@@ -222,6 +230,16 @@ class Case(CaseTables):
         numbers = [count for count in self.grid.points.values() if isinstance(count, int)]
         if not numbers:
             raise CaseError('grid.points: all axes are "aligned", at least one needs a number of points')
+        for name, count in self.grid.points.items():
+            key = next(key for key in self.states if name in self._members(key))
+            low, high = self.states[key].domain or (0.0, 1.0)
+            spacing = high / (count if isinstance(count, int) else 2) - low / (count if isinstance(count, int) else 2)
+            size = max(abs(low), abs(high))
+            if not max(LEAST_SPACING, 8 * math.ulp(size)) <= spacing < math.inf or not math.isfinite(high - low):
+                raise CaseError(
+                    f"states.{key}.domain: [{low:g}, {high:g}] cannot be told into {count} grid points in double precision: "
+                    "measure the state from another origin or in another unit"
+                )
         cells = 1
         for count in numbers:
             cells *= count

@@ -194,6 +194,8 @@ def read_word(value: Any, info: ValidationInfo) -> str:
     """Read plain text."""
     if not isinstance(value, str):
         raise ValueError(f"expected text in quotes, got {shown(value)}")
+    if "\0" in value:
+        raise ValueError(f"expected text without NUL characters, got {shown(value)}")
     return value
 
 

@@ -64,6 +64,11 @@ class StateGrid:
     def states(self) -> np.ndarray:
         return np.stack([c.ravel() for c in np.meshgrid(*self.axes, indexing="ij")], axis=1)
 
+    def states_of(self, cells: np.ndarray) -> np.ndarray:
+        """Return the coordinates (K, d) of some cells (K,)."""
+        places = np.unravel_index(cells, self.shape)
+        return np.stack([axis[place] for axis, place in zip(self.axes, places, strict=True)], axis=1)
+
     def describe_cell(self, cell: int) -> str:
         """Name one cell by its coordinates, for messages: `cell 12 (s = 0.5, v = -1)`."""
         state = [axis[i] for axis, i in zip(self.axes, np.unravel_index(cell, self.shape), strict=True)]

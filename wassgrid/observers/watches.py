@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -18,6 +19,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 1.0  # seconds that a step may go on after a signal
 
 
+class NotFiniteError(ValueError):
+    """A case whose first numbers are beyond the finite doubles."""
+
+
 class FinitenessWatch:
     """Observer that fails the run as soon as one of its numbers is not finite; placed before the recorder, it keeps the
     last good step in the file."""
@@ -25,7 +30,10 @@ class FinitenessWatch:
     WATCHED = (OBJECTIVE, GRADIENT_NORM, STEP_LENGTH, STATIONARY_RESIDUAL, VALUE_RESIDUAL)
 
     def start(self, case: Any, solver: Any, first: StepRecord, resumed: bool) -> None:
-        self.step(first)
+        try:
+            self.step(first)
+        except FloatingPointError as error:
+            raise NotFiniteError(f"cost: {error} under the first policy: give the cost and the actions smaller units") from error
 
     def step(self, record: StepRecord) -> str | None:
         for name in self.WATCHED:
@@ -81,7 +89,8 @@ class SignalWatch:
             return
         self.number = number
         signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
-        os.write(2, b"\nending; press Ctrl-C again to end at once\n")  # print is not safe here
+        with suppress(OSError):  # stderr may be closed
+            os.write(2, b"\nending; press Ctrl-C again to end at once\n")  # print is not safe here
 
     def _overdue(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wassgrid.grid import StateGrid
+from wassgrid.resources import require_room
 from wassgrid.run.schema import (
     BOUND_FOUND,
     COLUMNS,
@@ -72,20 +73,23 @@ def grid_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
 
 def grid_layout(case: Case) -> dict[str, Any]:
     """Return axes and series of a grid run's result file; the action axis is left out where there is one action."""
+    require_room(case)
     grid, units = StateGrid.from_case(case), Units.of(case)
     states = [
         Axis(name, axis, name, units.states[k], {"boundary": boundary})
         for k, (name, axis, boundary) in enumerate(zip(grid.names, grid.axes, grid.boundary, strict=True))
     ]
     actions = case.problem.action_names
-    axes = [Axis("particle", np.arange(case.policy.particles), "particle number"), Axis("action", actions, "action")]
-    cloud = (*grid.names, "particle", *(["action"] if len(actions) > 1 else []))
+    # a state may have either name: then the axis gives way
+    particle, action = (name if name not in grid.names else f"{name}_axis" for name in ("particle", "action"))
+    axes = [Axis(particle, np.arange(case.policy.particles), "particle number"), Axis(action, actions, "action")]
+    cloud = (*grid.names, particle, *([action] if len(actions) > 1 else []))
     shared = set(units.actions)
     # V sums costs over steps: rates times time
     value_units = units.cost if units.time == "1" else f"{units.cost} {units.time}".removeprefix("1 ")
     trajectory = {
         "actions": Variable(cloud, "actions of the particles", shared.pop() if len(shared) == 1 else "1"),
-        "weights": Variable((*grid.names, "particle"), "weights of the particles", "1"),
+        "weights": Variable((*grid.names, particle), "weights of the particles", "1"),
         "stationary": Variable(grid.names, "stationary probability of the cell", "1"),
         "value": Variable(grid.names, "relative value V", value_units),
     }

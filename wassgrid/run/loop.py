@@ -101,6 +101,19 @@ def require_arrays(checkpoint: Mapping[str, Any], shapes: Mapping[str, tuple[int
             raise CheckpointError(f"checkpoint: '{name}' holds what is no finite number")
 
 
+class StartError(ValueError):
+    """A first state that cannot be computed: its numbers overflow."""
+
+
+def _started(solver: Solver) -> Any:
+    try:
+        return solver.start()
+    except ArithmeticError as error:
+        if type(error).__module__ != "builtins":
+            raise
+        raise StartError(f"the first policy cannot be evaluated, its numbers overflow: {error}") from error
+
+
 def _restored(solver: Solver, checkpoint: Mapping[str, Any]) -> Any:
     try:
         return solver.restore(checkpoint)
@@ -123,7 +136,7 @@ def drive(
     Raises what the solver finds wrong with the case before the first step (subclasses of ValueError), and
     RunFailedError where a later step fails; the observers are told first.
     """
-    state = solver.start() if resume_from is None else _restored(solver, resume_from)
+    state = _started(solver) if resume_from is None else _restored(solver, resume_from)
     record = solver.record(state)
     for observer in observers:
         observer.start(case, solver, record, resume_from is not None)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
 
 
+class NumbersError(ValueError):
+    """A case whose numbers overflow before its first step."""
+
+
 @dataclass(frozen=True)
 class SolverKind:
     """A kind of solver.
@@ -87,8 +91,13 @@ SOLVERS = {
 
 
 def make_solver(case: Case) -> Solver:
-    """Return the solver that the case names."""
-    return SOLVERS[case.solver.kind].make(case)
+    """Return the solver that the case names.  Raises ValueErrors that name what is wrong with the case."""
+    try:
+        return SOLVERS[case.solver.kind].make(case)
+    except ArithmeticError as error:
+        if type(error).__module__ != "builtins":
+            raise
+        raise NumbersError(f"states: the numbers of the case are beyond what can be computed with ({error})") from error
 
 
 def solve(case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None) -> Any:

@@ -166,6 +166,7 @@ def _check_series(arrays: dict[str, h5py.Dataset], series: str) -> int:
     if records > 0 and records > steps.id.get_num_chunks() * steps.chunks[0]:
         raise UnsoundError(f"{path} claims {records:,} records, more than it stores")
     scales = {name: data for name, data in arrays.items() if data.is_scale}
+    lengths = {data.shape[0] for data in scales.values() if data.shape}
     at_once = 0
     for name, data in arrays.items():
         place = f"/{series}/{name}"
@@ -179,9 +180,8 @@ def _check_series(arrays: dict[str, h5py.Dataset], series: str) -> int:
         _require_kind(data, place, "f", 8)
         if not data.shape or data.shape[0] != records or data.chunks is None or data.maxshape[0] is not None:
             raise UnsoundError(f"{place} does not have the {records:,} records of its series")
-        for axis, length in zip(data.dims, data.shape, strict=True):
-            names = list(axis.values()) if len(axis) == 1 else []
-            if not names or names[0].shape != (length,):
-                raise UnsoundError(f"{place} does not have the lengths of its axes")
+        # HDF5 finds the scales of an array by references that have no checksum, and dies of a damaged one: they are not followed
+        if not lengths.issuperset(data.shape[1:]):
+            raise UnsoundError(f"{place} does not have the lengths of the axes beside it")
         at_once += _bytes(data) // (max(records, 1) if len(data.shape) > 1 else 1)
     return at_once

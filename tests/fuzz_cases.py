@@ -1,0 +1,88 @@
+"""Damage case files and put them through reading, grid, memory and the first evaluation: one line or a state, nothing else.
+
+    python tests/fuzz_cases.py --count 20000
+
+Found is: a traceback, a trial longer than ten seconds, a worker that died, a changed byte in the fenced folder, a control
+character on the terminal.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+from pathlib import Path
+
+from bad_cases import BAD_CASES, FAMILY, GOOD
+from fuzz_harness import command_line
+
+from wassgrid.case import Case
+from wassgrid.cli import main
+
+NUMBERS = (
+    "0 1 -1 2 3 0.5 1e-12 1e-100 5e-324 1e5 1e9 1e300 -1e308 1e308 nan inf 2147483648 99999999999999999999 0x10 '1/3' 'pi'"
+).split(" ")
+WORDS = (
+    "s a q[i] u[i] next noise drift diffusion step clamp reflect periodic gaussian linear cubic auto average discounted neural "
+    "sin cos exp log sqrt where clip min max sum ** / * - + ( ) [ ] { } = , . \" ' # \\ \n \t \0 \x1b[31m \u202e é 'particle' "
+    "__class__ lambda import eval 9**9**9 s/0 log(-1) exp(1e9) aligned newton euler full_newton true false"
+).split(" ")
+SMALL = 3000  # cells times particles up to which a case is evaluated
+SEEDS = [GOOD, FAMILY, *(text for text, _ in BAD_CASES.values() if len(text) < 3000)]
+
+
+def prepare(folder: Path) -> None:
+    (folder / "fence" / "note.txt").write_text("a private note\n")
+
+
+def damage(generator: random.Random, text: str) -> str:
+    for _ in range(generator.choice((1, 1, 1, 2, 3, 5))):
+        kind = generator.randrange(8)
+        numbers = list(re.finditer(r"-?\d+(\.\d+)?(e-?\d+)?", text))
+        lines = text.split("\n")
+        at = generator.randrange(len(text) + 1)
+        if kind <= 2 and numbers:
+            match = generator.choice(numbers)
+            text = text[: match.start()] + generator.choice(NUMBERS) + text[match.end() :]
+        elif kind == 3:
+            text = text[:at] + generator.choice(WORDS) + text[at:]
+        elif kind == 4:
+            words = list(re.finditer(r"\w+", text)) or [re.match("", text)]
+            match = generator.choice(words)
+            text = text[: match.start()] + generator.choice(WORDS) + text[match.end() :]
+        elif kind == 5:
+            del lines[generator.randrange(len(lines))]
+            text = "\n".join(lines)
+        elif kind == 6:
+            lines.insert(generator.randrange(len(lines) + 1), generator.choice(generator.choice(SEEDS).split("\n")))
+            text = "\n".join(lines)
+        else:
+            text = text[:at] + text[at + generator.randrange(1, 20) :]
+    return text
+
+
+def trial(generator: random.Random, folder: Path) -> str:
+    seed = generator.choice((GOOD, FAMILY, generator.choice(SEEDS)))
+    path = folder / "tried.toml"
+    path.write_text(damage(generator, seed), encoding="utf-8", errors="replace")
+    if (folder / "tried.h5").exists():
+        (folder / "tried.h5").unlink()
+    overrides = ["--set", "flow.stop.steps=1", "--quiet", "-o", str(folder / "tried.h5")]
+    try:
+        case = Case.load(path)
+        cells = case.policy.particles
+        for count in case.grid.points.values():
+            cells *= count if isinstance(count, int) else 50
+        large = cells > SMALL or case.solver.kind == "neural" or "aligned" in case.grid.points.values()
+    except ValueError:
+        large = False
+    if large:
+        return "large"
+    status = main(["run", str(path), *overrides])
+    if status == 2 and (folder / "tried.h5").exists():
+        return "LEFT a file behind although it was refused"
+    return {0: "run", 1: "run", 2: "refused"}.get(status, f"STATUS {status}")
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(__file__, trial, prepare))

@@ -1,0 +1,179 @@
+"""Damage result files by chance and by malice and put them through every verb: one line or a result, nothing else.
+
+    python tests/fuzz_files.py --count 20000
+
+Bytes are changed anywhere, members, attributes and the checkpoint's JSON are replaced. Found is: a traceback, a trial longer than
+ten seconds, a worker that died, a changed byte in the fenced folder, a file that a refused call has changed, a control character.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+from fuzz_harness import command_line
+from test_strangers import CASE
+
+from wassgrid.cli import main
+from wassgrid.load_policy import load_policy
+from wassgrid.observers.recorder import Recorder
+from wassgrid.storage import StorageError
+
+TEXTS = ("", "\x1b]0;x\x07", "[" * 100_000, "{}", "nan", "$\\frac{$", "\u202e", "x" * 70_000, "running", "../../etc")
+NUMBERS = (0, 1, -1, 2**31, 2**63 - 1, 255, 0.0, float("nan"), float("inf"), 1e308, 5e-324)
+
+
+def prepare(folder: Path) -> None:
+    """Solve a small case; a copy and a note stand in the fence."""
+    (folder / "held.toml").write_text(CASE)
+    assert main(["run", str(folder / "held.toml"), "-o", str(folder / "sound.h5"), "--quiet"]) in (0, 1)
+    (folder / "fence" / "note.txt").write_text("a private note\n" * 500)
+    (folder / "fence" / "other.h5").write_bytes((folder / "sound.h5").read_bytes())
+
+
+def damage_bytes(generator: random.Random, content: bytearray) -> bytearray:
+    for _ in range(generator.choice((1, 1, 1, 2, 4, 16))):
+        at = generator.randrange(len(content))
+        kind = generator.randrange(6)
+        if kind == 0:
+            content[at] ^= 1 << generator.randrange(8)
+        elif kind == 1:
+            content[at] = generator.randrange(256)
+        elif kind == 2:
+            width = generator.choice((1, 2, 4, 8))
+            value = generator.choice((0, 1, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)) % 256**width
+            content[at : at + width] = value.to_bytes(width, "little")
+        elif kind == 3:
+            other = generator.randrange(len(content))
+            length = generator.randrange(1, 64)
+            content[at : at + length] = content[other : other + length]
+        elif kind == 4:
+            del content[at:]
+            content.extend(b"\0")
+        else:
+            content[at : at + generator.randrange(1, 512)] = b""
+    return content
+
+
+def damage_structure(generator: random.Random, path: Path, folder: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        for _ in range(generator.choice((1, 1, 2, 3))):
+            names: list[str] = []
+            file.visit(names.append)
+            if not names:
+                return
+            name = generator.choice(names)
+            group, key = file[name.rpartition("/")[0] or "/"], name.rpartition("/")[2]
+            _replace(generator, file, group, key, folder)
+
+
+def _replace(generator: random.Random, file: h5py.File, group: h5py.Group, key: str, folder: Path) -> None:
+    old = group[key]
+    shape = old.shape if isinstance(old, h5py.Dataset) else ()
+    kind = generator.randrange(12)
+    if kind == 0:
+        attributes = generator.choice((old, file)).attrs
+        name = generator.choice((*attributes, "extra"))
+        if name in attributes and generator.random() < 0.4:
+            del attributes[name]
+        else:
+            attributes[name] = generator.choice((*TEXTS[:-3], *NUMBERS, [1, 2], ["a"], np.zeros((2, 2)), h5py.Empty("f8")))
+        return
+    if kind == 1 and isinstance(old, h5py.Dataset) and old.dtype.kind in "fi" and old.size:
+        where = tuple(generator.randrange(length) for length in shape)
+        value = generator.choice(NUMBERS)
+        if old.dtype.kind == "f" or (value == value and abs(value) < 2**62):
+            old[where] = value
+        return
+    if kind == 2 and isinstance(old, h5py.Dataset) and old.chunks and old.maxshape[0] is None:
+        old.resize(generator.choice((0, 1, shape[0] + 1, 10**6)), axis=0)
+        return
+    if kind == 3 and "checkpoint/json" in file:
+        stored = json.loads(file["checkpoint/json"][()].tobytes().rstrip(b"\0")) if generator.random() < 0.8 else {}
+        values = stored.get("values", {})
+        if values:
+            name = generator.choice(list(values))
+            values[name] = generator.choice((*TEXTS, *NUMBERS, None, [], {}))
+        del file["checkpoint/json"]
+        file["checkpoint"]["json"] = np.array([json.dumps(stored).encode()])
+        return
+    del group[key]
+    other = str(folder / "fence" / "other.h5")
+    if kind == 4:
+        group[key] = h5py.ExternalLink(other, generator.choice(("/convergence", "/trajectory/actions", "/")))
+    elif kind == 5:
+        group[key] = h5py.SoftLink(generator.choice(("/", "/convergence", "/nowhere", "/grid/s")))
+    elif kind == 6:
+        note = str(folder / "fence" / "note.txt")
+        group.create_dataset(key, shape or (3,), "f8", external=[(note, 0, h5py.h5f.UNLIMITED)])
+    elif kind == 7 and shape:
+        layout = h5py.VirtualLayout(shape, "f8")
+        layout[...] = h5py.VirtualSource(other, "trajectory/actions", shape)
+        group.create_virtual_dataset(key, layout)
+    elif kind == 8:
+        group[key] = group
+    elif kind == 9:
+        kinds = ("f4", "i2", "S5", "V8", h5py.ref_dtype, h5py.string_dtype(), [("a", "f8")])
+        group.create_dataset(key, shape, generator.choice(kinds))
+    elif kind == 10:
+        group.create_dataset(key, tuple(length + generator.choice((-1, 0, 1)) for length in shape), "f8")
+    elif kind == 11:
+        group.create_group(key)
+
+
+FENCED: dict[Path, bytes] = {}  # what the victims hold
+
+
+def trial(generator: random.Random, folder: Path) -> str:
+    if not FENCED:
+        FENCED.update({victim: victim.read_bytes() for victim in (folder / "fence").iterdir()})
+    path, sound = folder / "tried.h5", folder / "sound.h5"
+    if generator.random() < 0.5:
+        path.write_bytes(damage_bytes(generator, bytearray(sound.read_bytes())))
+    else:
+        path.write_bytes(sound.read_bytes())
+        damage_structure(generator, path, folder)
+    for victim, content in FENCED.items():  # what the fuzzer itself wrote through a link that it made
+        if not victim.exists() or victim.read_bytes() != content:
+            victim.write_bytes(content)
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    draw = generator.random()
+    if draw < 0.45:
+        status = main(["info", str(path)])
+    elif draw < 0.65:
+        status = 0
+        try:
+            load_policy(path).mean(np.zeros(1))
+        except StorageError:
+            status = 2
+    elif draw < 0.90:
+        status = 0
+        try:
+            with Recorder.resume(path) as recorder:
+                del recorder
+        except Exception as error:
+            if not type(error).__module__.startswith("wassgrid."):
+                raise
+            status = 2
+    elif draw < 0.95:
+        status = main(["simulate", str(path), "--steps", "5", "--chains", "2"])
+    elif draw < 0.97:
+        status = main(["resume", str(path), "--set", "flow.stop.steps=8", "--quiet"])
+    elif draw < 0.985:
+        status = main(["compare", str(path), str(sound), "-o", str(folder / "c.png"), "--points", "2"])
+    else:
+        status = main(["plot", str(path), "-o", str(folder)])
+    if status == 2 and hashlib.sha256(path.read_bytes()).hexdigest() != before:
+        return "CHANGED by a call that was refused"
+    if status not in (0, 1, 2):
+        return f"STATUS {status}"
+    return "refused" if status == 2 else "read"
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(__file__, trial, prepare))
