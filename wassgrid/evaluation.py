@@ -106,7 +106,7 @@ class Evaluation:
         the sum for every node.
         """
         size = largest(self.cost) + abs(self.anchor) + 2.0 * largest(self.value)
-        return (2.0 * self.model.nodes + _SPARE_ROUNDINGS) * 0.5 * np.finfo(float).eps * size
+        return (2.0 * sum(self.model.nodes) + _SPARE_ROUNDINGS) * 0.5 * np.finfo(float).eps * size
 
     @cached_property
     def cost_scale(self) -> float:

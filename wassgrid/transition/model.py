@@ -217,11 +217,6 @@ class TransitionModel:
         widest = self.noise.max(axis=0) / self.grid.spacing
         return [kernel.nodes(float(noise)) for kernel, noise in zip(self.axis_kernels, widest, strict=True)]
 
-    @property
-    def nodes(self) -> float:
-        """Bound of the number of nodes that one particle reaches, all axes together."""
-        return float(sum(self._nodes))
-
     @cached_property
     def width(self) -> int:
         """Length of buffers for the nodes that one particle reaches on one axis."""
