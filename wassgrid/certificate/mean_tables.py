@@ -24,7 +24,7 @@ from wassgrid.certificate.profiles import Profiles
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.transition.axis_kernels import AXIS_KERNELS, axis_weights
 from wassgrid.transition.collide import Collision
-from wassgrid.transition.compiled import CLAMP, PERIODIC, allocating_nothing, driver, fold
+from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT, allocating_nothing, driver, fold
 from wassgrid.transition.threads import spread
 
 AXES = 2, 3  # how many collided axes; for one the bounds of a single box cost no more than its pieces
@@ -130,7 +130,7 @@ def _pieces(at: Collision, profiles: Profiles, c: int, noise: float) -> Pieces |
     """Cut the means of an axis into pieces, None where the weights are not smooth, or not bounded on them."""
     kernel = next(kernel for kernel in AXIS_KERNELS.values() if kernel.code == at.kernel[c])
     lower, h, n, boundary = float(at.lower[c]), float(at.spacing[c]), int(at.size[c]), int(at.boundary[c])
-    if noise <= 0.0 or not kernel.nonnegative:
+    if noise <= 0.0 or not kernel.nonnegative or boundary not in (CLAMP, REFLECT, PERIODIC):
         return None
     # as long as the way after which the means come again
     way = n * h if boundary == PERIODIC else (n - 1) * h * (1.0 if boundary == CLAMP else 2.0)
