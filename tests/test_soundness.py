@@ -121,3 +121,9 @@ def test_it_knows_the_linear_regulator():
 def test_slow_wells(noise, steps):
     """1 - lambda_2 down to 1e-13, and below: J and its bracket, or a refusal."""
     assert not fails(WELL.format(noise=noise, points=61 if noise >= 0.06 else 81, steps=steps))
+
+
+@pytest.mark.parametrize("seed", [911, 1769])
+def test_problems_that_once_had_bounds_above_the_optimum(seed):
+    """A derivative 0 times infinity at the point of a Taylor polynomial; means of 1e20 in boxes that meet the axis at an end."""
+    assert not fails(wide_problem(seed))

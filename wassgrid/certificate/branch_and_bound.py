@@ -229,7 +229,7 @@ class BranchAndBound:
         model, g, offset = self.evaluation.model, self.evaluation.discount, self.evaluation.offset
         tables = model.tables(boxes.cells, boxes.point[:, None, :], 2)
         assert tables.mean_gradient is not None and tables.mean_hessian is not None
-        assert tables.cost_gradient is not None and tables.cost_hessian is not None
+        assert tables.cost_gradient is not None and tables.cost_hessian is not None and tables.differentiable is not None
         mean, slope = tables.mean[:, 0], tables.mean_gradient[:, 0]
         ranges = model.problem.action_ranges(model.grid.states[boxes.cells], boxes.low, boxes.high)
         side, cut = self._kinks(boxes, mean, slope, ranges)
@@ -242,7 +242,7 @@ class BranchAndBound:
             + g * np.einsum("kjl,kja,klb->kab", expected.hessian, slope, slope)
             + g * np.einsum("kj,kjab->kab", expected.gradient, tables.mean_hessian[:, 0])
         )
-        smooth = expected.smooth & (ranges.smoothness == 2)
+        smooth = expected.smooth & (ranges.smoothness == 2) & tables.differentiable[:, 0]
         lipschitz = expected.bounded & (ranges.smoothness >= 1)
         below, above = boxes.low - boxes.point, boxes.high - boxes.point
         with np.errstate(invalid="ignore", over="ignore"):
@@ -273,11 +273,14 @@ class BranchAndBound:
     def _one_sided(self, mean: np.ndarray, ranges: ActionRanges) -> tuple[np.ndarray, np.ndarray]:
         """Return means and radii (K, d) of the boxes of means, those that only touch the end of a clamped axis on one side of it.
 
-        Inside, the mean is moved onto the axis by rounding at most; outside E V does not depend on it: no radius.
+        Inside, the mean is moved onto the axis by rounding at most; outside E V does not depend on it: no radius, and ends
+        beyond count as near, since a centre and a radius of 1e20 would not tell that the box meets the axis.
         """
         low, high = ranges.mean[0]
         mean, low, high = mean.copy(), low.copy(), high.copy()
         for j, (bottom, top, slack) in self.q.ends.items():
+            for column in (mean, low, high):
+                column[:, j] = np.clip(column[:, j], bottom - (top - bottom), top + (top - bottom))
             inside = (low[:, j] >= bottom - slack) & (high[:, j] <= top + slack)
             for column in (mean, low, high):
                 column[:, j] = np.where(inside, np.clip(column[:, j], bottom, top), column[:, j])
@@ -286,6 +289,9 @@ class BranchAndBound:
             for column in (mean, low, high):
                 column[:, j] = np.where(below | above, outside, column[:, j])
         radius = np.maximum(high - mean, mean - low)
+        for j in set(range(mean.shape[1])) - set(self.q.ends):
+            # what rounding takes from the ends mean +- radius
+            radius[:, j] += 4.0 * np.finfo(float).eps * np.where(high[:, j] > low[:, j], np.abs(mean[:, j]), 0.0)
         return mean, np.where(high > low, np.maximum(radius, 0.0), 0.0)
 
     def _kinks(

@@ -64,13 +64,13 @@ def _convex_distances(
     """
     problem, states = evaluation.model.problem, evaluation.policy.grid.states
     tables = problem.action_tables(states, centre[:, None, :], 1)
-    assert tables.cost_gradient is not None
+    assert tables.cost_gradient is not None and tables.differentiable is not None
     cost, slope = tables.cost[:, 0], tables.cost_gradient[:, 0]
     ranges = problem.action_ranges(states, low, high)
     result = np.full((2, *centre.shape), np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         for curvature in least_curvature(ranges.cost[2]):
-            convex = (curvature > 0).all(axis=1) & (ranges.smoothness == 2)
+            convex = (curvature > 0).all(axis=1) & (ranges.smoothness == 2) & tables.differentiable[:, 0]
             dip = 0.5 * slope**2 / curvature
             # the other actions can lower the cost by their dips at most
             rise = (level - cost)[:, None] + dip.sum(axis=1, keepdims=True) - dip

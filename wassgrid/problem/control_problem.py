@@ -43,7 +43,7 @@ class ActionTables:
 
     mean (cells, N, d), mean_gradient (cells, N, d, m), mean_hessian (cells, N, d, m, m),
     cost (cells, N), cost_gradient (cells, N, m), cost_hessian (cells, N, m, m); C-contiguous doubles, all finite, or as
-    `ControlProblem.action_tables` says.
+    `ControlProblem.action_tables` says. differentiable (cells, N): whether all first derivatives are finite.
     """
 
     mean: Array
@@ -52,6 +52,7 @@ class ActionTables:
     mean_hessian: Array | None = None
     cost_gradient: Array | None = None
     cost_hessian: Array | None = None
+    differentiable: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -212,12 +213,15 @@ class ControlProblem:
             mean[k] = np.zeros((cells, particles, d, *(m,) * k))
             cost[k] = np.zeros((cells, particles, *(m,) * k))
         undefined: Any = False
+        differentiable = np.ones((cells, particles), dtype=bool)
         for (row, axes), value in zip(plan, function(*state_columns, *action_columns), strict=True):
             if not np.all(finite := np.isfinite(value)):
                 if not axes:
                     if strict:
                         self._require_finite(self._quantity(row), value, state_columns, action_columns)
                     undefined = undefined | ~finite
+                elif len(axes) == 1:
+                    differentiable &= finite
                 value = np.where(finite, value, 0.0)
             table = cost[len(axes)] if row == d else mean[len(axes)]
             entry: Any = table[:, :] if row == d else table[:, :, row]  # type: ignore[index]
@@ -227,7 +231,7 @@ class ControlProblem:
             assert mean[0] is not None and cost[0] is not None
             undefined = np.broadcast_to(undefined, (cells, particles))
             mean[0][undefined], cost[0][undefined] = np.where(np.isfinite(self.domain[:, 0]), self.domain[:, 0], 0.0), np.inf
-        return ActionTables(mean[0], cost[0], mean[1], mean[2], cost[1], cost[2])  # type: ignore[arg-type]
+        return ActionTables(mean[0], cost[0], mean[1], mean[2], cost[1], cost[2], differentiable)  # type: ignore[arg-type]
 
     def action_ranges(self, states: Array, low: Array, high: Array, order: int = 2) -> ActionRanges:
         """Enclose mean and cost at `states` (K, d) over the action boxes [low, high] (K, m), with derivatives up to `order`.
