@@ -62,7 +62,9 @@ class Interval:
 
     def __truediv__(self, other: Any) -> Interval:
         if isinstance(other, Interval):
-            return self * _inverse(other)
+            result, none = self * _inverse(other), (other.lower <= 0) & (other.upper >= 0)
+            # nothing may be said of 0/0
+            return Interval(np.where(none, -np.inf, result.lower), np.where(none, np.inf, result.upper), result.order)
         # each end divided, as a point is: x times 1/y rounds differently
         low, high = self.lower / other, self.upper / other
         return _defined(np.minimum(low, high), np.maximum(low, high), self.order)
@@ -214,6 +216,7 @@ def tan(x: Any) -> Any:
         return np.tan(x)
     pole = ~(np.floor(x.upper / math.pi - 0.5) == np.floor(x.lower / math.pi - 0.5))
     low, high = np.tan(x.lower), np.tan(x.upper)
+    pole = pole | (low > high)  # between ends that rounding puts on one side of it
     return Interval(np.where(pole, -np.inf, low), np.where(pole, np.inf, high), x.order)
 
 
