@@ -1,6 +1,8 @@
 """Simulated chains: the ergodic cost with its error bar, and gradients through the rollout."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,3 +173,18 @@ def test_first_bad_names_the_step_and_counts_the_chains():
     assert [int(x) for x in first_bad(costs, states)] == [-1, 0]
     assert [int(x) for x in first_bad(costs.at[5, 1].set(jnp.inf), states)] == [5, 1]
     assert [int(x) for x in first_bad(costs.at[5, 1].set(jnp.inf), states.at[2, 0, 1].set(jnp.nan))] == [2, 2]
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.99])
+def test_error_bars_hold_the_exact_cost_however_slowly_the_loop_forgets(rate):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    from neural_error_bars import measurements
+
+    exact, found = measurements(rate, 24)
+    held = sum(abs(f.mean - exact) <= 2 * f.standard_error for f in found)
+    assert held >= 20  # of 24 at 95 %: fewer once in 200
+    spread = np.std([f.mean for f in found], ddof=1)
+    assert 0.6 < spread / np.mean([f.standard_error for f in found]) < 1.6
+    # of the square of an autoregression: (1 + r^2)/(1 - r^2)/2
+    assert np.mean([f.correlation_time for f in found]) == pytest.approx((1 + rate**2) / (1 - rate**2) / 2, rel=0.15)
+    assert all(f.burn_in >= 10 * f.correlation_time for f in found)

@@ -50,7 +50,9 @@ class EvaluationTable(Table):
     """The long simulation that measures the finished policy."""
 
     chains: Annotated[int, PlainValidator(integer(2))] = Field(256, description="independent chains")
-    burn_in: CountOrZero = Field(500, description="chain steps left out before the measurement")
+    burn_in: CountOrZero = Field(
+        500, description="chain steps left out before the measurement; more where the measured correlation time asks for it"
+    )
     steps: Annotated[int, PlainValidator(integer(8))] = Field(2000, description="chain steps measured")
 
 

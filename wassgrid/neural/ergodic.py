@@ -119,6 +119,10 @@ def first_bad(costs: Array, states: Array) -> tuple[Array, Array]:
     return jnp.where(jnp.any(steps), jnp.argmax(steps), -1), jnp.sum(jnp.any(bad, axis=0))
 
 
+BURN_IN, BATCH = 10.0, 20.0  # correlation times that are left out, and that a batch is long
+_CHAPTERS = 32  # stretches of `steps` steps at most, all but the last of them burn-in
+
+
 class ErgodicCost(NamedTuple):
     """A long-run average cost estimated by simulation, with what its error bar rests on."""
 
@@ -126,6 +130,8 @@ class ErgodicCost(NamedTuple):
     standard_error: float
     effective_sample_size: float  # independent draws of the cost that would give the same standard error
     samples: int
+    correlation_time: float = math.nan  # integrated autocorrelation time of the cost, in steps
+    burn_in: int = 0  # steps left out before
 
 
 def measure(
@@ -137,18 +143,34 @@ def measure(
     burn_in: int,
     steps: int,
 ) -> tuple[ErgodicCost, Array]:
-    """Estimate the ergodic cost over `steps` steps of the chains states (K, d) after `burn_in`; returns it and the
-    end states.
+    """Estimate the ergodic cost over `steps` steps of the independent chains states (K, d); return it and the end states.
 
-    The standard error is that of batch means: batches of at least sqrt(steps) steps of one chain are nearly
-    independent, and chains are independent. Steps are rounded down to whole batches. A blow-up shows as a mean that
-    is not finite.
+    At least `burn_in` steps are left out before, and more, `steps` at a time, until they are BURN_IN correlation times of the
+    cost as measured and the chains' costs no longer drift. The standard error is that of batch means, `summarise`. A blow-up
+    shows as a mean that is not finite.
     """
     length = max(1, math.isqrt(steps))
-    batches = steps // length
-    burns = -(-burn_in // length)
-    end, means, squares = _batch_means(dynamics, policy, parameters, states, key, length, burns, batches)
-    return summarise(np.asarray(means, float), np.asarray(squares, float), length), end
+    batches, burns = steps // length, -(-burn_in // length)
+    before: np.ndarray | None = None
+    burnt = 0
+    for chapter in range(_CHAPTERS):
+        here = jax.random.fold_in(key, chapter)
+        states, means, squares = _batch_means(dynamics, policy, parameters, states, here, length, burns, batches)
+        burnt += burns * length
+        cost = summarise(np.asarray(means, float), np.asarray(squares, float), length)
+        now = np.asarray(means, float).mean(axis=0)
+        if not math.isfinite(cost.standard_error):
+            break
+        if burnt >= BURN_IN * cost.correlation_time and (before is None or not _drifts(now - before)):
+            break
+        # what was measured is burn-in of what follows
+        before, burns, burnt = now, 0, burnt + batches * length
+    return cost._replace(burn_in=burnt), states
+
+
+def _drifts(changes: np.ndarray) -> bool:
+    """Whether changes of the chains' mean costs (K,) from one stretch to the next are more than three standard errors."""
+    return bool(abs(changes.mean()) > 3.0 * changes.std(ddof=1) / math.sqrt(changes.size))
 
 
 def difference(
@@ -177,16 +199,29 @@ def difference(
 def summarise(means: np.ndarray, squares: np.ndarray, length: int) -> ErgodicCost:
     """Return the estimate from means of the cost and of its square over batches of `length` steps, both (batches, K).
 
-    Source: batch means (Law and Kelton; Flegal and Jones 2010); effective sample size n Var(c)/(length Var(batch
-    mean)).
+    Batches of a chain are joined until they are BATCH correlation times long, or the whole chain: chains are independent, so that
+    the spread of their means is honest however slowly they forget. With batches of L steps
+
+        t = L Var(batch mean)/(2 Var c),    effective sample size n Var(c)/(L Var(batch mean)).
+
+    Source: batch means (Law and Kelton; Flegal and Jones 2010); t: Sokal (1997), Monte Carlo methods in statistical mechanics.
     """
     samples = means.size * length
     mean = float(np.mean(means))
-    batch_variance = float(np.var(means, ddof=1))
     variance = float(np.mean(squares)) - mean**2
-    standard_error = math.sqrt(batch_variance / means.size) if math.isfinite(batch_variance) else math.nan
+    if not math.isfinite(variance):
+        return ErgodicCost(mean, math.nan, math.nan, samples)
+    while True:
+        batch_variance = float(np.var(means, ddof=1))
+        time = length * batch_variance / (2.0 * variance) if variance > 0 else 0.0
+        if length >= BATCH * time or len(means) < 2:
+            break
+        # an odd one at the end is left out of the spread
+        pairs = means[: 2 * (len(means) // 2)]
+        means, length = 0.5 * (pairs[0::2] + pairs[1::2]), 2 * length
+    standard_error = math.sqrt(batch_variance / means.size)
     effective = min(samples, samples * variance / (length * batch_variance)) if batch_variance > 0 else float(samples)
-    return ErgodicCost(mean, standard_error, effective, samples)
+    return ErgodicCost(mean, standard_error, effective, samples, time)
 
 
 @eqx.filter_jit

@@ -197,6 +197,7 @@ class NeuralSolver:
             objective, error = state.measured.mean, state.measured.standard_error
             summary |= {"objective": objective, "standard_error": error}
             summary |= {"effective_sample_size": state.measured.effective_sample_size, "samples": state.measured.samples}
+            summary |= {"correlation_time": state.measured.correlation_time, "evaluation_burn_in": state.measured.burn_in}
         return NeuralSolution(
             objective, error, math.nan, policy, verdict.status == CONVERGED, verdict.status, verdict.reason,
             verdict.complete, self.record(state).scalars, summary,
@@ -217,11 +218,11 @@ class NeuralSolver:
             return state
         evaluation = self.settings.evaluation
         with precision(self.settings):
-            key = jax.random.fold_in(jax.random.key(self.seed), EVALUATION_STREAM)
-            copies = -(-evaluation.chains // self.settings.chains)
-            chains = jnp.tile(state.training.chains, (copies, 1))[: evaluation.chains]
+            for_states, for_chains = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), EVALUATION_STREAM))
+            # chains of their own: the training chains have seen each other's costs, and are too few
+            chains = self.dynamics.initial_states(for_states, evaluation.chains, state.policy.scale.dtype)
             cost, _ = measure(
-                self.dynamics, state.policy, state.training.averaged, chains, key, evaluation.burn_in, evaluation.steps
+                self.dynamics, state.policy, state.training.averaged, chains, for_chains, evaluation.burn_in, evaluation.steps
             )
         if not (math.isfinite(cost.mean) and math.isfinite(cost.standard_error)):
             raise ChainsDivergedError(
