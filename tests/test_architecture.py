@@ -37,6 +37,7 @@ FLOORS = [
     {"run", "load_policy"},
     {"differences", "simulate", "compare", "observers", "prove"},
     {"report", "plotting"},
+    {"advice"},
     {"check"},
     {"__init__"},
     {"cli"},

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from wassgrid.advice import suggest
 from wassgrid.case import Case
-from wassgrid.check import CheckReport, Finding, check_case, findings
+from wassgrid.check import CheckReport, Finding, check_case, findings, suggestions
 from wassgrid.cli import main
 from wassgrid.differences import check_derivatives
 from wassgrid.evaluation import Evaluator
+from wassgrid.grid import StateGrid, misalignment
 from wassgrid.policy import initial_policy
 from wassgrid.problem.control_problem import ActionTables, ControlProblem
 from wassgrid.problem.exact import HeatBathPendulum, ScalarLQ
+from wassgrid.transition.model import TransitionModel
 
 FLOW = {"method": "heun", "stop": {"steps": 3}}
 REGULATOR = ScalarLQ().case_text(
@@ -97,8 +100,10 @@ def test_wrong_derivatives_are_seen(monkeypatch: pytest.MonkeyPatch, table: str,
     """The check can fail: tables of a problem whose derivative is off."""
     original = ControlProblem.action_tables
 
-    def wrong(self: ControlProblem, states: np.ndarray, actions: np.ndarray, order: int) -> ActionTables:
-        tables = original(self, states, actions, order)
+    def wrong(
+        self: ControlProblem, states: np.ndarray, actions: np.ndarray, order: int, strict: bool = True
+    ) -> ActionTables:
+        tables = original(self, states, actions, order, strict)
         values = getattr(tables, table)
         return tables if values is None else replace(tables, **{table: factor * values})
 
@@ -158,3 +163,60 @@ def test_command_line_says_it_by_its_exit_status(tmp_path: Path, capsys: pytest.
     assert "relative error against differences of J" in capsys.readouterr().out
     assert main(["check", str(path), "--set", "solver.memory=1e-6"]) == 1
     assert "FAILED" in capsys.readouterr().out
+
+
+DOUBLE_INTEGRATOR = """
+[time]
+step = 0.1
+[states.x]
+drift = "v"
+domain = [-3, 3]
+[states.v]
+drift = "a"
+diffusion = "0.5"
+domain = [-1.5, 1.5]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+rate = "x**2 + 0.1*v**2 + 0.1*a**2"
+[grid]
+points = { x = 61, v = 41 }
+[policy]
+initial = { distribution = "point", mean = "-x - v" }
+"""
+
+
+def test_no_alignment_is_offered_that_takes_points_away() -> None:
+    """v = "aligned" is possible here, with 5 points."""
+    case = Case.from_text(DOUBLE_INTEGRATOR, "integrator")
+    assert StateGrid.build(case.problem, {"x": 61, "v": "aligned"}).shape == (61, 5)
+    (text,) = texts(check_case(case), "alignment")
+    assert "possible" not in text and "--suggest" in text
+
+
+def test_what_is_suggested_resolves_the_noise_and_takes_no_points_away() -> None:
+    case = Case.from_text(DOUBLE_INTEGRATOR.replace("v = 41", "v = 7"), "integrator")
+    grid = StateGrid.from_case(case)
+    assert [f.level for f in findings(case) if isinstance(f, Finding) and f.name == "noise"] == ["warn"]
+    found = suggest(case, grid)
+    assert found
+    for suggestion in found:
+        better = StateGrid.from_case(Case.from_text(case.to_text(), "better", suggestion.settings))
+        assert better.shape == suggestion.shape and all(np.array(better.shape) >= grid.shape)
+        noise = 0.5 * np.sqrt(0.1)
+        assert noise / better.spacing[1] >= 0.5 - 1e-9
+    assert "aligned" in found[0].settings[0]
+    model = TransitionModel.from_case(Case.from_text(case.to_text(), "better", found[0].settings))
+    assert misalignment(case.problem, model.grid, 0) < 1e-6
+    # the time step resolves it too, on the points there are
+    (text,) = [f.text for f in suggestions(case) if "time.step" in f.text]
+    step = float(text.split("time.step=")[1].split()[0])
+    assert 0.5 * np.sqrt(step) / grid.spacing[1] == pytest.approx(0.5, rel=1e-2)
+
+
+def test_warnings_do_not_fail_a_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "integrator.toml"
+    path.write_text(DOUBLE_INTEGRATOR)
+    assert main(["check", str(path), "--suggest"]) == 0
+    said = capsys.readouterr().out
+    assert "warn" in said and "FAILED" not in said and "a defect" not in said and "--set" in said

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wassgrid.advice import RESOLVED, aligned, least_noise, resolving_points, suggest
 from wassgrid.chain.classes import period, recurrent_classes
 from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, DerivativeCheck, check_derivatives
 from wassgrid.evaluation import Evaluator
 from wassgrid.geometry import gradient_norm
-from wassgrid.grid import ALIGNED, GridError, StateGrid, misalignment
+from wassgrid.grid import StateGrid, misalignment
 from wassgrid.policy import initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.report import added_noise, resolution_table
@@ -31,16 +32,27 @@ if TYPE_CHECKING:
 _OFF_NODE = 1e-6  # in cells
 _NAMES = 17  # letters of the longest name of a finding, as a rule
 _LOOKS = 4  # steps that are taken to see the pace of a run
-_AT_THE_ENDS = 1e-4  # probability of the outermost points of an axis from which the domain is felt
+_AT_THE_ENDS = 1e-3  # probability of the outermost points of an axis from which the domain is felt
+_TRAP = 0.01  # share of the cells: a chain that stays in fewer is trapped
+OK, WARN, FAILED = "ok", "warn", "FAILED"
+_STYLES = {OK: "green", WARN: "yellow", FAILED: "bold red"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. A finding that did not pass is an obstacle to the run or to trust in its result."""
+    """One thing that was looked at.
+
+    level: "ok"; "warn": the run goes through, and its result is to be doubted for what is said; "FAILED": an obstacle to the
+    run, or to trust in the software.
+    """
 
     name: str
     text: str
-    passed: bool = True
+    level: str = OK
+
+    @property
+    def passed(self) -> bool:
+        return self.level != FAILED
 
     @property
     def part(self) -> RenderableType:
@@ -51,8 +63,7 @@ class Finding:
         table = Table.grid(padding=(0, 1))
         table.add_column(width=6)
         table.add_column(width=_NAMES)
-        mark = Text("ok", style="green") if self.passed else Text("FAILED", style="bold red")
-        table.add_row(mark, Text(self.name, style="bold"), Text(self.text))
+        table.add_row(Text(self.level, style=_STYLES[self.level]), Text(self.name, style="bold"), Text(self.text))
         return table
 
 
@@ -128,9 +139,10 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     noise = resolution(evaluation)
     yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {gradient_norm(evaluation):.4g}")
     yield from _ends(grid, evaluation.law)
+    yield from _unresolved(case, model)
     for name, text in added_noise(noise):
-        yield Finding(name, text)
-    yield from _derivatives(check_derivatives(evaluator, evaluation))
+        yield Finding(name, text, WARN)
+    yield from _derivatives(check_derivatives(evaluator, evaluation), model)
     yield _step_time(case)
     yield tuple(noise)
 
@@ -142,13 +154,14 @@ def _memory(case: Case, grid: StateGrid, model: TransitionModel | None = None, n
     kernels = "" if model is None else f"; kernels {', '.join(map(': '.join, zip(grid.names, model.kernels, strict=True)))}"
     text = f"about {amount(needed)} of {amount(limit)} for {shape} cells of {case.policy.particles} particles{kernels}"
     if needed > limit:
-        return Finding("memory", f"{text}: use fewer points or particles, or raise solver.memory", False)
+        return Finding("memory", f"{text}: use fewer points or particles, or raise solver.memory", FAILED)
     return Finding("memory", text)
 
 
 def _alignment(case: Case, model: TransitionModel) -> list[Finding]:
     """Say for every noise-free axis how far its means lie from the nodes, and which axis could be aligned with it."""
     findings = []
+    noise = least_noise(case, model.grid)
     for j, name in enumerate(model.grid.names):
         if model.noise[:, j].any():
             continue
@@ -156,21 +169,55 @@ def _alignment(case: Case, model: TransitionModel) -> list[Finding]:
         if offset <= _OFF_NODE:
             findings.append(Finding("alignment", f"means of {name} lie on grid points: no numerical diffusion there"))
             continue
-        hints = [hint for other in model.grid.names if other != name and (hint := _aligned(case, other)) is not None]
-        remedy = f"; possible: {' or '.join(hints)}" if hints else "; no other axis can be aligned with it"
-        findings.append(
-            Finding("alignment", f"means of {name}, which has no noise, lie up to {offset:.2g} cells off grid points{remedy}")
-        )
+        hints = []
+        for other in model.grid.names:
+            if other != name and (found := aligned(case, model.grid, other, noise)) is not None:
+                hints.append(f"{found[0]} ({' x '.join(map(str, found[1].shape))} cells)")
+        remedy = f"possible: {' or '.join(hints)}" if hints else "no other axis can be aligned with it on so many points"
+        text = f"means of {name}, which has no noise, lie up to {offset:.2g} cells off grid points; {remedy}, see --suggest"
+        findings.append(Finding("alignment", text))
     return findings
 
 
-def _aligned(case: Case, name: str) -> str | None:
-    """Return the setting that aligns an axis, with the grid it gives, or None where that is not possible."""
-    try:
-        grid = StateGrid.build(case.problem, {**case.grid.points, name: ALIGNED})
-    except GridError:
-        return None
-    return f'grid.points.{name} = "aligned" ({" x ".join(map(str, grid.shape))} cells)'
+def _unresolved(case: Case, model: TransitionModel) -> Iterator[Finding]:
+    """Say which axes have noise that no kernel carries as it is on so few points."""
+    noise = least_noise(case, model.grid)
+    points = resolving_points(case, model.grid, noise)
+    for j, name in enumerate(model.grid.names):
+        ratio = noise[j] / model.grid.spacing[j]
+        if 0 < ratio < RESOLVED * (1 - 1e-9):
+            text = f"noise of {name} is {ratio:.2g} cells, and no kernel keeps less than {RESOLVED:g} as it is"
+            yield Finding("noise", f"{text}: from {points[name]} points on it is kept", WARN)
+
+
+def suggestions(case: Case) -> Iterator[Finding]:
+    """Yield grids that resolve the noise: settings, cells, memory, and the time of a run where that of this grid is known."""
+    grid = StateGrid.from_case(case)
+    found = suggest(case, grid)
+    if not found:
+        yield Finding("suggestion", "this grid resolves the noise already" if _kept(case, grid) else _time_step(case, grid))
+    for suggestion in found:
+        shape = " x ".join(map(str, suggestion.shape))
+        times = suggestion.cells / grid.size
+        text = f"--set '{suggestion.settings[0]}': {shape} = {suggestion.cells:,} cells, about {amount(suggestion.memory)} and "
+        yield Finding("suggestion", f"{text}{times:.2g} times as long; {suggestion.text}")
+    if found and case.time is not None and not _kept(case, grid):
+        yield Finding("suggestion", _time_step(case, grid))
+
+
+def _kept(case: Case, grid: StateGrid) -> bool:
+    noise = least_noise(case, grid)
+    return bool((noise[noise > 0] >= RESOLVED * (1 - 1e-9) * grid.spacing[noise > 0]).all())
+
+
+def _time_step(case: Case, grid: StateGrid) -> str:
+    """Say which time step resolves the noise on the points that there are; the noise of a step grows as its root."""
+    noise = least_noise(case, grid)
+    ratio = float((noise[noise > 0] / grid.spacing[noise > 0]).min(initial=np.inf))
+    if case.time is None:
+        return "no grid of up to two million cells resolves the noise"
+    step = case.time.step * (RESOLVED / ratio) ** 2
+    return f"on these points --set time.step={step:.3g} would resolve it; the error of the steps themselves grows with them"
 
 
 def _classes(case: Case, model: TransitionModel, mean: np.ndarray, weights: np.ndarray) -> Finding:
@@ -180,8 +227,13 @@ def _classes(case: Case, model: TransitionModel, mean: np.ndarray, weights: np.n
         places = ", ".join(model.grid.describe_cell(int(cells[0])) for cells in classes[:3])
         text = f"{len(classes)} under the initial policy, at {places}"
         if case.problem.discount is None:
-            return Finding("recurrent classes", f"{text}: the average cost depends on where one starts", False)
+            return Finding("recurrent classes", f"{text}: the average cost depends on where one starts", FAILED)
         return Finding("recurrent classes", text)
+    if classes[0].size < _TRAP * operator.size:
+        place = model.grid.describe_cell(int(classes[0][0]))
+        text = f"the chain ends in {classes[0].size} of {operator.size:,} cells, at {place}, under the initial policy"
+        text += ": the grid may be too coarse to leave there, or the policy does not move the state"
+        return Finding("trapped chain", text, WARN)
     steps = period(operator, classes[0])
     cycle = f", with period {steps}" if steps > 1 else ""
     share = f"{classes[0].size:,} of {operator.size:,} cells"
@@ -198,24 +250,34 @@ def _ends(grid: StateGrid, law: np.ndarray) -> list[Finding]:
         share = float(marginal[0] + marginal[-1])
         if share > _AT_THE_ENDS:
             text = f"{share:.2g} of the time is spent at the ends of {name} under the initial policy: widen it unless it is meant"
-            findings.append(Finding("domain", text))
+            findings.append(Finding("domain", text, WARN))
     return findings
 
 
-def _derivatives(check: DerivativeCheck) -> list[Finding]:
+def _derivatives(check: DerivativeCheck, model: TransitionModel) -> list[Finding]:
     parts = (
         ("gradient", check.slope, check.slope_error, GRADIENT_TOLERANCE, "differences of J"),
         ("Hessian", check.curvature, check.curvature_error, HESSIAN_TOLERANCE, "differences of the gradient"),
     )
+    # where actions move an axis without noise, weights have kinks at the nodes: those of the case, not a mistake
+    bent = [
+        name
+        for j, name in enumerate(model.grid.names)
+        if model.problem.dependence.actions[j] and model.axis_kernels[j].snaps and not model.noise[:, j].all()
+    ]
     findings = []
     for name, value, error, tolerance, reference in parts:
         text = f"{value:.10g} along a random field, relative error against {reference} {error:.1e}"
-        if error > tolerance:
-            text += ": a defect, or an axis without noise that actions move (the linear kernel has kinks at its nodes)"
-        findings.append(Finding(name, text, error <= tolerance))
+        level = OK if error <= tolerance else WARN if bent else FAILED
+        if level == WARN:
+            text += f": actions move {', '.join(bent)} without noise, where weights"
+            text += " have kinks at the grid points: steps are shorter there, J and its bound are not affected"
+        if level == FAILED:
+            text += ": derivatives are wrong, a mistake in wassgrid: please report it with this case"
+        findings.append(Finding(name, text, level))
     if check.kinks > 0:
         text = f"{100 * check.kinks:.3g} % of the particles, by probability, are next to a kink of the case and were not moved"
-        findings.append(Finding("kinks", text, check.kinks <= KINKS))
+        findings.append(Finding("kinks", text, OK if check.kinks <= KINKS else FAILED))
     return findings
 
 

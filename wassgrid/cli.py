@@ -84,10 +84,17 @@ def resume(file: ResultPath, overrides: Overrides = None, quiet: Quiet = False) 
 
 
 @app.command()
-def check(case: CaseFile, overrides: Overrides = None) -> None:
-    """Check a case without solving it: memory, time, noise resolution, recurrent classes, derivatives."""
+def check(
+    case: CaseFile,
+    overrides: Overrides = None,
+    suggest: Annotated[bool, typer.Option("--suggest", help="Print grids (and time steps) that resolve the noise.")] = False,
+) -> None:
+    """Check a case without solving it: memory, time, noise resolution, recurrent classes, derivatives.
+
+    Findings are ok, warn (the run goes through, its result is to be doubted) or FAILED (exit status 1).
+    """
     from wassgrid.case import Case
-    from wassgrid.check import Finding, findings, title
+    from wassgrid.check import Finding, findings, suggestions, title
     from wassgrid.report import resolution_table
 
     loaded, console, passed = Case.load(case, overrides or ()), _console(), True
@@ -98,6 +105,9 @@ def check(case: CaseFile, overrides: Overrides = None) -> None:
             passed = passed and found.passed
         else:
             console.print(resolution_table(list(found)))
+    if suggest:
+        for found in suggestions(loaded):
+            console.print(found.part)
     raise typer.Exit(DONE if passed else UNCONVERGED)
 
 

@@ -107,10 +107,10 @@ def added_noise(axes: list[dict[str, Any]]) -> list[tuple[str, str]]:
     for axis in axes:
         physical, numerical = axis["physical"], axis["numerical"]
         if numerical > ADDED_NOISE * physical and numerical > 0:
-            remedy = f"more points of {axis['state']} help, an aligned grid or the cubic kernel adds none"
+            remedy = f"more points of {axis['state']} help, and an aligned grid adds none"
             if axis.get("points"):
                 remedy = f"{axis['points']:,} points of {axis['state']} carry it"
-            text = f"{numerical:.4g} per step on the grid, not {physical:.4g}: {remedy}"
+            text = f"{numerical:.4g} per step on the grid, not {physical:.4g}: {remedy} (wassgrid check --suggest)"
             rows.append((f"noise of {axis['state']}", text))
     return rows
 
