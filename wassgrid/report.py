@@ -156,7 +156,8 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
     time = f", flow time {last[FLOW_TIME]:.6g}" if last.get(FLOW_TIME, 0.0) > 0 else ""
     rows.append(("steps", f"{last[STEP]:.0f}{time}"))
     if STATIONARY_RESIDUAL in last:
-        error = f", error below {last[STATIONARY_ERROR]:.1e}" if math.isfinite(last[STATIONARY_ERROR]) else ""
+        known = last.get(STATIONARY_ERROR, math.nan)
+        error = f", error below {known:.1e}" if math.isfinite(known) else ""
         rows.append(("residual of mu", f"{last[STATIONARY_RESIDUAL]:.1e}{error}"))
         rows.append(("residual of V", f"{last[VALUE_RESIDUAL]:.1e}"))
         second = summary.pop("second_eigenvalue", None)

@@ -21,8 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Boundary:
@@ -55,11 +53,12 @@ BOUNDARIES = {
 }
 
 
-def apply_boundary(value: Any, low: float, high: float, boundary: str, arrays: Any = np) -> Any:
+def apply_boundary(value: Any, low: float, high: float, boundary: str, arrays: Any = None) -> Any:
     """Map values to the axis: put on the ends, left alone (open), folded at them, or wrapped (upper end = lower end).
 
-    boundary: a name of `BOUNDARIES`; arrays: `numpy` or `jax.numpy`.
+    boundary: a name of `BOUNDARIES`; arrays: `numpy` (default) or `jax.numpy`.
     """
+    arrays = arrays or _numpy()
     if boundary == "periodic":
         return low + arrays.mod(value - low, high - low)
     if boundary == "reflect":
@@ -68,8 +67,9 @@ def apply_boundary(value: Any, low: float, high: float, boundary: str, arrays: A
     return value if boundary == "open" else arrays.clip(value, low, high)
 
 
-def next_value(mean: Any, noise: Any, normal: Any, low: float, high: float, boundary: str, arrays: Any = np) -> Any:
+def next_value(mean: Any, noise: Any, normal: Any, low: float, high: float, boundary: str, arrays: Any = None) -> Any:
     """Return the realised next values for means, noises (None: no noise) and standard normal numbers, all of one shape."""
+    arrays = arrays or _numpy()
     if BOUNDARIES[boundary].clips:
         mean = arrays.clip(mean, low, high)
     if noise is None:
@@ -84,7 +84,7 @@ def _truncated(mean: Any, noise: Any, normal: Any, low: float, high: float, arra
 
     Phi(z) = Phi(a) + Phi(xi) (Phi(b) - Phi(a)): the law of z is that of xi given a <= xi <= b.
     """
-    if arrays is np:
+    if arrays is _numpy():
         from scipy.special import ndtr, ndtri
     else:
         from jax.scipy.special import ndtr, ndtri
@@ -92,5 +92,12 @@ def _truncated(mean: Any, noise: Any, normal: Any, low: float, high: float, arra
     bottom, top = ndtr((low - mean) / positive), ndtr((high - mean) / positive)
     share = bottom + ndtr(normal) * (top - bottom)
     # rounding may bring it to 0 or 1
-    tiny = np.finfo(share.dtype).eps
+    tiny = arrays.finfo(share.dtype).eps
     return ndtri(arrays.clip(share, tiny, 1.0 - tiny))
+
+
+def _numpy() -> Any:
+    """The case files ask for names of boundaries only, and start without NumPy."""
+    import numpy
+
+    return numpy
