@@ -241,7 +241,7 @@ def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6), 
         mask[order[1], order[0]] = True
         coupling[:, order[1], order[0]] = beta
 
-    def action_tables(states, actions, derivatives):
+    def action_tables(states, actions, derivatives, strict=True):
         # two action components that are the means themselves, or one that moves the axis `moved`
         mean = actions if moved is None else np.zeros((*actions.shape[:2], 2)) + actions * np.eye(2)[moved]
         return SimpleNamespace(mean=mean)

@@ -236,7 +236,7 @@ class GridSolver:
             int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]), evaluation, *warm, best,
             _bound(evaluation, best), float(checkpoint["proven"]), str(checkpoint["method"]), float(checkpoint["refused"]),
             float(checkpoint["contraction"]),
-            Headway(float(checkpoint["headway_gap"]), float(checkpoint["headway_upper"]), int(checkpoint["idle"])),
+            Headway(*(float(checkpoint[f"headway_{name}"]) for name in ("gap", "upper", "span")), int(checkpoint["idle"])),
             bool(checkpoint["unprovable"]), float(checkpoint["elapsed"]),
             {"largest_move": float(checkpoint["largest_move"])},
         )  # fmt: skip
@@ -279,7 +279,7 @@ class GridSolver:
         return replace(
             state, step=state.step + 1, flow_time=state.flow_time + outcome.flow_time, step_size=outcome.next_step,
             evaluation=new, warm_law=old.law, warm_value=old.value, best=best, found=found, contraction=contraction,
-            headway=state.headway.after(gap, new.bracket[1]), facts=facts,
+            headway=state.headway.after(gap, new.bracket[1], float(np.ptp(new.value))), facts=facts,
         )  # fmt: skip
 
     def _searched(
@@ -453,6 +453,7 @@ class GridSolver:
             "contraction": state.contraction,
             "headway_gap": state.headway.gap,
             "headway_upper": state.headway.upper,
+            "headway_span": state.headway.span,
             "idle": state.headway.idle,
             "unprovable": state.unprovable,
             "best_actions": state.best.actions,

@@ -22,20 +22,23 @@ _AFTER_PROOF = 3  # the same, where a proof has already said that what was found
 
 @dataclass(frozen=True)
 class Headway:
-    """Whether a run still gets on: the least gap and cost at which it last did, and the steps since.
+    """Whether a run still gets on: the least gap, cost and range of V at which it last did, and the steps since.
 
-    It does where the gap found has halved or the upper end of J has fallen by a hundredth of that gap.
+    It does where the gap found has halved, the upper end of J has fallen by a hundredth of that gap, or V's range by a hundredth of
+    itself: the policy gets better in cells that are seldom visited.
     """
 
     gap: float = np.inf
     upper: float = np.inf
+    span: float = np.inf
     idle: int = 0
 
-    def after(self, gap: float, upper: float) -> Headway:
-        """Return the headway after one more step, at whose end the gap found and the upper end of J are as given."""
-        if gap <= _HALF * self.gap or upper <= self.upper - _FALL * max(gap, 0.0):
-            return Headway(min(gap, self.gap), min(upper, self.upper), 0)
-        return Headway(self.gap, self.upper, self.idle + 1)
+    def after(self, gap: float, upper: float, span: float) -> Headway:
+        """Return the headway after one more step, at whose end the gap found, the upper end of J and V's range are as given."""
+        fallen = upper <= self.upper - _FALL * max(gap, 0.0) or span <= (1.0 - _FALL) * self.span
+        if gap <= _HALF * self.gap or fallen:
+            return Headway(min(gap, self.gap), min(upper, self.upper), min(span, self.span), 0)
+        return Headway(self.gap, self.upper, self.span, self.idle + 1)
 
     def stalled(self, refused: bool) -> bool:
         """Whether nothing has come of the last steps; refused: whether a proof has been tried and fell short."""
