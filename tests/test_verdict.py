@@ -47,10 +47,11 @@ def test_a_kernel_that_proves_nothing_ends_a_default_run_where_no_better_action_
 def test_headway_counts_the_steps_that_came_to_nothing():
     now = Headway()
     for gap, upper in ((1.0, 5.0), (0.9, 5.0), (0.8, 5.0)):
-        now = now.after(gap, upper)
+        now = now.after(gap, upper, 3.0)
     assert now.idle == 2 and not now.stalled(False)
-    assert now.after(0.45, 5.0).idle == 0  # the gap has halved
-    assert now.after(0.9, 4.98).idle == 0  # J has fallen by more than a hundredth of it
+    assert now.after(0.45, 5.0, 3.0).idle == 0  # the gap has halved
+    assert now.after(0.9, 4.98, 3.0).idle == 0  # J has fallen by more than a hundredth of it
+    assert now.after(0.9, 5.0, 2.9).idle == 0  # V's range has fallen: seldom visited cells get better
     for _ in range(6):
-        now = now.after(0.8, 5.0)
+        now = now.after(0.8, 5.0, 3.0)
     assert now.stalled(False) and now.stalled(True)

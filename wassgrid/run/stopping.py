@@ -24,8 +24,8 @@ _AFTER_PROOF = 3  # the same, where a proof has already said that what was found
 class Headway:
     """Whether a run still gets on: the least gap, cost and range of V at which it last did, and the steps since.
 
-    It does where the gap found has halved, the upper end of J has fallen by a hundredth of that gap, or V's range by a hundredth of
-    itself: the policy gets better in cells that are seldom visited.
+    It does where the gap found has halved, the upper end of J has fallen by a hundredth of that gap, or the range of V by a
+    hundredth of itself: the policy gets better in cells that are seldom visited.
     """
 
     gap: float = np.inf
