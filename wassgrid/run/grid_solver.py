@@ -236,7 +236,10 @@ class GridSolver:
             int(checkpoint["step"]), float(checkpoint["flow_time"]), float(checkpoint["step_size"]), evaluation, *warm, best,
             _bound(evaluation, best), float(checkpoint["proven"]), str(checkpoint["method"]), float(checkpoint["refused"]),
             float(checkpoint["contraction"]),
-            Headway(*(float(checkpoint[f"headway_{name}"]) for name in ("gap", "upper", "span")), int(checkpoint["idle"])),
+            Headway(
+                float(checkpoint["headway_gap"]), float(checkpoint["headway_upper"]), float(checkpoint["headway_span"]),
+                int(checkpoint["idle"]),
+            ),
             bool(checkpoint["unprovable"]), float(checkpoint["elapsed"]),
             {"largest_move": float(checkpoint["largest_move"])},
         )  # fmt: skip
