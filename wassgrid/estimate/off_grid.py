@@ -89,16 +89,16 @@ class GreedyPolicy:
     def actions(self, states: np.ndarray) -> np.ndarray:
         """Return the actions (K, m) at states (K, d)."""
         cells, weights = self.grid.corners(states)
-        if cells.shape[1] > _MOST_NEIGHBOURS:
-            order = np.argpartition(-weights, _MOST_NEIGHBOURS, axis=1)[:, :_MOST_NEIGHBOURS]
-            cells, weights = np.take_along_axis(cells, order, axis=1), np.take_along_axis(weights, order, axis=1)
-            weights = weights / weights.sum(axis=1, keepdims=True)
         neighbours = self.best[cells]
         chosen: np.ndarray = np.einsum("kc,kca->ka", weights, neighbours)
         # a corner of no weight is no neighbour
         spread = np.where(weights[..., None] > 0, np.abs(neighbours - chosen[:, None, :]), 0.0).max(axis=1)
         rows = np.flatnonzero((spread > self._alike).any(axis=1))
-        chosen[rows] = self._better(states[rows], np.concatenate([chosen[rows, None, :], neighbours[rows]], axis=1))[0]
+        neighbours, weights = neighbours[rows], weights[rows]
+        if cells.shape[1] > _MOST_NEIGHBOURS:
+            heaviest = np.argpartition(-weights, _MOST_NEIGHBOURS, axis=1)[:, :_MOST_NEIGHBOURS]
+            neighbours = np.take_along_axis(neighbours, heaviest[..., None], axis=1)
+        chosen[rows] = self._better(states[rows], np.concatenate([chosen[rows, None, :], neighbours], axis=1))[0]
         return chosen
 
     def switching(self, reach: Sequence[int]) -> np.ndarray:
