@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from wassgrid.chain.classes import period, recurrent_classes
+from wassgrid.chain.classes import period, reached_together, recurrent_classes
 from wassgrid.chain.fundamental import Chain, Factorisation
 from wassgrid.chain.spectrum import second_eigenvalue
 from wassgrid.chain.stationary import METHODS, stationary_law
@@ -139,3 +139,14 @@ def test_factors_give_the_law_from_any_pinned_cell():
     for pinned in (0, 13, 29):
         law = Factorisation(operator, pinned=pinned).null_law()
         np.testing.assert_allclose(law, grassmann_taksar_heyman(matrix), atol=1e-13)
+
+
+def test_cells_that_all_reach_one_together_are_one_class_without_a_period():
+    cycle = np.roll(np.eye(5), 1, axis=1)
+    lazy = 0.5 * (cycle + np.eye(5))
+    apart = np.kron(np.eye(2), np.full((3, 3), 1 / 3))
+    for matrix, expected in ((cycle, False), (lazy, True), (apart, False)):
+        operator = TransitionOperator.from_matrix(matrix)
+        assert reached_together(operator, 0) is expected
+        classes = recurrent_classes(operator)
+        assert (len(classes) == 1 and period(operator, classes[0]) == 1) is expected

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wassgrid.advice import RESOLVED, aligned, least_noise, resolving_points, suggest
-from wassgrid.chain.classes import period, recurrent_classes
+from wassgrid.chain.classes import LISTED, period, reached_together, recurrent_classes
+from wassgrid.chain.stationary import starting_law
 from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, DerivativeCheck, check_derivatives
 from wassgrid.evaluation import Evaluator
 from wassgrid.geometry import gradient_norm
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from wassgrid.case import Case
 
+_PUSHES = 8  # products from a start to a law whose most likely cell is recurrent, as a rule
 _OFF_NODE = 1e-6  # in cells
 _NAMES = 17  # letters of the longest name of a finding, as a rule
 _LOOKS = 4  # steps that are taken to see the pace of a run
@@ -222,6 +224,13 @@ def _time_step(case: Case, grid: StateGrid) -> str:
 
 def _classes(case: Case, model: TransitionModel, mean: np.ndarray, weights: np.ndarray) -> Finding:
     operator = model.operator(mean, weights)
+    if operator.entries > LISTED:
+        law = starting_law(operator.size)
+        for _ in range(_PUSHES):
+            law = operator.push(law)
+        if reached_together(operator, int(law.argmax())):
+            return Finding("recurrent classes", f"1 under the initial policy; {operator.entries:,} transition entries")
+        return Finding("recurrent classes", f"not listed: {operator.entries:,} transition entries are too many")
     classes = recurrent_classes(operator)
     if len(classes) > 1:
         places = ", ".join(model.grid.describe_cell(int(cells[0])) for cells in classes[:3])

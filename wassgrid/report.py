@@ -225,7 +225,7 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
         entries = f", {summary['entries']:,} transition entries" if "entries" in summary else ""
         cells = f" = {int(np.prod([axis.size for axis in result.axes])):,}" if len(result.axes) > 1 else ""
         rows.append(("cells", f"{shape}{cells}{entries}"))
-    if "recurrent_classes" in summary:
+    if summary.get("recurrent_classes") is not None:
         period = summary.get("period")
         rows.append(("recurrent classes", f"{summary['recurrent_classes']}{f', period {period}' if (period or 1) > 1 else ''}"))
     for name, mass in summary.get("boundary_mass", {}).items():
@@ -239,7 +239,7 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
         rows.append(("kernels", f"expected to add {sum(axis['added_cost'] for axis in axes):+.1e} to J ({kernels})"))
     known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries")
     for name, value in summary.items():
-        if name not in known:
+        if name not in known and value is not None:
             rows.append((name.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)))
     return rows
 

@@ -8,7 +8,9 @@ from scipy.sparse import csgraph
 
 from wassgrid.transition.operator import MarkovOperator
 
+LISTED = 20_000_000  # entries of P up to which its classes are listed, from the matrix
 _EDGE = 1e-14  # transition probabilities below are rounding
+_TOGETHER = 200  # steps after which all cells reach one, or it is left open
 
 
 def recurrent_classes(operator: MarkovOperator) -> list[np.ndarray]:
@@ -46,6 +48,20 @@ def is_single_class(operator: MarkovOperator, cell: int) -> bool:
         if count == before:
             return False
     return True
+
+
+def reached_together(operator: MarkovOperator, cell: int) -> bool:
+    """Tell whether all cells reach `cell` in one and the same number of steps: one recurrent class, of period 1.
+
+    By products alone, of which there are a few hundred at most: False says nothing.
+    """
+    reached = np.zeros(operator.size, bool)
+    reached[cell] = True
+    for _ in range(_TOGETHER):
+        if reached.all():
+            return True
+        reached = operator.apply(reached.astype(float)) > _EDGE
+    return False
 
 
 def period(operator: MarkovOperator, cells: np.ndarray) -> int:

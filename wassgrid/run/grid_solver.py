@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wassgrid.certificate import BestActions, certify, find_best, restored_best
-from wassgrid.chain.classes import is_single_class, period, recurrent_classes
+from wassgrid.chain.classes import LISTED, is_single_class, period, reached_together, recurrent_classes
 from wassgrid.chain.reductions import dot, largest
 from wassgrid.chain.spectrum import second_eigenvalue
 from wassgrid.chain.stationary import StationaryError, starting_law
@@ -512,16 +512,26 @@ class GridSolver:
 
     def summary(self, evaluation: Evaluation) -> dict[str, Any]:
         """Report the noise that the grid really has, the recurrent classes and their period, and how fast the chain mixes."""
-        classes = recurrent_classes(evaluation.chain.operator)
-        second = second_eigenvalue(evaluation.chain.operator)
         return {
             "resolution": resolution(evaluation),
-            "recurrent_classes": len(classes),
-            "period": period(evaluation.chain.operator, classes[0]) if len(classes) == 1 else None,
-            "second_eigenvalue": second if np.isfinite(second) else None,
+            **self._chain_facts(evaluation),
             "boundary_mass": self._boundary_mass(evaluation.law),
             "cells": self.grid.size,
             "entries": evaluation.chain.operator.entries,
+        }
+
+    def _chain_facts(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Count the recurrent classes, their period, and how fast the chain mixes; of a large P what products alone show."""
+        operator = evaluation.chain.operator
+        if operator.entries > LISTED:
+            one = 1 if reached_together(operator, int(evaluation.law.argmax())) else None
+            return {"recurrent_classes": one, "period": one, "second_eigenvalue": None}
+        classes = recurrent_classes(operator)
+        second = second_eigenvalue(operator)
+        return {
+            "recurrent_classes": len(classes),
+            "period": period(operator, classes[0]) if len(classes) == 1 else None,
+            "second_eigenvalue": second if np.isfinite(second) else None,
         }
 
     def _estimate(self, state: GridState) -> dict[str, Any]:
