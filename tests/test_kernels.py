@@ -196,7 +196,8 @@ def test_matched_weights_keep_the_mean_always_and_the_variance_where_a_law_can(d
     assert abs(w @ e - d) < (3e-15 if ratio < 1.5 else 1e-13)
     variance, least = w @ (e - d) ** 2, abs(d) * (1 - abs(d))
     if ratio >= 0.5:
-        assert abs(variance - ratio**2) < (1e-14 if ratio < 1.5 else 1e-12)
+        # from 1.5 on the tails are cut at 8 standard deviations: some 8^2 exp(-8^2/2) = 8e-13 of the variance
+        assert abs(variance - ratio**2) < (1e-14 if ratio < 1.5 else 1e-12 * ratio**2)
     else:
         # within the passage from the noise's variance to the least there is
         width = 0.5 * min(0.25 - ratio**2, ratio**2)
