@@ -217,14 +217,18 @@ def _krylov(
     def apply(x: np.ndarray) -> np.ndarray:
         return x - operator.push(x) + total(x) * law
 
+    # the error is the residual over 1 - rate
+    wanted = 0.1 * tolerance
+    if rate is not None:
+        wanted = min(wanted, max(0.5 * tolerance * (1.0 - rate), 4.0 * _ROUNDING))
     mu, before = law, np.inf
     for _ in range(_KRYLOV_ROUNDS):
         residual = law - apply(mu)
         size = total_variation(residual)
         products += 1
-        if size <= 0.2 * tolerance or size > 0.5 * before:
+        if size <= 2.0 * wanted or size > 0.5 * before:
             break
-        found = krylov.solve(apply, mu, residual, total_variation, 0.1 * tolerance, 2 * _KRYLOV_STEPS)
+        found = krylov.solve(apply, mu, residual, total_variation, wanted, 2 * _KRYLOV_STEPS)
         mu, before, products = found.values, size, products + found.products
     polish = 4
     for _ in range(polish):
