@@ -22,10 +22,10 @@ from wassgrid.run.solvers import make_solver
 
 
 def product(dimension: int) -> VectorLQ:
-    """Return independent scalar regulators side by side, one action each: the answers add up."""
-    factors = np.diag([0.9, 0.8, 0.7, 0.6][:dimension])
-    one = np.eye(dimension)
-    return VectorLQ(factors, one, one, 0.5 * one, np.diag([0.25, 0.3, 0.35, 0.4][:dimension]))
+    """Return independent scalar regulators side by side, the first two with an action each: the answers add up."""
+    factors, one = np.diag([0.9, 0.8, 0.7, 0.6][:dimension]), np.eye(dimension)
+    moved = one[:, :2]
+    return VectorLQ(factors, moved, one, 0.5 * np.eye(moved.shape[1]), np.diag([0.25, 0.3, 0.35, 0.4][:dimension]))
 
 
 def discounted() -> tuple[str, float]:
@@ -63,7 +63,7 @@ def problems() -> list[tuple[str, str, float]]:
         ("pendulum, angle without noise", Manufactured.pendulum().case_text(48, "auto"), Manufactured.pendulum().objective),
         ("LQ in two dimensions", product(2).case_text(25, "auto"), product(2).objective),
         ("LQ in three dimensions", product(3).case_text(13, "auto", policy=ONE), product(3).objective),
-        ("LQ in four dimensions", product(4).case_text(6, "auto", deviations=5.0, policy=ONE), product(4).objective),
+        ("LQ in four dimensions", product(4).case_text(7, "auto", deviations=5.0, policy=ONE), product(4).objective),
         ("discounted LQ", *discounted()),
     ]
 
