@@ -234,7 +234,7 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
             rows.append((f"ends of {name}", f"hold {mass:.2g} of the stationary mass: {advice}"))
     axes = summary.get("resolution", [])
     rows += added_noise(axes)
-    if axes and "added_cost" in axes[0]:
+    if axes and axes[0].get("added_cost") is not None:
         kernels = ", ".join(f"{axis['state']} {axis['kernel']} {_share(axis)}" for axis in axes)
         rows.append(("kernels", f"expected to add {sum(axis['added_cost'] for axis in axes):+.1e} to J ({kernels})"))
     known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries")

@@ -17,6 +17,8 @@ class AxisNoise(BaseModel):
     physical: float
     numerical: float
     cells_per_noise: float
+    points: int | None = None
+    added_cost: float | None = None
 
 
 class EstimatedCost(BaseModel):
