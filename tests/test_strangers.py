@@ -18,8 +18,11 @@ import numpy as np
 import pytest
 from test_storage import append, check_prefix, create
 
+from wassgrid.case import Case
 from wassgrid.cli import main
 from wassgrid.policy import ParticlePolicy, PolicyError
+from wassgrid.run.loop import CheckpointError, require_arrays
+from wassgrid.run.solvers import SOLVERS, make_solver
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
 
 CASE = """
@@ -46,6 +49,17 @@ particles = 4
 method = "euler"
 stop   = { steps = 6 }
 """
+
+
+def test_every_array_of_a_checkpoint_is_one_that_is_looked_at():
+    """A stranger's array of another shape would be met in the middle of a step."""
+    case = Case.from_text(CASE, "held")
+    stored = make_solver(case).record(make_solver(case).start()).checkpoint()
+    shapes = {name: value.shape for name, value in stored.items() if isinstance(value, np.ndarray)}
+    assert shapes == SOLVERS["grid"].checkpoint(case)
+    wrong = {**stored, "best_actions": stored["best_actions"][:-1]}
+    with pytest.raises(CheckpointError, match="'best_actions' is no array of 21 x 1"):
+        require_arrays(wrong, SOLVERS["grid"].checkpoint(case))
 
 
 VERBS = ("info", "plot", "compare", "simulate", "resume")

@@ -68,7 +68,8 @@ def grid_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the arrays that a grid run goes on from."""
     cells, particles = StateGrid.from_case(case).size, case.policy.particles
     actions = (cells, particles, case.problem.action_dimension)
-    return {"actions": actions, "weights": actions[:2], "warm_law": (cells,), "warm_value": (cells,)}
+    best = {"best_actions": (cells, actions[2]), "best_values": (cells,), "best_lead": (cells,)}
+    return {"actions": actions, "weights": actions[:2], "warm_law": (cells,), "warm_value": (cells,), **best}
 
 
 def grid_layout(case: Case) -> dict[str, Any]:
