@@ -10,12 +10,11 @@ import numpy as np
 
 from wassgrid.grid import ALIGNED, GridError, StateGrid, misalignment
 from wassgrid.resources import estimate_memory
-from wassgrid.transition.axis_kernels import AXIS_KERNELS
+from wassgrid.transition.axis_kernels import RESOLVED
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
-RESOLVED = min(k.resolving_noise for k in AXIS_KERNELS.values() if k.takes_noise and k.resolving_noise > 0)  # noise/spacing
 LEAST_POINTS = 9  # of an axis that somebody is advised to take
 _ON_NODE = 1e-6  # in cells
 _MOST_CELLS = 2_000_000  # of a grid that is suggested

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wassgrid.advice import RESOLVED, aligned, least_noise, resolving_points, suggest
+from wassgrid.advice import aligned, least_noise, resolving_points, suggest
 from wassgrid.chain.classes import LISTED, period, reached_together, recurrent_classes
-from wassgrid.chain.stationary import starting_law
+from wassgrid.chain.stationary import settling, starting_law
 from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, DerivativeCheck, check_derivatives
 from wassgrid.evaluation import Evaluator
 from wassgrid.geometry import gradient_norm
@@ -23,6 +23,7 @@ from wassgrid.resolution import resolution
 from wassgrid.resources import amount, estimate_memory, memory_limit
 from wassgrid.run.schema import STEP
 from wassgrid.run.solvers import SOLVERS, make_solver
+from wassgrid.transition.axis_kernels import RESOLVED
 from wassgrid.transition.model import TransitionModel
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from wassgrid.case import Case
 
-_PUSHES = 8  # products from a start to a law whose most likely cell is recurrent, as a rule
 _OFF_NODE = 1e-6  # in cells
 _NAMES = 17  # letters of the longest name of a finding, as a rule
 _LOOKS = 4  # steps that are taken to see the pace of a run
@@ -225,9 +225,7 @@ def _time_step(case: Case, grid: StateGrid) -> str:
 def _classes(case: Case, model: TransitionModel, mean: np.ndarray, weights: np.ndarray) -> Finding:
     operator = model.operator(mean, weights)
     if operator.entries > LISTED:
-        law = starting_law(operator.size)
-        for _ in range(_PUSHES):
-            law = operator.push(law)
+        law = settling(operator, starting_law(operator.size))
         if reached_together(operator, int(law.argmax())):
             return Finding("recurrent classes", f"1 under the initial policy; {operator.entries:,} transition entries")
         return Finding("recurrent classes", f"not listed: {operator.entries:,} transition entries are too many")

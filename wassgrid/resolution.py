@@ -9,7 +9,7 @@ import numpy as np
 
 from wassgrid.evaluation import Evaluation
 from wassgrid.problem.boundary import BOUNDARIES
-from wassgrid.transition.axis_kernels.matched import EXACT
+from wassgrid.transition.axis_kernels import RESOLVED
 from wassgrid.transition.compiled import PERIODIC
 from wassgrid.transition.expectations import conditional_moments
 
@@ -50,7 +50,7 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "physical": float(np.sqrt(law @ noise**2)),
                 "numerical": float(np.sqrt(max(law @ variance[:, j], 0.0))),
                 "cells_per_noise": ratio,
-                "points": None if ratio == 0.0 else math.ceil(cells * EXACT / ratio) + (grid.boundary[j] != "periodic"),
+                "points": None if ratio == 0.0 else math.ceil(cells * RESOLVED / ratio) + (grid.boundary[j] != "periodic"),
                 "added_cost": float(0.5 * evaluation.discount * (law @ (excess * bend)) / grid.spacing[j] ** 2),
             }
         )

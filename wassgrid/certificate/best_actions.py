@@ -75,22 +75,31 @@ def restored_best(evaluation: Evaluation, actions: np.ndarray, values: np.ndarra
     return BestActions(actions, values, low, high, assumed, coercive, lead)
 
 
+def golden_direction(dimension: int) -> np.ndarray:
+    """Return the step (dimension,) of the additive recurrence that fills the unit cube evenly, however many points it has.
+
+    Powers of 1/r, r the generalised golden ratio, r^(dimension + 1) = r + 1 (Roberts 2018).
+    """
+    ratio = 2.0
+    for _ in range(60):
+        ratio = (1.0 + ratio) ** (1.0 / (dimension + 1))
+    direction: np.ndarray = ratio ** -np.arange(1.0, dimension + 1)
+    return direction
+
+
 def probe_actions(
     low: np.ndarray, high: np.ndarray, centre: np.ndarray, bounded: np.ndarray, count: int = PROBES
 ) -> np.ndarray:
     """Return actions that fill boxes low, high (cells, m), (cells, P, m): P = count for m = 1, more for larger m.
 
-    One action: both ends and points between. More: the corners (up to m = 3) and an additive recurrence with the generalised
-    golden ratio (Roberts 2018). Evenly where the action is bounded (m,), else denser towards the centre (cells, m).
+    One action: both ends and points between. More: the corners (up to m = 3) and an additive recurrence (`golden_direction`).
+    Evenly where the action is bounded (m,), else denser towards the centre (cells, m).
     """
     m = low.shape[1]
     if m == 1:
         unit = np.linspace(-1.0, 1.0, count)[:, None]
     else:
-        ratio = 2.0
-        for _ in range(60):
-            ratio = (1.0 + ratio) ** (1.0 / (m + 1))
-        steps = np.arange(1, 3 * count * (m - 1) + 1)[:, None] * ratio ** -np.arange(1.0, m + 1)
+        steps = np.arange(1, 3 * count * (m - 1) + 1)[:, None] * golden_direction(m)
         unit = 2.0 * np.mod(0.5 + steps, 1.0) - 1.0
         if m <= 3:
             corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * m, indexing="ij"), axis=-1).reshape(-1, m)
@@ -149,7 +158,7 @@ def best_actions(
         least[probed] = np.where(apart.any(axis=2), tried, np.inf).min(axis=1)
         lost = (np.abs(point.actions - actions[point.cells]) > _SAME * box[rows]).any(axis=1)
         np.minimum.at(least, rows[lost], point.value[lost])
-        lead[cells[probed]] = (least - values[cells])[probed]
+        lead[cells[probed]] = np.minimum(least - values[cells], np.finfo(np.float32).max)[probed]
     return actions, values, lead
 
 

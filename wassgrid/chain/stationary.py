@@ -21,6 +21,7 @@ _PROBE = 16  # products after which the rate of power iteration is judged
 _PATIENCE = 100.0  # products of power iteration; a Krylov method takes about 100
 _DIRECT_PATIENCE = 2.0  # the same in units of a cheap factorisation, which serves the value function too
 _KRYLOV_ROUNDS, _KRYLOV_STEPS = 6, 150  # restarts of BiCGSTAB, and its steps (of two products) between them
+_SETTLING = 8  # products from a start to a law whose most likely cell is recurrent, as a rule
 _ROUNDING = 2e-15  # residuals |mu P - mu|_1 at rounding level
 _NEGATIVE_MASS = 1e-2  # total that the signed weights of the cubic kernel may leave in the law
 
@@ -117,6 +118,13 @@ def starting_law(n: int) -> np.ndarray:
     """Return a law close to the uniform one and without symmetry, so that every mode of a chain shows in its decay."""
     law = 1.0 + 0.1 * probe_function(n)
     return law / law.sum()
+
+
+def settling(operator: MarkovOperator, law: np.ndarray) -> np.ndarray:
+    """Return a law some steps later: its most likely cell is recurrent, as a rule."""
+    for _ in range(_SETTLING):
+        law = operator.push(law)
+    return law
 
 
 def _usable(law: np.ndarray) -> np.ndarray:
@@ -243,8 +251,7 @@ def _direct(
     operator: MarkovOperator, law: np.ndarray, tolerance: float, rate: float | None = None
 ) -> StationaryResult:
     """Solve for mu by sparse LU with the most likely cell taken out, then inverse iteration for |lambda_2|."""
-    for _ in range(8):
-        law = operator.push(law)
+    law = settling(operator, law)
     pinned = int(law.argmax())
     try:
         factors = Factorisation(operator, pinned=pinned)
@@ -258,7 +265,7 @@ def _direct(
         factors = Factorisation(operator, pinned=pinned)
     mu = factors.null_law()
     del rate  # the error of a direct solve depends on the eigenvalue of I - P next to zero, which inverse iteration knows better
-    found = _checked(operator, mu, 8, direct_rate(operator, factors, mu), "lu", tolerance)
+    found = _checked(operator, mu, _SETTLING, direct_rate(operator, factors, mu), "lu", tolerance)
     return replace(found, factors=factors)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import ndtri
 
+from wassgrid.certificate.best_actions import golden_direction
+
 _STEPS = {1: 0.5, 2: 0.8}  # D, in standard deviations
 _REACH = 7.0  # standard deviations: 3e-12 of the mass is beyond
 _LATTICE = 256  # points of the lattice in three and four dimensions
@@ -57,11 +59,8 @@ def shifted_rule(dimension: int, count: int, rng: np.random.Generator) -> Iterat
             # D phi(x), one factor for each dimension
             yield points, np.exp(-0.5 * (points**2).sum(axis=1)) * (step / math.sqrt(2.0 * math.pi)) ** dimension
     else:
-        # additive recurrence with the generalised golden ratio (Roberts 2018), a lattice of any size, shifted modulo one
-        ratio = 2.0
-        for _ in range(60):
-            ratio = (1.0 + ratio) ** (1.0 / (dimension + 1))
-        direction = ratio ** -np.arange(1.0, dimension + 1)
+        # a lattice of any size, shifted modulo one
+        direction = golden_direction(dimension)
         shift = rng.random((count, dimension))
         tiny = np.finfo(float).tiny
         for k in range(_LATTICE):

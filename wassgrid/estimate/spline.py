@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import spline_filter1d
 
 from wassgrid.grid import StateGrid
-from wassgrid.transition.compiled import BOUNDARIES, PERIODIC, driver
+from wassgrid.transition.compiled import BOUNDARIES, PERIODIC, REFLECT, driver, fold
 from wassgrid.transition.threads import spread
 
 
@@ -76,14 +76,7 @@ def spline_rows(low, high, points, lower, spacing, size, boundary, coefficients,
             w[j, 3] = t * t * t / 6.0
             for q in range(4):
                 node = i + q - 1
-                if boundary[j] == PERIODIC:
-                    node = node % n
-                elif n == 2:
-                    node = abs(node) % 2
-                else:
-                    node = abs(node)
-                    node = node if node < n else 2 * (n - 1) - node
-                nodes[j, q] = node * stride
+                nodes[j, q] = fold(node, n, PERIODIC if boundary[j] == PERIODIC else REFLECT) * stride
             stride *= n
         total = 0.0
         digit[:] = 0

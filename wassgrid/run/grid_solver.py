@@ -14,7 +14,7 @@ from wassgrid.certificate import BestActions, certify, find_best, restored_best
 from wassgrid.chain.classes import LISTED, is_single_class, period, reached_together, recurrent_classes
 from wassgrid.chain.reductions import dot, largest
 from wassgrid.chain.spectrum import second_eigenvalue
-from wassgrid.chain.stationary import StationaryError, starting_law
+from wassgrid.chain.stationary import StationaryError, settling, starting_law
 from wassgrid.estimate import ASKED, allowance, estimate, plan
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, require_one_class, rounding
 from wassgrid.geometry import gradient_norm, norm
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
 
 
-_PUSHES = 8  # products from a start to a law whose most likely cell is recurrent, as a rule
 _AT_REST = 1e-11  # largest move, relative to the largest action, that is rounding
 
 
@@ -564,9 +563,7 @@ class GridSolver:
             return
         operator = self.model.operator(self.model.means(policy.actions)[0], policy.weights)
         if self.model.product is not None:
-            for _ in range(_PUSHES):
-                law = operator.push(law)
-            if is_single_class(operator, int(law.argmax())):
+            if is_single_class(operator, int(settling(operator, law).argmax())):
                 return
         require_one_class(operator, self.grid)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -101,17 +102,24 @@ def require_arrays(checkpoint: Mapping[str, Any], shapes: Mapping[str, tuple[int
             raise CheckpointError(f"checkpoint: '{name}' holds what is no finite number")
 
 
-class StartError(ValueError):
-    """A first state that cannot be computed: its numbers overflow."""
+class NumbersError(ValueError):
+    """A case whose numbers overflow before its first step."""
 
 
-def _started(solver: Solver) -> Any:
+@contextmanager
+def overflow_named(what: str) -> Iterator[None]:
+    """Raise NumbersError, with what could not be done, where Python's own arithmetic overflows inside."""
     try:
-        return solver.start()
+        yield
     except ArithmeticError as error:
         if type(error).__module__ != "builtins":
             raise
-        raise StartError(f"the first policy cannot be evaluated, its numbers overflow: {error}") from error
+        raise NumbersError(f"{what}: {error}") from error
+
+
+def _started(solver: Solver) -> Any:
+    with overflow_named("the first policy cannot be evaluated, its numbers overflow"):
+        return solver.start()
 
 
 def _restored(solver: Solver, checkpoint: Mapping[str, Any]) -> Any:

@@ -6,15 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wassgrid.run.loop import Observer, Solver, drive
+from wassgrid.run.loop import Observer, Solver, drive, overflow_named
 from wassgrid.run.schema import FLOW_TIME, GRADIENT_NORM, STEP
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
-
-
-class NumbersError(ValueError):
-    """A case whose numbers overflow before its first step."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +87,9 @@ SOLVERS = {
 
 
 def make_solver(case: Case) -> Solver:
-    """Return the solver that the case names.  Raises ValueErrors that name what is wrong with the case."""
-    try:
+    """Return the solver that the case names. Raises ValueErrors that name what is wrong with the case."""
+    with overflow_named("states: the numbers of the case are beyond what can be computed with"):
         return SOLVERS[case.solver.kind].make(case)
-    except ArithmeticError as error:
-        if type(error).__module__ != "builtins":
-            raise
-        raise NumbersError(f"states: the numbers of the case are beyond what can be computed with ({error})") from error
 
 
 def solve(case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None) -> Any:

@@ -18,6 +18,8 @@ from wassgrid.transition.compiled import CLAMP, PROJECT, TRUNCATE, allocating_no
 AXIS_KERNELS: dict[str, AxisKernel] = {
     kernel.name: kernel for kernel in (gaussian.KERNEL, linear.KERNEL, matched.KERNEL, cubic.KERNEL)
 }
+# noise/spacing from which some kernel carries noise as it is
+RESOLVED = min(kernel.resolving_noise for kernel in AXIS_KERNELS.values() if kernel.takes_noise)
 GAUSSIAN, LINEAR, CUBIC, MATCHED = gaussian.KERNEL.code, linear.KERNEL.code, cubic.KERNEL.code, matched.KERNEL.code
 
 

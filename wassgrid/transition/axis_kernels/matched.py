@@ -199,4 +199,3 @@ def matched_weights(m, s, h, n, boundary, order, w0, w1, w2):
             w2[q] = 2.0 * (w2[q] / t0 - w0[q] * t2 - first_order * t1) / (h * h)
             w1[q] = way * first_order / h
     return first, count
-
