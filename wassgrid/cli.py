@@ -302,6 +302,9 @@ def _drop_output() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; bad input gives one line on stderr, a defect its traceback."""
     _prepare_streams()
+    if any("\0" in argument for argument in arguments or ()):  # no shell can pass one; some parsers of command lines break on it
+        _complain("an argument holds a NUL character, which no path or name can have")
+        return BAD_INPUT
     try:
         status = app(args=arguments, prog_name="wassgrid", standalone_mode=False)
         sys.stdout.flush()
