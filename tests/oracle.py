@@ -223,12 +223,33 @@ def kernel_weights(kernel: str, u: np.ndarray, s: np.ndarray, e: np.ndarray, n: 
     raise NotImplementedError(f"the oracle has no kernel {kernel!r}")
 
 
+def boundary_weights(kernel: str, u: np.ndarray, s: np.ndarray, e: np.ndarray, n: int, boundary: str) -> np.ndarray:
+    """Return weights (..., E) of the nodes e for means u and noises s (...), as the model of the ends wants them.
+
+    Without noise all that stop a mean are the same. project: the law of an endless axis, `_extended` puts it on the ends.
+    truncate: that law given that it is on the axis, by the trapezoidal rule, which takes half of a node on an end.
+    """
+    if boundary not in ("project", "truncate"):
+        return kernel_weights(kernel, u, s, e, n, "clamp" if boundary == "open" else boundary)
+    still = kernel_weights(kernel, u, np.zeros_like(s), e, n, "clamp") if kernel in ("linear", "matched", "cubic") else 0.0
+    if kernel == "cubic":
+        return still
+    noisy = kernel_weights(kernel, u, np.where(s > 0, s, 1.0), e, n, "endless")
+    if boundary == "truncate":
+        noisy = noisy * np.where((e < 0) | (e >= n), 0.0, np.where((e == 0) | (e == n - 1), 0.5, 1.0))
+        noisy = noisy / noisy.sum(axis=-1, keepdims=True)
+    return np.where((s > 0)[..., None], noisy, still)
+
+
 # -- problems --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Axis:
-    """One state: its nodes, its law as code, and what stands beyond its ends."""
+    """One state: its nodes, its law as code, and what stands beyond its ends.
+
+    domain: the ends that the text declares; the nodes of an open axis go on beyond them.
+    """
 
     name: str
     low: float
@@ -239,6 +260,7 @@ class Axis:
     mean: Any
     noise: Any
     follows: list[str]
+    domain: tuple[float, float]
 
     @property
     def nodes(self) -> np.ndarray:
@@ -263,10 +285,10 @@ class DenseProblem:
             axes[name] = self._axis(name, table, case["grid"]["points"][name], kernel)
         self.axes = axes
         self.order = self._sorted()
+        self._widen()
         self.shape = tuple(axis.size for axis in axes.values())
         self.size = int(np.prod(self.shape))
-        mesh = np.meshgrid(*[axis.nodes for axis in axes.values()], indexing="ij")
-        self.states = {name: part.ravel() for name, part in zip(axes, mesh, strict=True)}
+        self.states = self._mesh()
         self.actions = list(case["actions"])
         bounds = [table.get("bounds", [-math.inf, math.inf]) for table in case["actions"].values()]
         self.bounds = np.array([[self._number(end) for end in pair] for pair in bounds], dtype=float)
@@ -284,7 +306,8 @@ class DenseProblem:
         law = str(table["next"] if "next" in table else table["drift"])
         noise = table.get("noise", table.get("diffusion", 0.0))
         follows = re.findall(r"next\((\w+)\)", law)
-        return Axis(name, low, (high - low) / cells, points, boundary, kernel, compiled(law), compiled(noise), follows)
+        spacing, codes = (high - low) / cells, (compiled(law), compiled(noise))
+        return Axis(name, low, spacing, points, boundary, kernel, *codes, follows, (low, high))
 
     def _sorted(self) -> list[str]:
         done: list[str] = []
@@ -292,14 +315,38 @@ class DenseProblem:
             done += [name for name, axis in self.axes.items() if name not in done and set(axis.follows) <= set(done)][:1]
         return done
 
+    def _mesh(self) -> dict[str, np.ndarray]:
+        mesh = np.meshgrid(*[axis.nodes for axis in self.axes.values()], indexing="ij")
+        return {name: part.ravel() for name, part in zip(self.axes, mesh, strict=True)}
+
+    def _sigma(self, axis: Axis, names: dict[str, Any]) -> Any:
+        """The noise of one step."""
+        sigma = valued(axis.noise, names)
+        return sigma if self.step is None else sigma * math.sqrt(self.step)
+
+    def _widen(self) -> None:
+        """Let open axes go on for the tail of the widest noise on them and two nodes, until that holds with their new nodes."""
+        was = {name: axis.size for name, axis in self.axes.items()}
+        while True:
+            names, sizes = {**self.names, **self._mesh()}, [axis.size for axis in self.axes.values()]
+            widest = {name: float(np.max(self._sigma(axis, names))) for name, axis in self.axes.items()}
+            for name, axis in self.axes.items():
+                if axis.boundary == "open" and widest[name] > 0.0:
+                    more = math.ceil(TAIL * widest[name] / axis.spacing) + 2
+                    axis.low, axis.size = axis.domain[0] - more * axis.spacing, was[name] + 2 * more
+            if sizes == [axis.size for axis in self.axes.values()]:
+                return
+
     @cached_property
     def initial_law(self) -> np.ndarray:
-        """Uniform over the domain, by the trapezoidal rule."""
+        """Uniform over the declared domain, by the trapezoidal rule."""
         law = np.ones(1)
         for axis in self.axes.values():
             part = np.ones(axis.size)
             if axis.boundary != "periodic":
-                part[[0, -1]] = 0.5
+                inner = [round((end - axis.low) / axis.spacing) for end in axis.domain]
+                part[: inner[0]] = part[inner[1] + 1 :] = 0.0
+                part[inner] = 0.5
             law = np.multiply.outer(law, part)
         return law.ravel() / law.sum()
 
@@ -317,7 +364,8 @@ class DenseProblem:
         result = np.empty((len(cells), len(self.axes)))
         for k, (name, axis) in enumerate(self.axes.items()):
             mean = valued(axis.mean, names)
-            result[:, k] = mean if self.step is None else names[name] + self.step * mean
+            mean = mean if self.step is None else names[name] + self.step * mean
+            result[:, k] = np.clip(mean, *axis.domain) if axis.boundary == "open" else mean
         return result
 
     def jumps(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -360,12 +408,13 @@ class DenseProblem:
         for name in self.order:
             axis, k = self.axes[name], place[name]
             mean = lifted(valued(axis.mean, wide))
-            sigma = lifted(valued(axis.noise, wide))
             if self.step is not None:
                 mean = wide[name] + self.step * mean
-                sigma = sigma * math.sqrt(self.step)
-            sigma = sigma / axis.spacing
+            sigma = lifted(self._sigma(axis, wide)) / axis.spacing
             n, length = axis.size, axis.size * axis.spacing
+            tail = math.ceil(TAIL * float(np.nanmax(sigma, initial=0.0))) + 3
+            if axis.boundary == "open":
+                mean = np.clip(mean, *axis.domain)
             u = mean - axis.low
             winding = np.zeros(1)
             if axis.boundary == "periodic":
@@ -374,15 +423,17 @@ class DenseProblem:
             elif axis.boundary == "reflect":
                 u = np.mod(u, 2 * (n - 1) * axis.spacing)
             else:
-                u = np.clip(u, 0.0, (n - 1) * axis.spacing)
+                # the noise of a mean far beyond an end of `project` does not come back
+                beyond = np.where(sigma > 0, tail * axis.spacing, 0.0) if axis.boundary == "project" else 0.0
+                u = np.clip(u, -beyond, (n - 1) * axis.spacing + beyond)
             u = u / axis.spacing
-            # a reflected mean lies in two lengths
-            reach = int(np.ceil(TAIL * float(np.nanmax(sigma, initial=0.0)))) + 3 + (n if axis.boundary == "reflect" else 0)
+            # a reflected mean lies in two lengths, a projected one beyond the ends
+            reach = tail + {"reflect": n, "project": tail}.get(axis.boundary, 0)
             e, node = _extended(n, reach, axis.boundary)
             u, sigma = np.broadcast_arrays(u, sigma)
             with np.errstate(all="ignore"):
                 at = np.take(u, 0, axis=k + 1), np.take(sigma, 0, axis=k + 1)
-                w = np.moveaxis(kernel_weights(axis.kernel, *at, e, n, axis.boundary), -1, k + 1)
+                w = np.moveaxis(boundary_weights(axis.kernel, *at, e, n, axis.boundary), -1, k + 1)
             matrix = (node[:, None] == np.arange(n)).astype(float)
             unfolded = name in followed and axis.boundary == "periodic"
             position = axis.low + axis.spacing * (e if unfolded else np.arange(n))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -194,16 +195,24 @@ def _scale(rng: np.random.Generator, common: float) -> float:
     return 1.0 if rng.random() < common else float(10.0 ** rng.integers(-8, 9))
 
 
+# as often as they are drawn
+DRAWN_BOUNDARIES = ("clamp", "clamp", "reflect", "periodic", "project", "truncate", "open")
+_OPEN_NOISE = 0.9  # cells, of an open axis in the plane: it goes on for eight times as much
+
+
 def _state_table(
-    draw: Draw, k: int, lengths: list[float], points: int, continuous: bool, degenerate: bool, moves: list[str]
-) -> str:
+    draw: Draw, k: int, lengths: list[float], points: int, continuous: bool, degenerate: bool, moves: list[str],
+    boundaries: Sequence[str],
+) -> str:  # fmt: skip
     """The table of state k, with its kernel as a comment that `wide_problem` takes out."""
     rng, name, length = draw.rng, "xyz"[k], lengths[k]
     kernel = draw.one("gaussian", "gaussian", "linear", "auto", "matched")
     ratio = float(rng.uniform(0.85, 1.6)) if kernel == "gaussian" else float(rng.choice([0.3, 0.7, 1.2]))
     if degenerate or (kernel == "linear" and k and rng.random() < 0.4):
         kernel, ratio = draw.one("linear", "linear", "auto", "cubic" if points >= 4 else "linear"), 0.0
-    noise = f"{ratio * 4.0 * length / (points - 1):.6g}"
+    unit_of_noise = 4.0 * length / (points - 1)
+    noise = f"{ratio * unit_of_noise:.6g}"
+    widened = f"{min(ratio, _OPEN_NOISE) * unit_of_noise:.6g}"
     if ratio and rng.random() < 0.2:
         noise += f"*(1 + 0.2*abs(tanh({draw.states[k]})))"
     text = f"{draw.number(0.2, 1.0)}*{name} + {length!r}*({' + '.join(moves)})"
@@ -211,14 +220,20 @@ def _state_table(
         other = draw.one(f"next({draw.states[0][1]})" if "/" in draw.states[0] else f"next({draw.states[0]})", "")
         unit = f"/{lengths[0]!r}" if lengths[0] != 1.0 else ""
         text += f" + {length!r}*{draw.number(-0.6, 0.6)}*{other + unit if other else draw.states[0]}"
+    # open axes are long: on the line, or one of two where there is one action; they follow none
+    fits = len(lengths) == 1 or (len(lengths) == 2 and len(draw.actions) == 1 and k == 0)
+    boundary = draw.one(*boundaries)
+    if boundary == "open" and not (fits and "next(" not in text):
+        boundary = "truncate"
+    if boundary == "open" and len(lengths) == 2:
+        noise = widened
     # s + 0.25 (law - s)/0.25
     law = f'drift = "4*(({text}) - {name})"\ndiffusion = "2*({noise})"' if continuous else f'next = "{text}"\nnoise = "{noise}"'
-    boundary = draw.one("clamp", "clamp", "reflect", "periodic")
     return f'#{kernel}\n[states.{name}]\n{law}\ndomain = [{-2 * length!r}, {2 * length!r}]\nboundary = "{boundary}"\n'
 
 
-def wide_problem(seed: int, kinks: bool = False) -> str:
-    """Return the text of a case drawn from the whole language.
+def wide_problem(seed: int, kinks: bool = False, boundaries: Sequence[str] = DRAWN_BOUNDARIES) -> str:
+    """Return the text of a case drawn from the whole language; boundaries: from which those of its axes are drawn.
 
     One to three states, one or two actions, bounded or not, every kernel and boundary, axes that follow others, noise that is
     missing or depends on the state, discounted or not, costs and states at scales of 1e-8 to 1e8. kinks: every term of cost and
@@ -245,7 +260,8 @@ def wide_problem(seed: int, kinks: bool = False) -> str:
             moves = [draw.one(f"tan({a}*1.5707963267948966)", f"1e20*{a}", f"exp(40*{a})", f"1e12*max({a}, 0)", f"1/{a}**2")]
         if k and rng.random() < 0.4:
             moves = [draw.number()]
-        kernel, table = _state_table(draw, k, lengths, points, continuous, degenerate, moves)[1:].split("\n", 1)
+        state = _state_table(draw, k, lengths, points, continuous, degenerate, moves, boundaries)
+        kernel, table = state[1:].split("\n", 1)
         tables.append(table)
         kernels.append(f'{name} = "{kernel}"')
         sizes.append(f"{name} = {points}")
