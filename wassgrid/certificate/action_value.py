@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -16,14 +17,16 @@ from wassgrid.certificate.profiles import Profiles
 from wassgrid.certificate.weight_bounds import REACH, TAIL_MASS
 from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.problem.boundary import BOUNDARIES
+from wassgrid.transition import compiled
 from wassgrid.transition.axis_kernels.facts import SNAP
+from wassgrid.transition.model import TransitionModel
 from wassgrid.transition.threads import spread
 
 _TABLE_ENTRIES = 1 << 26  # of E[V | lead axis] kept at most, else it is computed again at every action
 
 
 def touch(nodes: np.ndarray) -> float:
-    """Return how near to the end of a clamped axis a mean counts as on it: rounding."""
+    """Return how near to the end of an axis that stops means a mean counts as on it: rounding."""
     return 1e-14 * float(np.abs(nodes).max() + np.ptp(nodes))
 
 
@@ -31,7 +34,8 @@ def margin(evaluation: Evaluation) -> float:
     """Return by how much a computed Q(s, .) may differ from a smooth function of the action.
 
     Rounding; nodes at the edge of a kernel's tail, which enter and leave as the mean moves; means without noise that are moved
-    onto a node nearby; and means beyond a clamped end that count as on it.
+    onto a node nearby; and means beyond an end that stops them, which count as on it: E V moves by at most a step of V between
+    nodes for every cell that its mean does, near an end by one within reach of it.
     """
     model = evaluation.model
     value = evaluation.value.reshape(model.grid.shape)
@@ -42,12 +46,25 @@ def margin(evaluation: Evaluation) -> float:
         kernel = model.axis_kernels[j]
         # of kernels that are not Markov nothing is proven
         snaps = kernel.snaps and kernel.nonnegative and not model.noise[:, j].all()
-        touched = touch(model.grid.axes[j]) / float(model.grid.spacing[j]) if BOUNDARIES[model.grid.boundary[j]].stops else 0.0
+        touched = touch(model.grid.axes[j]) / float(model.grid.spacing[j]) if fading(model, j) == 0.0 else 0.0
         if snaps or touched:
-            ends = (slice(None),) * j
-            steps = np.abs(np.diff(value, axis=j, append=value[(*ends, slice(1))]))
-            result += (SNAP * snaps + touched) * float(steps.max())
+            along = np.moveaxis(value, j, 0)
+            if BOUNDARIES[model.grid.boundary[j]].winds:
+                along = np.concatenate([along, along[:1]])
+            steps = np.abs(np.diff(along, axis=0))
+            reach = math.ceil(0.5 * model.nodes[j]) + 1
+            near = max(float(steps[:reach].max()), float(steps[-1 - reach :].max()))
+            most = float(steps.max())
+            if model.problem.coupled[:, j].any():
+                # what follows it moves with it
+                near = most = float(np.ptp(value))
+            result += SNAP * snaps * most + touched * near
     return result
+
+
+def fading(model: TransitionModel, j: int) -> float:
+    """Return how far beyond an end of axis j the law of a mean still changes: 0 where it stops there, negative: it never does."""
+    return float(compiled.slack(float(model.noise[:, j].max()), float(model.grid.spacing[j]), int(model.axes.boundary[j])))
 
 
 class Enclosure(NamedTuple):
@@ -134,13 +151,25 @@ class ActionValue:
 
     @cached_property
     def ends(self) -> dict[int, tuple[float, float, float]]:
-        """The clamped axes that follow none: their ends, and how near to one a mean counts as on it (see `margin`)."""
+        """The axes that follow none and stop means at their ends: these, and how near to one a mean counts as on it."""
         model = self.evaluation.model
         grid = model.grid
         return {
             j: (float(grid.axes[j][0]), float(grid.axes[j][-1]), touch(grid.axes[j]))
             for j in range(grid.dimension)
-            if BOUNDARIES[grid.boundary[j]].stops and not model.problem.coupled[j].any()
+            if fading(model, j) == 0.0 and not model.problem.coupled[j].any()
+        }
+
+    @cached_property
+    def horizons(self) -> dict[int, tuple[float, float]]:
+        """The axes that follow none and where laws fade beyond the ends: places beyond which every mean has the same law."""
+        model = self.evaluation.model
+        grid = model.grid
+        beyond = {j: fading(model, j) + float(grid.spacing[j]) for j in range(grid.dimension) if fading(model, j) > 0.0}
+        return {
+            j: (float(grid.axes[j][0]) - far, float(grid.axes[j][-1]) + far)
+            for j, far in beyond.items()
+            if not model.problem.coupled[j].any()
         }
 
     def crosses(self, cells: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

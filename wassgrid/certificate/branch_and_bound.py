@@ -278,6 +278,9 @@ class BranchAndBound:
         """
         low, high = ranges.mean[0]
         mean, low, high = mean.copy(), low.copy(), high.copy()
+        for j, horizon in self.q.horizons.items():
+            for column in (mean, low, high):
+                column[:, j] = np.clip(column[:, j], *horizon)
         for j, (bottom, top, slack) in self.q.ends.items():
             for column in (mean, low, high):
                 column[:, j] = np.clip(column[:, j], bottom - (top - bottom), top + (top - bottom))
