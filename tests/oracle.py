@@ -231,7 +231,7 @@ def boundary_weights(kernel: str, u: np.ndarray, s: np.ndarray, e: np.ndarray, n
     """
     if boundary not in ("project", "truncate"):
         return kernel_weights(kernel, u, s, e, n, "clamp" if boundary == "open" else boundary)
-    still = kernel_weights(kernel, np.clip(u, 0, n - 1), np.zeros_like(s), e, n, "clamp") if kernel in ("linear", "matched", "cubic") else 0.0
+    still = 0.0 if kernel == "gaussian" else kernel_weights(kernel, np.clip(u, 0, n - 1), np.zeros_like(s), e, n, "clamp")
     if kernel == "cubic":
         return still
     noisy = kernel_weights(kernel, u, np.where(s > 0, s, 1.0), e, n, "endless")
