@@ -11,10 +11,12 @@ import numpy as np
 
 from wassgrid.chain import krylov
 from wassgrid.chain.classes import recurrent_classes
+from wassgrid.chain.coarse import CoarseCorrection
 from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possible
 from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
 from wassgrid.chain.stationary import ReducibleChainError, StationaryError, StationaryResult, starting_law, stationary_law
 from wassgrid.grid import StateGrid
+from wassgrid.grid.skeleton import Skeleton
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resources import one_blas_thread
@@ -29,6 +31,11 @@ _SPARE_ROUNDINGS = 8.0  # of a residual, beside those of its sum
 _PUSHES = 4  # products with P for a rough law, from the law of the policy before
 _PRODUCTS = 400  # with P in one round of a rough solve
 _ROUNDS = 4
+_WORTH_CORRECTING = 500  # cells from which a coarse correction pays
+_DENSE = 60.0  # operations of dense algebra, for every one of a product, that a coarse correction may take
+_THINNED = 16.0  # cells for one of it: its rows take as long as a product or two
+_LEAST_COARSE = 128.0
+_MOST_COARSE = 1500.0  # cells of one
 _LARGEST_VALUE = 1e13  # in units of the cost: a V from which a residual says little
 
 
@@ -260,7 +267,11 @@ class Evaluator:
             if self.discount < 1.0:
                 stationary = self._occupancy(operator, law)
             else:
-                stationary = stationary_law(operator, law, method=self.stationary_method, tolerance=self.tolerance)
+                start = starting_law(operator.size) if law is None else law
+                stationary = stationary_law(
+                    operator, start, method=self.stationary_method, tolerance=self.tolerance,
+                    correction=self._correction(operator, start),
+                )  # fmt: skip
         except (ReducibleChainError, RuntimeError) as error:
             # of SuperLU: a factor that is singular
             self._require_one_class(operator)
@@ -271,7 +282,10 @@ class Evaluator:
         times["stationary"] = time.perf_counter() - began
 
         began = time.perf_counter()
-        chain = Chain(operator, stationary.law, self.discount, self.value_method, self.tolerance, stationary.factors)
+        chain = Chain(
+            operator, stationary.law, self.discount, self.value_method, self.tolerance, stationary.factors,
+            self._correction(operator, stationary.law),
+        )  # fmt: skip
         objective = dot(stationary.law, stage)
         source = stage - objective if self.discount == 1.0 else stage
         try:
@@ -334,7 +348,8 @@ class Evaluator:
         reason = f"{_PUSHES} products from the law before"
         stationary = StationaryResult(law, False, _PUSHES, drift, float("nan"), float("nan"), "power", reason)
         times["stationary"] = time.perf_counter() - began
-        chain = Chain(operator, law, g, self.value_method, self.tolerance)
+        correction = self._correction(operator, law)
+        chain = Chain(operator, law, g, self.value_method, self.tolerance, correction=correction)
         rough = Evaluation(
             policy, self.model, chain, self.initial_law, mean, cost, stationary, 0.0, start, np.full(n, np.inf), 0, "krylov",
             width, times,
@@ -360,13 +375,14 @@ class Evaluator:
             low, high = ends(r)
             return high - low
 
-        products = 0
+        products, correction = 0, evaluation.chain.correction
         for _ in range(_ROUNDS):
             residual = stage - product(x)
             products += 1
             if length(residual) <= width:
                 break
-            found = krylov.solve(product, x, residual, length, width, _PRODUCTS)
+            correct = None if correction is None else correction.right
+            found = krylov.solve(product, x, residual, length, width, _PRODUCTS, correct)
             x, products = found.values, products + found.products
         else:
             return None
@@ -394,7 +410,9 @@ class Evaluator:
             return self.evaluate(evaluation.policy, evaluation)
         began = time.perf_counter()
         chain = evaluation.chain
-        stationary = stationary_law(chain.operator, evaluation.law, method=self.stationary_method, tolerance=self.tolerance)
+        stationary = stationary_law(
+            chain.operator, evaluation.law, method=self.stationary_method, tolerance=self.tolerance, correction=chain.correction
+        )
         if not stationary.converged:
             raise StationaryError(f"the stationary law was not found to {self.tolerance:.1g}: {stationary.reason}")
         times = {**evaluation.times, "stationary": evaluation.times["stationary"] + time.perf_counter() - began}
@@ -410,7 +428,8 @@ class Evaluator:
         operator = self.model.operator(mean, policy.weights)
         stage = (policy.weights * cost).sum(axis=1)
         stationary = StationaryResult(law, False, 0, float("nan"), float("nan"), float("nan"), "power", "from a checkpoint")
-        chain = Chain(operator, law, self.discount, self.value_method, self.tolerance)
+        correction = self._correction(operator, law)
+        chain = Chain(operator, law, self.discount, self.value_method, self.tolerance, correction=correction)
         offset = objective if self.discount == 1.0 else 0.0
         residual = stage - offset + self.discount * operator.apply(value) - value
         return Evaluation(
@@ -422,11 +441,30 @@ class Evaluator:
         operator = evaluation.chain.operator
         if self.discount < 1.0:
             return self._occupancy(operator, evaluation.law).law
-        return stationary_law(operator, evaluation.law, method=self.stationary_method, tolerance=self.tolerance).law
+        return stationary_law(
+            operator, evaluation.law, method=self.stationary_method, tolerance=self.tolerance,
+            correction=evaluation.chain.correction,
+        ).law  # fmt: skip
+
+    @cached_property
+    def _skeleton(self) -> Skeleton | None:
+        """The cells of coarse corrections, where these pay: dense factors must not take longer than some products."""
+        grid = self.model.grid
+        if grid.dimension == 1 or grid.size < _WORTH_CORRECTING:
+            return None
+        most = min((_DENSE * self.model.work) ** (1.0 / 3.0), _MOST_COARSE)
+        return Skeleton.of(grid, min(max(grid.size / _THINNED, _LEAST_COARSE), most))
+
+    def _correction(self, operator: MarkovOperator, law: np.ndarray) -> CoarseCorrection | None:
+        """Return the coarse correction for the chain of a policy, where one pays; law: with which constants are taken out."""
+        return None if self._skeleton is None else CoarseCorrection(operator, self._skeleton, law, self.discount)
 
     def _occupancy(self, operator: MarkovOperator, law: np.ndarray | None) -> StationaryResult:
         """Solve d = (1 - g) rho (I - g P)^{-1}; the error is at most the residual divided by 1 - g."""
-        chain = Chain(operator, self.initial_law, self.discount, self.value_method, self.tolerance * (1 - self.discount))
+        chain = Chain(
+            operator, self.initial_law, self.discount, self.value_method, self.tolerance * (1 - self.discount),
+            correction=self._correction(operator, self.initial_law),
+        )  # fmt: skip
         solution = chain.left((1.0 - self.discount) * self.initial_law, law)
         occupancy = np.maximum(solution.values, 0.0) if operator.nonnegative else solution.values
         bound = solution.residual / (1.0 - self.discount)

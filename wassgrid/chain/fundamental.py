@@ -10,6 +10,7 @@ from scipy import sparse
 from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.chain import krylov
+from wassgrid.chain.coarse import CoarseCorrection
 from wassgrid.chain.reductions import largest, total_variation
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.operator import MarkovOperator
@@ -100,7 +101,7 @@ class Chain:
 
     Average cost: D = (I - P + 1 mu)^{-1} (deviation matrix plus 1 mu). Discounted: D = (I - g P)^{-1}.
     Both solves share one factorisation where that is the cheaper way, and are refined to `tolerance` otherwise. `known`
-    gives factors that exist already.
+    gives factors that exist already, `correction` what takes the slow modes out of iterations.
     """
 
     operator: MarkovOperator
@@ -109,6 +110,7 @@ class Chain:
     method: str
     tolerance: float
     known: Factorisation | None = None
+    correction: CoarseCorrection | None = None
 
     @cached_property
     def factors(self) -> Factorisation:
@@ -196,8 +198,10 @@ class Chain:
         """Solve for a correction by BiCGSTAB (few vectors), by restarted GMRES where that stalled."""
         size = total_variation if left else largest
         if not stalled:
+            correct = None if self.correction is None else self.correction.left if left else self.correction.right
             found = krylov.solve(
-                lambda x: self._apply(x, left), np.zeros_like(residual), residual, size, 0.5 * target, 2 * _BICGSTAB_LIMIT
+                lambda x: self._apply(x, left), np.zeros_like(residual), residual, size, 0.5 * target, 2 * _BICGSTAB_LIMIT,
+                correct,
             )  # fmt: skip
             return found.values, found.products
         products = 0

@@ -15,6 +15,8 @@ from wassgrid.resources import SHORT_RECURRENCE, krylov_vectors, one_blas_thread
 Product = Callable[[np.ndarray], np.ndarray]
 Norm = Callable[[np.ndarray], float]
 
+_TRIED = 2  # vectors of GMRES after which it is judged
+_COSTLY = 8.0  # products that plain GMRES must be expected to take yet before a correction is made, which costs some
 _NEAR = 1.5  # times the size wanted: what the size of a residual must be expected to be before it is formed
 _LOST = 0.1  # of a vector's norm left after it was made orthogonal to others: below, once is not enough
 
@@ -32,12 +34,18 @@ class KrylovResult:
 
 @one_blas_thread()
 def bicgstab(
-    product: Product, start: np.ndarray, residual: np.ndarray, size: Norm, wanted: float, limit: int
+    product: Product,
+    start: np.ndarray,
+    residual: np.ndarray,
+    size: Norm,
+    wanted: float,
+    limit: int,
+    correct: Product | None = None,
 ) -> KrylovResult:
     """Iterate from `start`, whose residual b - A start is given, until size(residual) <= wanted or `limit` products.
 
-    The method of van der Vorst (1992). The best iterate by the 2-norm is returned where the iteration ends without. Nothing given
-    is modified.
+    The method of van der Vorst (1992), with steps that `correct` takes as an approximate inverse of A. The best iterate by the
+    2-norm is returned where the iteration ends without. Nothing given is modified.
     """
     x, r = start.copy(), residual.copy()
     shadow = r.copy()
@@ -46,21 +54,24 @@ def bicgstab(
     direction, products = r.copy(), 0
     best, best_residual, least = start, residual, length
     reason = f"{limit} products"
+    correct = _unchanged if correct is None else correct
     while products + 2 <= limit:
         if not rho or not np.isfinite(rho):
             reason = "breakdown of BiCGSTAB"
             break
-        v = product(direction)
+        step = correct(direction)
+        v = product(step)
         alpha = rho / (dot(shadow, v) or np.nan)
         s = r - alpha * v
         products += 1
         if size(s) <= wanted:
-            return KrylovResult(x + alpha * direction, s, products, True, "converged")
-        t = product(s)
+            return KrylovResult(x + alpha * step, s, products, True, "converged")
+        second = correct(s)
+        t = product(second)
         products += 1
         omega = dot(t, s) / (dot(t, t) or np.nan)
-        x += alpha * direction
-        x += omega * s
+        x += alpha * step
+        x += omega * second
         r = s - omega * t
         length = np.sqrt(dot(r, r))
         if not np.isfinite(length):
@@ -85,15 +96,24 @@ def bicgstab(
 
 @one_blas_thread()
 def gmres(
-    product: Product, start: np.ndarray, residual: np.ndarray, size: Norm, wanted: float, limit: int, restart: int
+    product: Product,
+    start: np.ndarray,
+    residual: np.ndarray,
+    size: Norm,
+    wanted: float,
+    limit: int,
+    restart: int,
+    correct: Product | None = None,
 ) -> KrylovResult:
     """Minimise |b - A x|_2 over Krylov spaces of up to `restart` vectors, until size(b - A x) <= wanted or `limit` products.
 
     From `start`, whose residual is given. One product an iteration, where BiCGSTAB takes two, for `restart` vectors of memory
     (Saad and Schultz 1986): with an orthonormal basis B and A B_k = B_{k+1} H, the least residual is that of
     |beta e_1 - H y|, by rotations that make H triangular. It is formed, and its size taken, where its 2-norm lets expect
-    that it is small enough.
+    that it is small enough. `correct`, an approximate inverse of A, costs some products: from the vector on at which
+    the plain method is seen to be slow, A correct(b) stands for A b (flexible GMRES, Saad 1993).
     """
+    slow = False
     x, r, products = start, residual, 0
     known = size(r)
     if known <= wanted:
@@ -104,6 +124,7 @@ def gmres(
             return KrylovResult(x, r, products, False, "breakdown of GMRES")
         expected = known / beta  # size of a residual of norm one
         vectors = min(restart, limit - products)
+        plain = 0 if slow else vectors  # vectors before the first that is corrected
         basis = np.empty((vectors + 1, r.size))
         np.multiply(r, 1.0 / beta, out=basis[0])
         # columns of the triangle, the rotations (c, s), and what they make of beta e_1
@@ -111,7 +132,11 @@ def gmres(
         turns: list[tuple[float, float]] = []
         right = [beta]
         for k in range(vectors):
-            w = product(basis[k])
+            if not slow and correct is not None and k >= _TRIED:
+                gained, lacking = abs(right[k - 1] / right[k]), abs(right[k]) * expected / wanted
+                slow = math.log(lacking) > _COSTLY * math.log(gained)
+                plain = k if slow else plain
+            w = product(correct(basis[k]) if slow and correct is not None else basis[k])
             products += 1
             length = math.sqrt(dot(w, w))
             part = basis[: k + 1] @ w
@@ -150,13 +175,21 @@ def gmres(
                     vectors = k + 1
                     break
         if vectors:
-            x = x + _back_substituted(columns, right[:vectors]) @ basis[:vectors]
+            y = _back_substituted(columns, right[:vectors])
+            few = min(plain, vectors)
+            x = x + y[:few] @ basis[:few]
+            if few < vectors and correct is not None:
+                x += correct(y[few:] @ basis[few:vectors])
         r = trial
         if known <= wanted:
             return KrylovResult(x, r, products, True, "converged")
         if not math.sqrt(dot(r, r)) < 0.99 * beta:
             return KrylovResult(x, r, products, False, "GMRES makes no progress")
     return KrylovResult(x, r, products, False, f"{limit} products")
+
+
+def _unchanged(x: np.ndarray) -> np.ndarray:
+    return x
 
 
 def _remainder(turns: list[tuple[float, float]], rest: float) -> np.ndarray:
@@ -180,14 +213,20 @@ def _back_substituted(columns: list[list[float]], right: list[float]) -> np.ndar
 
 
 def solve(
-    product: Product, start: np.ndarray, residual: np.ndarray, size: Norm, wanted: float, limit: int
+    product: Product,
+    start: np.ndarray,
+    residual: np.ndarray,
+    size: Norm,
+    wanted: float,
+    limit: int,
+    correct: Product | None = None,
 ) -> KrylovResult:
     """Solve by GMRES where enough vectors fit, by BiCGSTAB where not; see there."""
     vectors = krylov_vectors(start.size)
     if vectors > SHORT_RECURRENCE:
-        found = gmres(product, start, residual, size, wanted, limit, vectors)
+        found = gmres(product, start, residual, size, wanted, limit, vectors, correct)
         if found.converged:
             return found
-        rest = bicgstab(product, found.values, found.residual, size, wanted, limit)
+        rest = bicgstab(product, found.values, found.residual, size, wanted, limit, correct)
         return KrylovResult(rest.values, rest.residual, found.products + rest.products, rest.converged, rest.reason)
-    return bicgstab(product, start, residual, size, wanted, limit)
+    return bicgstab(product, start, residual, size, wanted, limit, correct)

@@ -6,23 +6,16 @@ import numpy as np
 from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.chain.fundamental import Factorisation
+from wassgrid.chain.probe import probe_function
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.operator import MarkovOperator
 
 _DENSE = 200  # cells up to which all eigenvalues are computed
 
 
-def probe_function(n: int) -> np.ndarray:
-    """Return a fixed function without symmetry, smooth along the first axis, where slow modes are, and rough along all."""
-    cells = np.arange(n)
-    ramp = cells / n
-    probe: np.ndarray = ramp + ramp**2 + np.cos(cells * 2.399963)
-    return probe
-
-
-def observed_rate(operator: MarkovOperator, law: np.ndarray, products: int = 48) -> float:
-    """Estimate |lambda_2| from the decay of a function of mean zero under P."""
-    function = probe_function(operator.size)
+def observed_rate(operator: MarkovOperator, law: np.ndarray, slow: np.ndarray | None = None) -> float:
+    """Estimate |lambda_2| from the decay of a function of mean zero under P; slow: one that is near the slowest mode."""
+    function, products = (probe_function(operator.size), 48) if slow is None else (slow, 9)
     norms = []
     for _ in range(products):
         function = function - law @ function
@@ -30,7 +23,7 @@ def observed_rate(operator: MarkovOperator, law: np.ndarray, products: int = 48)
         if norms[-1] == 0.0:
             return 0.0
         function = operator.apply(function / norms[-1])
-    return float(min(np.exp(np.mean(np.log(norms[-16:]))), 1.0 - 1e-16))
+    return float(min(np.exp(np.mean(np.log(norms[-products // 3 :]))), 1.0 - 1e-16))
 
 
 @one_blas_thread()

@@ -10,9 +10,11 @@ from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.chain import krylov
 from wassgrid.chain.classes import recurrent_classes
+from wassgrid.chain.coarse import CoarseCorrection
 from wassgrid.chain.fundamental import Factorisation, direct_is_cheap, direct_is_possible, direct_products
+from wassgrid.chain.probe import probe_function
 from wassgrid.chain.reductions import total, total_variation
-from wassgrid.chain.spectrum import direct_rate, observed_rate, probe_function
+from wassgrid.chain.spectrum import direct_rate, observed_rate
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.operator import MarkovOperator
 
@@ -62,11 +64,13 @@ def stationary_law(
     method: str = "auto",
     tolerance: float = 1e-12,
     limit: int = 200_000,
+    correction: CoarseCorrection | None = None,
 ) -> StationaryResult:
     """Compute the stationary law by power iteration, sparse LU or Arnoldi iteration, or the one that progress suggests.
 
     `auto` iterates mu <- mu P from `initial`; when the measured rate says that this would take longer than a direct
     or Krylov method, it changes over. Choices rest on counted operations, never on the clock: results are reproducible.
+    `correction`, where there is one, takes the slow modes out of the Krylov method, which then comes first.
     `tolerance` bounds the error |mu - mu*|_1 as estimated (see StationaryResult). `limit` bounds the products.
     """
     if method not in METHODS:
@@ -80,7 +84,8 @@ def stationary_law(
     if method == "arnoldi":
         return _arnoldi(operator, start, tolerance)
     if method == "krylov":
-        return _krylov(operator, start, tolerance)
+        return _krylov(operator, start, tolerance, correction=correction)
+    spent, reasons = 0, list[str]()
     patience = _PATIENCE
     if direct_is_cheap(operator):
         # factors see every mode, and serve the value function too
@@ -89,10 +94,16 @@ def stationary_law(
             if found.converged:
                 return found
         patience = min(patience, _PROBE + _DIRECT_PATIENCE * direct_products(operator))
+    elif correction is not None:
+        result = _krylov(operator, start, tolerance, correction=correction)
+        if result.converged:
+            return result
+        start, spent, reasons = _usable(result.law), result.iterations, [result.reason]
     result = _power(operator, start, tolerance, limit, lazy=False, patience=patience)
     if result.converged:
-        return result
-    reasons, spent = [result.reason], result.iterations
+        return replace(result, iterations=spent + result.iterations)
+    reasons.append(result.reason)
+    spent += result.iterations
     attempts = [_krylov, _arnoldi]
     if direct_is_possible(operator):
         attempts.insert(0 if direct_is_cheap(operator) else 2, _direct)
@@ -217,7 +228,11 @@ def _checked(
 
 
 def _krylov(
-    operator: MarkovOperator, law: np.ndarray, tolerance: float, rate: float | None = None
+    operator: MarkovOperator,
+    law: np.ndarray,
+    tolerance: float,
+    rate: float | None = None,
+    correction: CoarseCorrection | None = None,
 ) -> StationaryResult:
     """Solve mu (I - P + 1 u) = u with u the given law, by BiCGSTAB; breaks down where the chain mixes slowly."""
     products = 0
@@ -227,6 +242,8 @@ def _krylov(
 
     # the error is the residual over 1 - rate
     wanted = 0.1 * tolerance
+    if correction is not None:
+        rate = observed_rate(operator, law, correction.slow_function())
     if rate is not None:
         wanted = min(wanted, max(0.5 * tolerance * (1.0 - rate), 4.0 * _ROUNDING))
     mu, before = law, np.inf
@@ -236,7 +253,8 @@ def _krylov(
         products += 1
         if size <= 2.0 * wanted or size > 0.5 * before:
             break
-        found = krylov.solve(apply, mu, residual, total_variation, wanted, 2 * _KRYLOV_STEPS)
+        correct = None if correction is None else correction.left
+        found = krylov.solve(apply, mu, residual, total_variation, wanted, 2 * _KRYLOV_STEPS, correct)
         mu, before, products = found.values, size, products + found.products
     polish = 4
     for _ in range(polish):

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from wassgrid.grid import StateGrid
 from wassgrid.problem.model import ProblemError
@@ -18,7 +19,7 @@ from wassgrid.transition.expectations import expectations, push_derivative
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.product_law import AxisTable, Conditioning, FollowerLaw, Passes, ProductLaw
 from wassgrid.transition.smoothing import shared_noise
-from wassgrid.transition.sparse import TransitionOperator, count_entries
+from wassgrid.transition.sparse import Rows, TransitionOperator, assembled_rows, count_entries
 from wassgrid.transition.walk import Axes
 
 if TYPE_CHECKING:
@@ -227,6 +228,11 @@ class TransitionModel:
         """Number of nodes that one particle reaches, at most."""
         return float(np.prod(self.nodes))
 
+    @cached_property
+    def work(self) -> float:
+        """Elementary operations of one product with P of a policy of one particle."""
+        return self.grid.size * self.reach if self.product is None else self.product.work
+
     def blocks(self, cells: int, particles: int) -> Iterator[slice]:
         """Cut cells into slices whose action tables (to second order) stay within a fixed memory."""
         d, m = self.grid.dimension, self.problem.action_bounds.shape[0]
@@ -252,12 +258,25 @@ class TransitionModel:
         """Return P for particles with the given means (cells, N, d) and weights (cells, N), as a product where it is one."""
         if self.product is None:
             return self.assembled(mean, weights)
-        return self.product.operator(mean, weights, self.markov, lambda: self.assembled(mean, weights).matrix())
+
+        def rows(cells: np.ndarray) -> sparse.csr_array:
+            start, columns, values = self._rows(cells, mean[cells], weights[cells])
+            return sparse.csr_array((values, columns, start), shape=(cells.size, self.grid.size))
+
+        return self.product.operator(mean, weights, self.markov, rows)
 
     def assembled(self, mean: np.ndarray, weights: np.ndarray) -> TransitionOperator:
         """Assemble the entries of P for particles with the given means (cells, N, d) and weights (cells, N)."""
-        work = weights.size * self.reach
-        return TransitionOperator.assemble(self.axes, self.width, mean, weights, self.cell_noise, self.coupling, work)
+        return TransitionOperator(*self._rows(np.arange(self.grid.size), mean, weights))
+
+    def _rows(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> Rows:
+        """Assemble chosen rows of P (K,) for means (K, N, d) and weights (K, N)."""
+        if cells.size == self.grid.size:
+            noise, coupling = self.cell_noise, self.coupling
+        else:
+            noise = np.ascontiguousarray(self.noise[cells])
+            coupling = np.ascontiguousarray(self.problem.cell_tables(self.grid.states[cells]).coupling)
+        return assembled_rows(self.axes, self.width, mean, weights, noise, coupling, weights.size * self.reach)
 
     def entries(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Count the entries of chosen rows of P (K,) for means (K, N, d) and weights (K, N) of their particles."""

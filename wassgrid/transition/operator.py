@@ -37,5 +37,8 @@ class MarkovOperator(Protocol):
     def push(self, law: np.ndarray) -> np.ndarray:
         """Return mu P: the law of the next state."""
 
+    def rows(self, cells: np.ndarray) -> sparse.csr_array:
+        """Return chosen rows of P as a matrix (K, cells), to read."""
+
     def matrix(self) -> sparse.csr_array:
         """Return P as a matrix, to read; it is assembled where it is not stored."""

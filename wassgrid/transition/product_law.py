@@ -185,6 +185,11 @@ class ProductLaw:
     def cells(self) -> int:
         return int(np.prod(self.shape))
 
+    @property
+    def work(self) -> float:
+        """Elementary operations of one product for one particle a cell."""
+        return self.cells * float(self.collision.width.prod()) + sum(stream.work for stream in self.streams)
+
     @cached_property
     def _identity(self) -> bool:
         return self.order == tuple(range(len(self.shape)))
@@ -257,9 +262,9 @@ class ProductLaw:
         return self.outward(u)
 
     def operator(
-        self, mean: np.ndarray, weights: np.ndarray, nonnegative: bool, assemble: Callable[[], sparse.csr_array]
+        self, mean: np.ndarray, weights: np.ndarray, nonnegative: bool, rows: Callable[[np.ndarray], sparse.csr_array]
     ) -> ProductOperator:
-        """Return P for particles with means (cells, N, d) and weights (cells, N); assemble() gives it as a matrix."""
+        """Return P for particles with means (cells, N, d) and weights (cells, N); rows(cells) gives rows as a matrix."""
         at, particles = self.collision, weights.shape[1]
         mean, weights = self.inward(mean), self.inward(weights)
         noise = self._inner_noise
@@ -272,7 +277,7 @@ class ProductLaw:
             apart = min(float(np.ptp(mean[:, :, j], axis=1).max() / at.spacing[last]), float(n))
             widths[last] = min(_four(int(at.width[last]) + int(np.ceil(apart)) + 1), _four(n))
             at = self.widened(widths)
-        return ProductOperator(self, at, widths, mean, weights, noise, nonnegative, assemble)
+        return ProductOperator(self, at, widths, mean, weights, noise, nonnegative, rows)
 
     def bytes_kept(self, particles: int) -> float:
         """Estimate the bytes that an operator keeps, and U with a copy."""
@@ -384,10 +389,10 @@ class ProductOperator:
 
     def __init__(
         self, law: ProductLaw, at: Collision, widths: np.ndarray, mean: np.ndarray, weights: np.ndarray, noise: np.ndarray,
-        nonnegative: bool, assemble: Callable[[], sparse.csr_array],
+        nonnegative: bool, rows: Callable[[np.ndarray], sparse.csr_array],
     ) -> None:  # fmt: skip
         self._law, self._at, self._widths = law, at, widths
-        self.nonnegative, self._assemble = nonnegative, assemble
+        self.nonnegative, self._assembled = nonnegative, rows
         n, moved = law.cells, at.axis.size - at.moved
         laws = 1 if moved == 1 else weights.shape[1]
         self._laws = laws
@@ -420,7 +425,11 @@ class ProductOperator:
 
     @cached_property
     def _matrix(self) -> sparse.csr_array:
-        return self._assemble()
+        return self._assembled(np.arange(self.size))
+
+    def rows(self, cells: np.ndarray) -> sparse.csr_array:
+        """Return chosen rows of P, (K, cells)."""
+        return self._assembled(cells)
 
     def matrix(self) -> sparse.csr_array:
         return self._matrix

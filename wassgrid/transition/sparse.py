@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
+from wassgrid.grid.skeleton import Skeleton
 from wassgrid.transition.compiled import allocating_nothing, driver
 from wassgrid.transition.lead import lead_law, open_cell, pin, share_followers
 from wassgrid.transition.threads import spread
 from wassgrid.transition.walk import Axes, advance, new_walk, start_walk
 
-if TYPE_CHECKING:
-    Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @allocating_nothing
@@ -105,6 +104,53 @@ def multiply(low, high, start, columns, values, x, y):
         y[k] = total
 
 
+@driver
+def average(low, high, start, columns, values, size, first, second, share, extent, result):
+    """Write the means of the hats of a skeleton under rows low..high:  A[k, c] = sum_l P[k, l] h_c(l).
+
+    size (d,): points of the axes. first, second, share (d, most points): see `Skeleton.neighbours`. extent (d,): nodes of the
+    axes. result (K, nodes): the hats in C order. An entry goes to the 2^d nodes around its column.
+    """
+    d = size.size
+    near, far, part = np.empty(d, np.int64), np.empty(d, np.int64), np.empty(d)
+    for k in range(low, high):
+        for c in range(result.shape[1]):
+            result[k, c] = 0.0
+        for at in range(start[k], start[k + 1]):
+            rest, stride = columns[at], 1
+            for j in range(d - 1, -1, -1):
+                point = rest % size[j]
+                rest //= size[j]
+                near[j], far[j], part[j] = first[j, point] * stride, second[j, point] * stride, share[j, point]
+                stride *= extent[j]
+            for corner in range(1 << d):
+                place, weight = 0, values[at]
+                for j in range(d):
+                    if corner >> j & 1:
+                        place += far[j]
+                        weight *= part[j]
+                    else:
+                        place += near[j]
+                        weight *= 1.0 - part[j]
+                result[k, place] += weight
+
+
+def averaged(laws: sparse.csr_array, skeleton: Skeleton) -> np.ndarray:
+    """Return the means of the hats of a skeleton (K, nodes) under laws on the cells, the rows of a matrix (K, cells)."""
+    size = np.array(skeleton.shape, np.int64)
+    first, second = np.zeros((2, size.size, size.max()), np.int64)
+    share = np.zeros((size.size, size.max()))
+    for j, (below, above, part) in enumerate(skeleton.neighbours):
+        first[j, : size[j]], second[j, : size[j]], share[j, : size[j]] = below, above, part
+    extent = np.array([chosen.size for chosen in skeleton.nodes], np.int64)
+    result = np.empty((laws.shape[0], skeleton.size))
+    spread(
+        average, laws.shape[0], 4.0 * 2**size.size * laws.nnz, laws.indptr.astype(np.int64, copy=False),
+        laws.indices.astype(np.int32, copy=False), laws.data, size, first, second, share, extent, result,
+    )  # fmt: skip
+    return result
+
+
 def count_entries(
     axes: Axes, width: int, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray, noise: np.ndarray, coupling: np.ndarray,
     work: float,
@@ -114,6 +160,20 @@ def count_entries(
     nothing = np.empty(0, np.int32), np.empty(0)
     spread(rows, cells.size, work, axes, width, cells, mean, weights, noise, coupling, counts, *nothing)
     return counts[1:]
+
+
+def assembled_rows(
+    axes: Axes, width: int, mean: np.ndarray, weights: np.ndarray, noise: np.ndarray, coupling: np.ndarray, work: float
+) -> Rows:
+    """Assemble rows of P for particles with means (K, N, d) and weights (K, N); noise (K, d), coupling (K, d, d).
+
+    work: elementary operations, an estimate.
+    """
+    cells = np.arange(len(mean))
+    start = np.cumsum(np.append(0, count_entries(axes, width, cells, mean, weights, noise, coupling, work)))
+    columns, values = np.empty(start[-1], np.int32), np.empty(start[-1])
+    spread(rows, cells.size, work, axes, width, cells, mean, weights, noise, coupling, start, columns, values)
+    return start, columns, values
 
 
 @dataclass(frozen=True)
@@ -174,19 +234,9 @@ class TransitionOperator:
             view.flags.writeable = False
         return sparse.csr_array(tuple(views), shape=(self.size, self.size))
 
-    @classmethod
-    def assemble(
-        cls, axes: Axes, width: int, mean: np.ndarray, weights: np.ndarray, noise: np.ndarray, coupling: np.ndarray, work: float
-    ) -> TransitionOperator:
-        """Assemble P for particles with means (cells, N, d) and weights (cells, N); noise and coupling as the walk takes them.
-
-        work: elementary operations, an estimate.
-        """
-        cells = np.arange(len(mean))
-        start = np.cumsum(np.append(0, count_entries(axes, width, cells, mean, weights, noise, coupling, work)))
-        columns, values = np.empty(start[-1], np.int32), np.empty(start[-1])
-        spread(rows, cells.size, work, axes, width, cells, mean, weights, noise, coupling, start, columns, values)
-        return cls(start, columns, values)
+    def rows(self, cells: np.ndarray) -> sparse.csr_array:
+        """Return chosen rows of P, (K, cells)."""
+        return self.matrix()[cells]
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray | sparse.sparray) -> TransitionOperator:
