@@ -33,7 +33,7 @@ def skeleton(shape, periodic, rng):
 @settings(deadline=None, max_examples=60)
 @given(axes, st.integers(0, 10_000))
 def test_hats(sizes, seed):
-    """They are nonnegative, one together, one at their own node; restriction is the adjoint; averages are products of matrices."""
+    """They are nonnegative, one together, one at their own node; restriction is the adjoint; averages are matrix products."""
     rng = np.random.default_rng(seed)
     shape, periodic = zip(*sizes, strict=True)
     some = skeleton(shape, periodic, rng)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_SINGULAR = 1e-14  # of the largest eigenvalue: one below is rounding
+
 
 def newton_candidates(
     gradient: np.ndarray,
@@ -42,11 +44,37 @@ def _positive_part(hessian: np.ndarray, held: np.ndarray, tau: float) -> np.ndar
     """Return |H| + I/tau on the components that are not held, the identity on those that are."""
     m = hessian.shape[1]
     either = held[:, :, None] | held[:, None, :]
-    values, vectors = np.linalg.eigh(np.where(either, np.eye(m), hessian))
+    hessian = np.where(either, np.eye(m), hessian)
+    if m == 2:
+        # f(H) = f(x) I + (f(y) - f(x))/(y - x) (H - x I) for eigenvalues x <= y: the half trace less and plus a radius
+        (a, b), d = hessian[:, 0].T, hessian[:, 1, 1]
+        centre, radius = 0.5 * (a + d), np.hypot(0.5 * (a - d), b)
+        low, high = _sizes(np.stack([centre - radius, centre + radius], axis=1), tau).T
+        slope = np.divide(high - low, 2.0 * radius, out=np.zeros_like(radius), where=radius > 0.0)
+        result = slope[:, None, None] * hessian
+        result[:, [0, 1], [0, 1]] += (0.5 * (low + high) - slope * centre)[:, None]
+        return result
+    values, vectors = np.linalg.eigh(hessian)
+    return np.einsum("kab,kb,kcb->kac", vectors, _sizes(values, tau), vectors)
+
+
+def _sizes(values: np.ndarray, tau: float) -> np.ndarray:
+    """Return the moduli of eigenvalues (K, m), plus 1/tau; one at rounding level gives no step length."""
     size = np.abs(values) + 1.0 / tau
-    # an eigenvalue at rounding level gives no step length
-    size = np.maximum(size, 1e-14 * size.max(axis=1, keepdims=True) + np.finfo(float).tiny)
-    return np.einsum("kab,kb,kcb->kac", vectors, size, vectors)
+    return np.maximum(size, _SINGULAR * size.max(axis=1, keepdims=True) + np.finfo(float).tiny)
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve matrix x = right for positive definite matrices (K, m, m), right (K, m): two components by Cramer's rule."""
+    if right.shape[1] != 2:
+        return np.asarray(np.linalg.solve(matrix, right[:, :, None])[:, :, 0])
+    size = matrix.max(axis=(1, 2))
+    (a, b), d = (matrix[:, 0] / size[:, None]).T, matrix[:, 1, 1] / size
+    u, v = right.T
+    # a determinant that rounding has taken is that of the least eigenvalue
+    determinant = np.maximum(a * d - b * b, _SINGULAR * a * d)
+    with np.errstate(over="ignore"):
+        return np.asarray(np.stack([d * u - b * v, a * v - b * u], axis=1) / (determinant * size)[:, None])
 
 
 def _box_minimum(g: np.ndarray, h: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
@@ -65,7 +93,7 @@ def _box_minimum(g: np.ndarray, h: np.ndarray, below: np.ndarray, above: np.ndar
         both = free[:, :, None] & free[:, None, :]
         reduced = np.where(both, h[open_rows], np.eye(m))
         right = np.where(free, -g[open_rows] - np.einsum("kab,kb->ka", h[open_rows], bound), bound)
-        x[open_rows] = np.linalg.solve(reduced, right[:, :, None])[:, :, 0]
+        x[open_rows] = _solved(reduced, right)
         here = x[open_rows]
         force = g[open_rows] + np.einsum("kab,kb->ka", h[open_rows], here)
         new = np.where(free, np.where(here < below[open_rows], -1, np.where(here > above[open_rows], 1, 0)), s)
