@@ -66,7 +66,8 @@ _LOOSE = 0.3  # the same, from which V is solved on before the next step
 _SPARE = 0.5  # of what the gap found leaves of the gap asked for: how far a proof may stay below the bound found
 _SETTLED = 1e-2  # length of the bracket of J at the end, relative to the gap asked for
 _FIRST_WIDTH = 2e-2  # of the range of costs, at the first policy; of the mean cost where it comes from a coarser grid
-_COARSE_GAP = 2e-3  # of J, to which a coarser grid is solved
+_COARSE_GAP = 2e-3  # of the cost's scale, to which a coarser grid is solved
+_COARSE_GAIN = 1e-2  # of the same, by which its J must still fall
 _COARSE_STEPS = 12
 _WORTH_LEVELS = 1500  # cells from which a start on a coarser grid pays
 
@@ -193,9 +194,13 @@ class GridSolver:
             coarse = GridSolver(self.case, replace(self.evaluator, model=model), points)
             state = coarse._first(coarse._from_coarser())
             for _ in range(_COARSE_STEPS):
-                if state.gap_found <= _COARSE_GAP * abs(state.evaluation.objective):
+                before, scale = state.evaluation.objective, state.evaluation.cost_scale
+                if state.gap_found <= _COARSE_GAP * scale:
                     break
                 state = coarse._moved(state)
+                # the gap is that of the worst cell, which the finer grid has anew
+                if abs(before - state.evaluation.objective) <= _COARSE_GAIN * scale:
+                    break
         except (ResolutionError, StationaryError, EvaluationError):
             return None  # whatever the coarser grid cannot carry, this one may
         evaluation = state.evaluation
