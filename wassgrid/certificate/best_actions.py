@@ -87,27 +87,35 @@ def golden_direction(dimension: int) -> np.ndarray:
     return direction
 
 
-def probe_actions(
-    low: np.ndarray, high: np.ndarray, centre: np.ndarray, bounded: np.ndarray, count: int = PROBES
-) -> np.ndarray:
-    """Return actions that fill boxes low, high (cells, m), (cells, P, m): P = count for m = 1, more for larger m.
+def probe_pattern(m: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return points that fill the cube [-1, 1]^m, (P, m), and which come first (P,): P = PROBES for m = 1, more for larger m.
 
-    One action: both ends and points between. More: the corners (up to m = 3) and an additive recurrence (`golden_direction`).
-    Evenly where the action is bounded (m,), else denser towards the centre (cells, m).
+    One action: both ends and points between, first the ends and the middle. More: the corners (up to m = 3, which come first)
+    and an additive recurrence (`golden_direction`).
     """
-    m = low.shape[1]
     if m == 1:
-        unit = np.linspace(-1.0, 1.0, count)[:, None]
-    else:
-        steps = np.arange(1, 3 * count * (m - 1) + 1)[:, None] * golden_direction(m)
-        unit = 2.0 * np.mod(0.5 + steps, 1.0) - 1.0
-        if m <= 3:
-            corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * m, indexing="ij"), axis=-1).reshape(-1, m)
-            unit = np.concatenate([corners, unit])
+        return np.linspace(-1.0, 1.0, PROBES)[:, None], np.isin(np.arange(PROBES), [0, PROBES // 2, PROBES - 1])
+    steps = np.arange(1, 3 * PROBES * (m - 1) + 1)[:, None] * golden_direction(m)
+    inside = 2.0 * np.mod(0.5 + steps, 1.0) - 1.0
+    if m > 3:
+        return inside, np.ones(len(inside), bool)
+    corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * m, indexing="ij"), axis=-1).reshape(-1, m)
+    return np.concatenate([corners, inside]), np.arange(2**m + len(inside)) < 2**m
+
+
+def probe_actions(
+    unit: np.ndarray, low: np.ndarray, high: np.ndarray, centre: np.ndarray, bounded: np.ndarray
+) -> np.ndarray:
+    """Bring points of the cube [-1, 1]^m, (P, m), to boxes low, high (K, m): actions (K, P, m).
+
+    Evenly where the action is bounded (m,), else denser towards the centre (K, m).
+    """
     low, high, centre = low[:, None, :], high[:, None, :], centre[:, None, :]
-    even = 0.5 * (low + high) + 0.5 * (high - low) * unit
-    dense = centre + np.where(unit < 0, centre - low, high - centre) * unit**3
-    return np.clip(np.where(bounded, even, dense), low, high)
+    actions = 0.5 * (low + high) + 0.5 * (high - low) * unit
+    if not bounded.all():
+        dense = centre + np.where(unit < 0, centre - low, high - centre) * unit**3
+        actions = np.where(bounded, actions, dense)
+    return np.clip(actions, low, high)
 
 
 def best_actions(
@@ -139,11 +147,11 @@ def best_actions(
         if before is not None:
             earlier = np.clip(before[0].actions[cells], low[cells], high[cells])
             rows = np.flatnonzero((earlier != point.actions).any(axis=1))
-            found = q.derivatives(cells[rows], earlier[rows])
-            better = found[0] < point.value[rows]
-            point.put(rows[better], earlier[rows[better]], (found[0][better], found[1][better], found[2][better]))
+            there = q.derivatives(cells[rows], earlier[rows])
+            better = there[0] < point.value[rows]
+            point.put(rows[better], earlier[rows[better]], (there[0][better], there[1][better], there[2][better]))
         probed = np.flatnonzero(~known)
-        others, probes, tried = _probe(q, point, probed, low[cells], high[cells])
+        others, tried = _probe(q, point, probed, low[cells], high[cells])
         if others.cells.size:
             point = _Point.joined([point, others])
         rows = point.cells - start
@@ -153,9 +161,10 @@ def best_actions(
         actions[point.cells[order]], values[point.cells[order]] = point.actions[order], point.value[order]
         # other minima, and the probes that are not next to the best action: those lead to it
         box = high[cells] - low[cells]
-        apart = np.abs(probes - actions[cells[probed], None]) >= box[probed, None] / (PROBES - 1)
         least = np.full(cells.size, np.inf)
-        least[probed] = np.where(apart.any(axis=2), tried, np.inf).min(axis=1)
+        for some, probes, found in tried:
+            apart = (np.abs(probes - actions[cells[some], None]) >= box[some, None] / (PROBES - 1)).any(axis=2)
+            least[some] = np.minimum(least[some], np.where(apart, found, np.inf).min(axis=1))
         lost = (np.abs(point.actions - actions[point.cells]) > _SAME * box[rows]).any(axis=1)
         np.minimum.at(least, rows[lost], point.value[lost])
         lead[cells[probed]] = np.minimum(least - values[cells], np.finfo(np.float32).max)[probed]
@@ -190,8 +199,8 @@ def descend(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) ->
 
 def _probe(
     q: ActionValue, point: _Point, rows: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> tuple[_Point, np.ndarray, np.ndarray]:
-    """Replace some points (R,) by better probes; return further starts, and the probes with their Q, inf: not tried.
+) -> tuple[_Point, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+    """Replace some points (R,) by better probes; return further starts, and rows (K,), actions (K, P, m) and Q (K, P) of probes.
 
     The ends (and the middle) of the boxes first; all probes only where Q there is not what its quadratic model at the point
     says, up to half, or where one of them is better. Where actions carry a mean over the end of a clamped axis, every side
@@ -199,28 +208,24 @@ def _probe(
     """
     evaluation = q.evaluation
     bounded = np.asarray(np.isfinite(evaluation.model.problem.action_bounds).all(axis=1))
-    low, high = low[rows], high[rows]
-    probes = probe_actions(low, high, point.actions[rows], bounded)
-    count, m = probes.shape[1:]
+    low, high, centre = low[rows], high[rows], point.actions[rows]
+    pattern, first = probe_pattern(low.shape[1])
     crossing = q.crosses(point.cells[rows], low, high)
     starts = [point[np.zeros(0, np.int64)]]
-    ends = np.zeros(count, bool)
-    ends[[0, count // 2, -1] if m == 1 else range(2**m if m <= 3 else count)] = True
     least = rounding(evaluation)
-    kept = np.full((rows.size, count), np.inf)
+    kept = []
     some = np.arange(rows.size)
-    for stage in (ends, ~ends):
+    for unit in (pattern[first], pattern[~first]):
         here = rows[some]
-        tried = probes[some][:, stage]
+        tried = probe_actions(unit, low[some], high[some], centre[some], bounded)
         if tried.size == 0:
             break
         found = q.values(point.cells[here], tried)
-        kept[np.ix_(some, stage)] = found
+        kept.append((here, tried, found))
         best = found.argmin(axis=1)
         move = tried - point.actions[here, None]
         with np.errstate(invalid="ignore"):
-            rise = np.einsum("kpa,ka->kp", move, point.gradient[here])
-            rise += 0.5 * np.einsum("kpa,kab,kpb->kp", move, point.hessian[here], move)
+            rise = _quadratic(move, point.gradient[here], point.hessian[here])
             expected = np.abs(found - point.value[here, None] - rise) <= 0.5 * rise + least
         better = np.flatnonzero(found[np.arange(here.size), best] < point.value[here] - least)
         chosen = tried[better, best[better]]
@@ -229,15 +234,26 @@ def _probe(
     some = np.flatnonzero(crossing)
     if some.size:
         here = rows[some]
-        side, cost = q.sides(point.cells[here], np.concatenate([probes[some], point.actions[here, None]], axis=1))
+        probes = probe_actions(pattern, low[some], high[some], centre[some], bounded)
+        side, cost = q.sides(point.cells[here], np.concatenate([probes, point.actions[here, None]], axis=1))
         for other in np.unique(side[:, :-1]):
             # what lies ahead changes little beyond an end: the cost says where the least Q may be
             candidates = np.where((side[:, :-1] == other) & (side[:, -1:] != other), cost[:, :-1], np.inf)
             best = candidates.argmin(axis=1)
             there = np.flatnonzero(np.isfinite(candidates[np.arange(some.size), best]))
-            cells, chosen = point.cells[here[there]], probes[some[there], best[there]]
+            cells, chosen = point.cells[here[there]], probes[there, best[there]]
             starts.append(_Point(cells, chosen, *q.derivatives(cells, chosen)))
-    return _Point.joined(starts), probes, kept
+    return _Point.joined(starts), kept
+
+
+def _quadratic(move: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+    """Return g . x + x H x / 2 (K, P) for moves x (K, P, m), g (K, m) and H (K, m, m)."""
+    m = move.shape[2]
+    result = np.zeros(move.shape[:2])
+    for a in range(m):
+        slope = gradient[:, a, None] + 0.5 * sum(hessian[:, a, b, None] * move[:, :, b] for b in range(m))
+        result += move[:, :, a] * slope
+    return result
 
 
 @dataclass

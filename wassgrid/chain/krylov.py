@@ -16,7 +16,7 @@ Product = Callable[[np.ndarray], np.ndarray]
 Norm = Callable[[np.ndarray], float]
 
 _TRIED = 2  # vectors of GMRES after which it is judged
-_COSTLY = 8.0  # products that plain GMRES must be expected to take yet before a correction is made, which costs some
+_COSTLY = 12.0  # products that plain GMRES must be expected to take yet before a correction is made, which costs some
 _NEAR = 1.5  # times the size wanted: what the size of a residual must be expected to be before it is formed
 _LOST = 0.1  # of a vector's norm left after it was made orthogonal to others: below, once is not enough
 
