@@ -239,7 +239,7 @@ class BranchAndBound:
         gradient = tables.cost_gradient[:, 0] + g * np.einsum("kj,kja->ka", expected.gradient, slope)
         hessian = (
             tables.cost_hessian[:, 0]
-            + g * np.einsum("kjl,kja,klb->kab", expected.hessian, slope, slope)
+            + g * (slope.transpose(0, 2, 1) @ expected.hessian @ slope)
             + g * np.einsum("kj,kjab->kab", expected.gradient, tables.mean_hessian[:, 0])
         )
         smooth = expected.smooth & (ranges.smoothness == 2) & tables.differentiable[:, 0]
