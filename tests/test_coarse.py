@@ -153,3 +153,19 @@ def test_chosen_rows_are_those_of_the_matrix(kernel):
     cells = np.array([0, 7, 500, grid.size - 1])
     for operator in (evaluator.model.operator(mean, weights), evaluator.model.assembled(mean, weights)):
         np.testing.assert_allclose(operator.rows(cells).toarray(), operator.matrix()[cells].toarray(), rtol=1e-12, atol=0)
+
+
+def test_a_chain_that_parts_on_the_nodes():
+    """Nodes that other cells alone join: no inverse on the nodes, and the solve goes on without."""
+    n = 41
+    stay = np.eye(n)
+    # the nodes 0 and 40 stay where they are but for a step of the cells between
+    matrix = 0.5 * stay + 0.25 * np.roll(stay, 1, axis=0) + 0.25 * np.roll(stay, -1, axis=0)
+    matrix[[0, 20]] = stay[[0, 20]]
+    operator = TransitionOperator.from_matrix(matrix)
+    law = np.full(n, 1.0 / n)
+    correction = CoarseCorrection(operator, Skeleton((n,), (np.array([0, 20, 40]),), (False,)), law, 1.0)
+    f = np.cos(np.arange(n))
+    np.testing.assert_array_equal(correction.right(f), f)
+    np.testing.assert_allclose(correction.left(f), f, atol=1e-15)
+    assert correction.slow_function() is None

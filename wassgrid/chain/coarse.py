@@ -7,7 +7,8 @@ from functools import cached_property
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import lu_factor, lu_solve
+from scipy.linalg import lu_solve
+from scipy.linalg.lapack import dgetrf
 
 from wassgrid.chain.probe import probe_function
 from wassgrid.chain.reductions import dot, largest, total
@@ -15,6 +16,7 @@ from wassgrid.grid.skeleton import Skeleton
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.sparse import averaged
 
+_SINGULAR = 1e-13  # of the largest pivot
 _SLOW_STEPS = 30  # of inverse iteration for the slowest mode
 
 
@@ -28,7 +30,7 @@ class CoarseCorrection:
         M = I + g H (I - g P_c)^{-1} S P,
 
     which has the rapid modes of (I - g P) M at one and its slow ones near it (Saad 2003, section 13). Where g = 1 the constants
-    are taken out by mu on both sides. Built at the first use.
+    are taken out by mu on both sides. Built at the first use; where P_c cannot be solved with, M = I.
     """
 
     operator: MarkovOperator
@@ -45,14 +47,18 @@ class CoarseCorrection:
         return self._rows.T
 
     @cached_property
-    def _factors(self) -> tuple[np.ndarray, np.ndarray]:
+    def _factors(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Factors of I - g P_c + 1 mu H; None where they are singular: the nodes part into classes that other cells join."""
         matrix = np.eye(self.skeleton.size) - self.discount * averaged(self._rows, self.skeleton)
         if self.discount == 1.0:
             matrix += self.skeleton.restricted(self.law)
-        factors: tuple[np.ndarray, np.ndarray] = lu_factor(matrix, overwrite_a=True, check_finite=False)
-        return factors
+        factors, pivots, _ = dgetrf(matrix, overwrite_a=1)
+        size = np.abs(np.diagonal(factors))
+        return (factors, pivots) if size.min() > _SINGULAR * size.max() else None
 
     def _solve(self, values: np.ndarray, transposed: bool = False) -> np.ndarray:
+        if self._factors is None:
+            return np.zeros_like(values)
         return np.asarray(lu_solve(self._factors, values, trans=int(transposed), overwrite_b=True, check_finite=False))
 
     def right(self, function: np.ndarray) -> np.ndarray:
@@ -73,8 +79,10 @@ class CoarseCorrection:
         rest = self._columns @ self._solve(self.skeleton.restricted(measure - mass * self.law), transposed=True)
         return measure + (rest - total(rest) * self.law)
 
-    def slow_function(self) -> np.ndarray:
-        """Return the function that D takes farthest on the few cells, (cells,): near the slowest mode of P."""
+    def slow_function(self) -> np.ndarray | None:
+        """Return the function that D takes farthest on the few cells, (cells,): near the slowest mode of P; None: not known."""
+        if self._factors is None:
+            return None
         values = probe_function(self.skeleton.size)
         for _ in range(_SLOW_STEPS):
             values = self._solve(values - values.mean())
