@@ -8,6 +8,7 @@ ten seconds, a worker that died, a changed byte in the fenced folder, a file tha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -38,6 +39,8 @@ def prepare(folder: Path) -> None:
 
 def damage_bytes(generator: random.Random, content: bytearray) -> bytearray:
     for _ in range(generator.choice((1, 1, 1, 2, 4, 16))):
+        if not content:
+            break
         at = generator.randrange(len(content))
         kind = generator.randrange(6)
         if kind == 0:
@@ -94,7 +97,10 @@ def _replace(generator: random.Random, file: h5py.File, group: h5py.Group, key: 
         old.resize(generator.choice((0, 1, shape[0] + 1, 10**6)), axis=0)
         return
     if kind == 3 and "checkpoint/json" in file:
-        stored = json.loads(file["checkpoint/json"][()].tobytes().rstrip(b"\0")) if generator.random() < 0.8 else {}
+        stored = {}
+        if generator.random() < 0.8:
+            with contextlib.suppress(ValueError, AttributeError, OSError):  # already damaged
+                stored = json.loads(file["checkpoint/json"][()].tobytes().rstrip(b"\0"))
         values = stored.get("values", {})
         if values:
             name = generator.choice(list(values))

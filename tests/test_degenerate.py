@@ -198,3 +198,17 @@ def test_cusps_and_ends_of_the_domain_of_a_cost_end_no_run(term, least, method):
     assert np.isfinite(solution.objective)
     if least is not None and method != "rk4":
         assert solution.objective == pytest.approx(least, abs=1e-6)
+
+
+def test_noise_that_no_number_of_points_carries_is_reported():
+    """The spacing over the noise is beyond the doubles."""
+    solution = solve(Case.from_text(walk("x**2 + a**2", "0", noise="5e-324").replace("steps = 30", "steps = 1")))
+    assert [axis["points"] for axis in solution.summary["resolution"]] == [None]
+
+
+def test_an_estimate_that_meets_infinite_costs_is_left_out():
+    """The run itself never takes such an action; the search off the grid tries the bounds."""
+    text = walk("x**2 + 0.1*a**2", "-x").replace("bounds = [-1, 1]", "bounds = [-1e308, 1]") + "[output]\nestimate = true\n"
+    solution = solve(Case.from_text(text))
+    assert solution.objective < 0.1
+    assert "cost is inf" in solution.summary["estimate"]["refused"]

@@ -19,7 +19,7 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
 
     Each entry holds `state`, `kernel`, `physical` and `numerical` standard deviation per step (of the axis given the axes it
     follows, the ends of the domain aside; in units of the state), `cells_per_noise`, the smallest noise/spacing, `points`, the
-    number of points from which on a kernel carries the noise unchanged (None where there is no noise), and `added_cost`, what the
+    number of points from which on a kernel carries the noise unchanged (None where no number is enough), and `added_cost`, what the
     kernel is expected to add to J: to first order in the excess variance e(s) of one step,
 
         dJ = 1/2 int mu(ds) e(s) E[d^2 V/dx^2 (s') | s],
@@ -40,6 +40,7 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
     for j, name in enumerate(grid.names):
         noise = model.noise[:, j]
         ratio = float((noise / grid.spacing[j]).min())
+        needed = RESOLVED / ratio if ratio > 0.0 else np.inf  # times as many cells
         excess = variance[:, j] - noise**2
         bend = evaluation.chain.operator.apply(_second_difference(evaluation.value, grid.shape, j, grid.boundary[j]))
         cells = grid.shape[j] - (grid.boundary[j] != "periodic")
@@ -50,7 +51,7 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "physical": float(np.sqrt(law @ noise**2)),
                 "numerical": float(np.sqrt(max(law @ variance[:, j], 0.0))),
                 "cells_per_noise": ratio,
-                "points": None if ratio == 0.0 else math.ceil(cells * RESOLVED / ratio) + (grid.boundary[j] != "periodic"),
+                "points": math.ceil(cells * needed) + (grid.boundary[j] != "periodic") if cells * needed < np.inf else None,
                 "added_cost": float(0.5 * evaluation.discount * (law @ (excess * bend)) / grid.spacing[j] ** 2),
             }
         )

@@ -550,7 +550,10 @@ class GridSolver:
             remedy = "it would take minutes" if asked else "it would cost more than the solve; output.estimate = true asks for it"
             return {ESTIMATE: {"refused": remedy}}
         began = time.perf_counter()
-        found = estimate(evaluation, state.best, todo)
+        try:
+            found = estimate(evaluation, state.best, todo)
+        except (ValueError, ArithmeticError) as error:  # actions that no cell takes may cost what is not finite
+            return {ESTIMATE: {"refused": str(error)}}
         return {ESTIMATE: {**asdict(found), "seconds": time.perf_counter() - began}}
 
     def _boundary_mass(self, law: np.ndarray) -> dict[str, float]:

@@ -142,7 +142,7 @@ def drive(
     """Drive the solver of a case, from its beginning or from a checkpoint, to its verdict and return its solution.
 
     Raises what the solver finds wrong with the case before the first step (subclasses of ValueError), and
-    RunFailedError where a later step fails; the observers are told first.
+    RunFailedError where a later step, or the summary of the last one, fails; the observers are told of a step first.
     """
     state = _started(solver) if resume_from is None else _restored(solver, resume_from)
     record = solver.record(state)
@@ -165,6 +165,9 @@ def drive(
             observer.finish(Verdict(FAILED, reason, False), None)
         raise RunFailedError(reason) from error
     solution = solver.solution(state, verdict)
-    for observer in observers:
-        observer.finish(verdict, solution)
+    try:
+        for observer in observers:
+            observer.finish(verdict, solution)
+    except (ValueError, ArithmeticError, MemoryError) as error:
+        raise RunFailedError(f"the summary after step {record.step}: {error or type(error).__name__}") from error
     return solution
