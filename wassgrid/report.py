@@ -28,7 +28,7 @@ from wassgrid.run.schema import (
     phase_time,
 )
 from wassgrid.run.summary import summary_of
-from wassgrid.storage import ResultFile
+from wassgrid.storage import Named, ResultFile
 from wassgrid.text import visible
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def expectations(case: Case, objective: float) -> tuple[bool, list[str]]:
 def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str, str]]:
     """Return the numbers of a run's last step as (name, text); `case` adds the comparison with its [expect]."""
     columns = result.convergence
-    last = {name: float(values[-1]) for name, values in columns.items()}
+    last = Named(columns.place, {name: float(values[-1]) for name, values in columns.items()})
     summary = summary_of(result)
     # a neural run measures its finished policy in a long simulation of its own
     last[OBJECTIVE] = summary.pop(OBJECTIVE, last[OBJECTIVE])

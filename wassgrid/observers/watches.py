@@ -16,7 +16,7 @@ from wassgrid.run.loop import RunInterrupted, StepRecord, Verdict
 from wassgrid.run.schema import GRADIENT_NORM, OBJECTIVE, STATIONARY_RESIDUAL, STEP_LENGTH, VALUE_RESIDUAL
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 1.0  # seconds that a step may go on after a signal
+PATIENCE = 0.7  # seconds that a step may go on after a signal
 
 
 class NotFiniteError(ValueError):

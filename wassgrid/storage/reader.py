@@ -27,21 +27,22 @@ from wassgrid.storage.layout import (
 )
 from wassgrid.storage.lock import FileLock
 from wassgrid.storage.paths import closing, held, open_regular
+from wassgrid.storage.rehearsal import survived
 from wassgrid.storage.soundness import UnsoundError, has_checksums, require_sound
 
 # what h5py raises at a file that is damaged or made to do harm: errors of HDF5, and where it takes for granted what is not so
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
-class Attributes(dict[str, Any]):
-    """Attributes by their names; asking for one that the file lacks raises StorageError."""
+class Named(dict[str, Any]):
+    """What a place in a file holds, by name; asking for what it lacks raises StorageError."""
 
     def __init__(self, place: str, values: dict[str, Any]) -> None:
         super().__init__(values)
-        self._place = place
+        self.place = place
 
     def __missing__(self, name: str) -> NoReturn:
-        raise StorageError(f"{self._place} lacks the attribute '{name}': it was not written by wassgrid, or is damaged")
+        raise StorageError(f"{self.place} lacks '{name}': it was not written by wassgrid, or is damaged")
 
 
 class ResultFile:
@@ -68,6 +69,9 @@ class ResultFile:
         name = held(descriptor, self.path)
         if not h5py.is_hdf5(name):
             raise StorageError(f"'{self.path}' is not an HDF5 file; give a result file written by 'wassgrid run'")
+        size = os.fstat(descriptor).st_size
+        if not survived(name, size):
+            raise UnsoundError("the HDF5 library does not survive reading it")
         self._file = h5py.File(name, "r")
         try:
             found = self._file.attrs.get("format", "") if h5py.h5a.exists(self._file.id, b"format") else ""
@@ -83,9 +87,9 @@ class ResultFile:
                     f"'{self.path}' has format version {version}, this wassgrid reads versions up to "
                     f"{FORMAT_VERSION}: install a newer wassgrid"
                 )
-            require_sound(self._file, os.fstat(descriptor).st_size)
+            require_sound(self._file, size)
             values = {name: python_value(value) for name, value in self._file.attrs.items()}
-            self.attributes = Attributes(f"'{self.path}'", values)
+            self.attributes = Named(f"'{self.path}'", values)
         except BaseException:
             self._file.close()
             raise
@@ -209,11 +213,12 @@ class ResultFile:
         return len(self._file[series]["step"]) if series in self._file else 0
 
     @property
-    def convergence(self) -> dict[str, np.ndarray]:
+    def convergence(self) -> Named:
         """All columns of the convergence table, ``step`` first, each (steps,)."""
         with self._reading("/convergence"):
             group = self._file["convergence"]
-            return {name: read_array(group[name]) for name in ("step", *variable_names(group))}
+            columns = {name: read_array(group[name]) for name in ("step", *variable_names(group))}
+        return Named(f"/convergence of '{self.path}'", columns)
 
     def array(self, series: str, name: str, index: Any = ()) -> np.ndarray:
         """Return (records, ...) one array of a series, or the part of it that a NumPy ``index`` selects, read alone."""
@@ -257,7 +262,7 @@ class ResultFile:
         with self._reading(f"/{path}"):
             attributes = self._file[path].attrs
             values = {name: python_value(attributes[name]) for name in attributes if name not in hidden}
-        return Attributes(f"/{path} of '{self.path}'", values)
+        return Named(f"/{path} of '{self.path}'", values)
 
     @property
     def checkpoint(self) -> dict[str, Any] | None:

@@ -39,6 +39,7 @@ from wassgrid.storage.layout import (
 from wassgrid.storage.lock import FileLock, Locked
 from wassgrid.storage.paths import closing, copy, create_anew, held, is_at, open_regular
 from wassgrid.storage.reader import DAMAGE, ResultFile
+from wassgrid.storage.rehearsal import survived
 from wassgrid.storage.soundness import UnsoundError, require_sound
 
 COMMIT_INTERVAL = 2.0  # seconds from one transaction to the next, at least ...
@@ -302,9 +303,13 @@ class ResultWriter:
 def _is_result(path: Path) -> bool:
     """Whether a file says that it is a result, sound or not: only such a file is replaced by a new one, and kept beside it."""
     try:
-        with closing(open_regular(path)) as descriptor, h5py.File(held(descriptor, path), "r") as file:
-            found = file.attrs.get("format") if h5py.h5a.exists(file.id, b"format") else None
-            return isinstance(found, str | bytes) and python_value(found) == FORMAT
+        with closing(open_regular(path)) as descriptor:
+            name = held(descriptor, path)
+            if not survived(name, os.fstat(descriptor).st_size):
+                return False
+            with h5py.File(name, "r") as file:
+                found = file.attrs.get("format") if h5py.h5a.exists(file.id, b"format") else None
+                return isinstance(found, str | bytes) and python_value(found) == FORMAT
     except DAMAGE:
         return False
 
