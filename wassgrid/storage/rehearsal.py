@@ -50,9 +50,9 @@ def _rehearse(name: str, size: int) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
         with h5py.File(name, "r") as file:
+            _read(file)
             require_sound(file, size)
             file.visititems(lambda _, item: _read(item))
-            _read(file)
     finally:
         os._exit(0)
 
