@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
 import pytest
 
 from wassgrid.case import Case
 from wassgrid.chain.stationary import ReducibleChainError
+from wassgrid.resources import ResourceError
 from wassgrid.run.grid_solver import GridSolver
 from wassgrid.run.loop import RunFailedError
 from wassgrid.run.solvers import solve
@@ -84,6 +87,17 @@ initial = {{ distribution = "point", mean = "{mean}" }}
 [flow]
 stop = {{ gap = 1e-8, steps = 20 }}
 """
+
+
+def test_noise_much_wider_than_the_domain_is_refused_with_what_can_be_computed():
+    text = "[states.x]\nnext = '0.9*x + a'\nnoise = '{}'\ndomain = [0, 1]\n[actions.a]\nbounds = [-1, 1]\n[cost]\nstage = 'x**2 + a**2'\n"
+    text += "[grid.points]\nx = 21\n[flow]\nstop = {{ steps = 1 }}\n"
+    with pytest.raises(ResourceError, match=r"states.x: noise of up to 1e\+05 on a domain of 1.05 covers .*; up to [\d.]+ can be") as refused:
+        solve(Case.from_text(text.format("1e5")))
+    most = re.search(r"up to ([\d.]+) can be computed", str(refused.value))
+    began = time.perf_counter()
+    solve(Case.from_text(text.format(0.99 * float(most[1]))))
+    assert time.perf_counter() - began < 60  # seconds on an idle machine
 
 
 def test_classes_that_arise_in_a_run_are_named_with_the_remedy():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 SHORT_RECURRENCE = 10  # vectors of BiCGSTAB
 _KRYLOV_BYTES, _MOST_VECTORS, _LEAST_VECTORS = 1 << 28, 60, 15  # of a space for GMRES
-_WORK = 1e10  # kernel weights of one evaluation that can be waited for
+_WORK = 3e7  # kernel weights of one evaluation that can be waited for
 _DEVIATIONS = 8.5  # standard deviations that a kernel reaches to either side
 _DOMAINS = 4.0  # lengths of the domain that noise may always have
 _SAMPLE = 256  # rows of P that the number of entries is estimated from
