@@ -8,6 +8,7 @@ import math
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -485,6 +486,16 @@ def test_numbers_that_stop_being_finite_fail_the_run(case, capsys):
         assert result.reason in errors
         assert np.isfinite(result.convergence["objective"]).all()
         assert result.checkpoint["step"] == result.convergence["step"][-1]
+
+
+def test_a_cost_without_a_lower_bound_is_named(case, capsys):
+    (case.parent / "open.toml").write_text(re.sub("(?m)^bounds = .*$", "", case.read_text()))
+    options = ["--set", "cost.stage=s**2 - 0.1*a**2", "--set", "flow.method=newton", "--set", "flow.stop.steps=60"]
+    assert main(["run", "open.toml", "-q", *options]) == 1
+    assert "the cost is not bounded below" in capsys.readouterr().err
+    with ResultFile("open.h5") as result:
+        assert result.status == "failed"
+        assert result.convergence["objective"][-1] < -1e10
 
 
 # ---- info, plot, simulate ----

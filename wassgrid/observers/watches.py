@@ -16,6 +16,7 @@ from wassgrid.run.loop import RunInterrupted, StepRecord, Verdict
 from wassgrid.run.schema import GRADIENT_NORM, OBJECTIVE, STATIONARY_RESIDUAL, STEP_LENGTH, VALUE_RESIDUAL
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FIRST_STEPS, _FALLEN = 1, 1e15  # the scale of J is that of so many steps; below minus so many times that it has no bound
 PATIENCE = 0.7  # seconds that a step may go on after a signal
 
 
@@ -24,10 +25,13 @@ class NotFiniteError(ValueError):
 
 
 class FinitenessWatch:
-    """Observer that fails the run as soon as one of its numbers is not finite; placed before the recorder, it keeps the
-    last good step in the file."""
+    """Observer that fails the run as soon as one of its numbers is not finite, or J falls as only a cost without a lower bound
+    lets it; placed before the recorder, it keeps the last good step in the file."""
 
     WATCHED = (OBJECTIVE, GRADIENT_NORM, STEP_LENGTH, STATIONARY_RESIDUAL, VALUE_RESIDUAL)
+
+    def __init__(self) -> None:
+        self._scale = 0.0  # of J in the first steps
 
     def start(self, case: Any, solver: Any, first: StepRecord, resumed: bool) -> None:
         try:
@@ -39,6 +43,13 @@ class FinitenessWatch:
         for name in self.WATCHED:
             if not math.isfinite(record.scalars.get(name, 0.0)):
                 raise FloatingPointError(f"{name.replace('_', ' ')} is {record.scalars[name]}")
+        objective = record.scalars.get(OBJECTIVE, 0.0)
+        if record.step <= _FIRST_STEPS or self._scale == 0.0:
+            self._scale = max(self._scale, abs(objective))
+        elif objective < -_FALLEN * self._scale:
+            raise FloatingPointError(
+                f"J has fallen to {objective:.1e}: the cost is not bounded below; give the actions bounds, or a cost that grows"
+            )
         return None
 
     def finish(self, verdict: Verdict, solution: Any | None) -> None:
