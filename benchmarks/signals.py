@@ -196,7 +196,8 @@ def main() -> int:
             for number in (signal.SIGINT, signal.SIGTERM) * given.repetitions:
                 seconds, status, left, well = trial(MOMENTS[name], delay, number)
                 failed += not well
-                row = (name, f"{delay:g}", signal.Signals(number).name, f"{seconds:.2f}", str(status), left + ("" if well else "  <--"))
+                left += "" if well else "  <--"
+                row = (name, f"{delay:g}", signal.Signals(number).name, f"{seconds:.2f}", str(status), left)
                 table.add_row(*row)
                 print(*row, sep="  ", file=sys.stderr, flush=True)
     Console(width=200).print(table)

@@ -90,9 +90,10 @@ stop = {{ gap = 1e-8, steps = 20 }}
 
 
 def test_noise_much_wider_than_the_domain_is_refused_with_what_can_be_computed():
-    text = "[states.x]\nnext = '0.9*x + a'\nnoise = '{}'\ndomain = [0, 1]\n[actions.a]\nbounds = [-1, 1]\n[cost]\nstage = 'x**2 + a**2'\n"
-    text += "[grid.points]\nx = 21\n[flow]\nstop = {{ steps = 1 }}\n"
-    with pytest.raises(ResourceError, match=r"states.x: noise of up to 1e\+05 on a domain of 1.05 covers .*; up to [\d.]+ can be") as refused:
+    text = "[states.x]\nnext = '0.9*x + a'\nnoise = '{}'\ndomain = [0, 1]\n[actions.a]\nbounds = [-1, 1]\n"
+    text += "[cost]\nstage = 'x**2 + a**2'\n[grid.points]\nx = 21\n[flow]\nstop = {{ steps = 1 }}\n"
+    named = r"states.x: noise of up to 1e\+05 on a domain of 1.05 covers .*; up to [\d.]+ can be"
+    with pytest.raises(ResourceError, match=named) as refused:
         solve(Case.from_text(text.format("1e5")))
     most = re.search(r"up to ([\d.]+) can be computed", str(refused.value))
     began = time.perf_counter()

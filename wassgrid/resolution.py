@@ -19,8 +19,8 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
 
     Each entry holds `state`, `kernel`, `physical` and `numerical` standard deviation per step (of the axis given the axes it
     follows, the ends of the domain aside; in units of the state), `cells_per_noise`, the smallest noise/spacing, `points`, the
-    number of points from which on a kernel carries the noise unchanged (None where no number is enough), and `added_cost`, what the
-    kernel is expected to add to J: to first order in the excess variance e(s) of one step,
+    number of points from which on a kernel carries the noise unchanged (None where no number is enough), and `added_cost`, what
+    the kernel is expected to add to J: to first order in the excess variance e(s) of one step,
 
         dJ = 1/2 int mu(ds) e(s) E[d^2 V/dx^2 (s') | s],
 
