@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -96,9 +95,8 @@ def test_noise_much_wider_than_the_domain_is_refused_with_what_can_be_computed()
     with pytest.raises(ResourceError, match=named) as refused:
         solve(Case.from_text(text.format("1e5")))
     most = re.search(r"up to ([\d.]+) can be computed", str(refused.value))
-    began = time.perf_counter()
+    assert most is not None
     solve(Case.from_text(text.format(0.99 * float(most[1]))))
-    assert time.perf_counter() - began < 60  # seconds on an idle machine
 
 
 def test_classes_that_arise_in_a_run_are_named_with_the_remedy():
