@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-LIMIT = 10.0  # seconds that a trial may take
+LIMIT = 10.0  # seconds of processor time that a trial may take
 Trial = Callable[[random.Random, Path], str]  # input and calls; returns a word for what came of it
 
 
@@ -49,7 +49,7 @@ def work(trial: Trial, seed: int, first: int, last: int, folder: Path, log: Path
     import wassgrid.plotting
     import wassgrid.run.grid_solver  # noqa: F401 - before any trial is timed
 
-    signal.signal(signal.SIGALRM, overdue)
+    signal.signal(signal.SIGPROF, overdue)
     fence = folder / "fence"
     before = digests(fence)
     with log.open("a") as lines:
@@ -58,7 +58,7 @@ def work(trial: Trial, seed: int, first: int, last: int, folder: Path, log: Path
             lines.write(json.dumps({"begun": number}) + "\n")
             lines.flush()
             told = io.StringIO()
-            signal.setitimer(signal.ITIMER_REAL, LIMIT)
+            signal.setitimer(signal.ITIMER_PROF, LIMIT)
             try:
                 with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
                     outcome = trial(generator, folder)
@@ -68,7 +68,7 @@ def work(trial: Trial, seed: int, first: int, last: int, folder: Path, log: Path
             except BaseException:
                 outcome = "TRACEBACK " + traceback.format_exc()[-1500:]
             finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             if "Traceback (most recent" in told.getvalue():
                 outcome = "TRACEBACK printed " + told.getvalue()[-1500:]
             elif any(c < " " and c not in "\n\t\r" for c in told.getvalue()):
@@ -99,7 +99,7 @@ def campaign(script: str, seed: int, first: int, count: int, prepare: Callable[[
                 time.sleep(0.2)
                 if log.stat().st_size != size:
                     size, since = log.stat().st_size, time.monotonic()
-                elif time.monotonic() - since > 6 * LIMIT:
+                elif time.monotonic() - since > 12 * LIMIT:
                     worker.kill()  # by the object that started it
                     killed = True
             rows = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]

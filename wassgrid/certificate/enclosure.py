@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.weight_bounds import weight_bounds
-from wassgrid.transition.compiled import PERIODIC, allocating_nothing, fold
+from wassgrid.transition.compiled import PERIODIC, allocating_nothing, cached, fold
 from wassgrid.transition.expectations import expectation
 from wassgrid.transition.walk import fill, new_walk
 
@@ -248,7 +247,7 @@ def derivative_combinations(order: np.ndarray, moving: np.ndarray) -> tuple[np.n
     return np.array(list(numbers), dtype=np.int64).reshape(-1, d), first, third
 
 
-@njit(cache=True, nogil=True)
+@cached
 def enclose(
     low, high, axes, profiles, width, cells, mean, radius, noise, coupling, f, combinations, first, third,
     value, gradient, hessian, floor, slope, bend, smooth, bounded,

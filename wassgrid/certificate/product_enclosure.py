@@ -8,13 +8,12 @@ Letters as in `axis_kernels`, `weight_bounds` and `collide`; levels 0 and 1 are 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.transition.axis_kernels import axis_weights
 from wassgrid.transition.collide import _tabulate, place
-from wassgrid.transition.compiled import allocating_nothing, fold
+from wassgrid.transition.compiled import allocating_nothing, cached, fold
 
 MOST_MOVED = 2  # axes that these functions can do
 
@@ -62,7 +61,7 @@ def _span(nodes, count, others, number):
     return first, last - first + 1
 
 
-@njit(cache=True, nogil=True)
+@cached
 def enclose_product(
     low, high, at, profiles, reach, width, cells, mean, radius, noise, u,
     value, gradient, hessian, floor, slope, most, bend, smooth, bounded,

@@ -54,13 +54,29 @@ _sums: dict[str, Any] = {"_nrt": False, "fastmath": {"reassoc", "nsz", "contract
 contraction: Any = partial(Helper, **_sums)  # the compiler may reorder the sum of a loop, once and for all
 
 
-def driver(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile a function that Python calls, without the interpreter's lock; cached until any compiled source changes."""
-    compiled = jit(cache=True, nogil=True, **_options, **options)(function)
+def cached(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile a function that Python calls, without the interpreter's lock.
+
+    Cached until any compiled source changes; for this process alone where no folder can be written or the disk is full.
+    """
+    try:
+        compiled = jit(cache=True, nogil=True, **options)(function)
+    except RuntimeError:  # of Numba, which finds no folder
+        return jit(nogil=True, **options)(function)
     # Numba's cache sees changes of a function's own file, not of the files of those it calls
     with suppress(AttributeError):
         compiled._cache._cache_file._source_stamp = sources()
+    keep = compiled._cache.save_overload
+
+    def keep_if_possible(signature: Any, data: Any) -> None:
+        with suppress(OSError):
+            keep(signature, data)
+
+    compiled._cache.save_overload = keep_if_possible
     return compiled
+
+
+driver: Any = partial(cached, **_options)
 
 
 contracting_driver: Any = partial(driver, **_sums)
