@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from wassgrid.case import Case
 from wassgrid.cli import main
 from wassgrid.grid import StateGrid
 from wassgrid.observers.progress import Pace, ProgressLines, clock
+from wassgrid.observers.recorder import is_stored
 from wassgrid.observers.watches import SIGNALS, FinitenessWatch
 from wassgrid.policy import ParticlePolicy
 from wassgrid.run.grid_solver import GridSolver
@@ -287,6 +289,20 @@ def test_resumed_run_is_the_uninterrupted_run(case, every, capsys):
         assert np.all(np.diff(result.convergence["wall_time"]) > 0)
     assert main(["resume", "parts.h5", "--set", "cost.stage=0"]) == 2
     assert "a resumed run keeps its case" in capsys.readouterr().err
+
+
+def test_frames_of_long_runs_become_rarer(case):
+    assert main(["run", "tiny.toml", "-q", "-o", "whole.h5", "--set", "output.frames=4"]) == 0
+    with ResultFile("whole.h5") as result:
+        assert result.steps("trajectory").tolist() == [0, 1, 2, 3, 4, 6, 8, 12]
+    assert main(["run", "tiny.toml", "-q", "-o", "parts.h5", "--set", "output.frames=4", "--set", "flow.stop.steps=5"]) == 1
+    assert main(["resume", "parts.h5", "-q", "--set", "flow.stop.steps=200"]) == 0
+    assert_same_numbers("whole.h5", "parts.h5")
+    for every in (1, 3):
+        stored = [step for step in range(100_000) if is_stored(step, every, 200)]
+        assert stored[:200] == list(range(0, 200 * every, every))
+        assert len(stored) <= 200 + 100 * math.ceil(math.log2(100_000 / (200 * every))) + 1
+        assert max(b / a for a, b in itertools.pairwise(stored) if a >= 200 * every) < 1.02
 
 
 def test_kills_cost_nothing_but_time(case):

@@ -230,6 +230,9 @@ class OutputTable(Table):
     trajectory_every: Annotated[int, PlainValidator(integer(0))] = Field(
         1, description="steps between stored frames (0: first and last only)"
     )
+    frames: Annotated[int, PlainValidator(integer(2))] = Field(
+        200, description="stored frames from which on they become rarer: half of this many for every doubling of the steps"
+    )
     curvature_every: Annotated[int, PlainValidator(integer(0))] = Field(
         0, description="steps between curvature spectra (0: never)"
     )

@@ -117,11 +117,10 @@ class Recorder:
 
     def _record(self, record: StepRecord) -> None:
         self.busy = True
-        every = self.case.output.trajectory_every
         if record.final:
             self._keep(record)
         self._writer.append_row(record.scalars)
-        if record.step == 0 or (every and record.step % every == 0):
+        if is_stored(record.step, self.case.output.trajectory_every, self.case.output.frames):
             self._append_frame(record)
         self._last = record
         if self._writer.due:
@@ -165,6 +164,15 @@ class Recorder:
         else:
             with suppress(StorageError):  # the error under way matters more
                 self._end(FAILED, f"{kind.__name__}: {error}")
+
+
+def is_stored(step: int, every: int, frames: int) -> bool:
+    """Return whether a step is one of the frames: every so many steps, in the first `frames` of them; then at a distance that
+    doubles where the number of steps does. Of the step alone, so that a resumed run stores the same ones; every = 0: the first.
+    """
+    if every == 0:
+        return step == 0
+    return step % (every << (step // (every * frames)).bit_length()) == 0
 
 
 def _require_fit(result: ResultFile, layout: dict[str, Any]) -> None:
