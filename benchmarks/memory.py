@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--only NAME ...]
 
-The problem is solved twice. What the process holds after the first time (`before`) is the interpreter, the libraries, the compiler
-and its kernels, and none of the run; `peak` is the most that the second run held beyond it, `estimate` what a run is allowed or
-refused by. Exit status 1 where their ratio is beyond a factor of 1.3 (and 16 MiB, the allocator's).
+The problem is solved twice. What the process holds after the first time (`before`) is the interpreter, the libraries, the
+compiler and its kernels, and none of the run; `peak` is the most that the second run held beyond it, `estimate` what a run is
+allowed or refused by. Exit status 1 where their ratio is beyond a factor of 1.3 (and 16 MiB, the allocator's).
 """
 
 from __future__ import annotations

@@ -488,6 +488,17 @@ def test_disk_that_fills_up_during_the_run(case):
     assert files(case.parent) == ["tiny.h5", "tiny.toml"]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
+@pytest.mark.parametrize(("arguments", "stream", "status"), [("info x.h5", "stderr", 2), ("--help", "stdout", 1)])
+def test_a_stream_that_is_full_leaves_the_exit_status(tmp_path, arguments, stream, status):
+    command = [sys.executable, "-m", "wassgrid", *arguments.split()]
+    streams = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=tmp_path, check=False, **{**streams, stream: full})
+    assert done.returncode == status
+    assert b"Traceback" not in (done.stderr or b"")
+
+
 def test_numbers_that_stop_being_finite_fail_the_run(case, capsys):
     # the particles drift to where the cost is no number: sqrt of a negative one
     cost = "cost.stage=s**2 - 2*a + sqrt(0.5 - a)"

@@ -150,3 +150,12 @@ def test_cells_that_all_reach_one_together_are_one_class_without_a_period():
         assert reached_together(operator, 0) is expected
         classes = recurrent_classes(operator)
         assert (len(classes) == 1 and period(operator, classes[0]) == 1) is expected
+
+
+def test_a_matrix_shares_the_memory_of_its_operator_and_knows_its_bandwidth():
+    dense = np.triu(np.tril(np.random.default_rng(3).random((400, 400)), 7), -5)
+    operator = TransitionOperator.from_matrix(dense / dense.sum(axis=1, keepdims=True))
+    matrix = operator.matrix()
+    assert np.shares_memory(matrix.data, operator.values) and np.shares_memory(matrix.indices, operator.columns)
+    rows, columns = np.nonzero(dense)
+    assert operator.bandwidth == 2 * np.mean(np.abs(columns - rows)) + 1

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -293,14 +293,23 @@ def _prepare_streams() -> None:
             getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
-def _drop_output() -> None:
+def _drop_output(stream: TextIO) -> None:
     """Send what is left to be printed nowhere: Python would complain of it when it ends."""
     with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; bad input gives one line on stderr, a defect its traceback."""
+    status = _main(arguments)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _drop_output(sys.stderr)
+    return status
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     _prepare_streams()
     if any("\0" in argument for argument in arguments or ()):  # no shell can pass one; some parsers of command lines break on it
         _complain("an argument holds a NUL character, which no path or name can have")
@@ -313,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone
-        _drop_output()
+        _drop_output(sys.stdout)
         return UNCONVERGED
     except Exception as error:
         if hasattr(error, "format_message"):  # of the parser of the command line
@@ -323,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif isinstance(error, MemoryError):
             _complain(f"not enough memory: {error}")
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EDQUOT):
-            _drop_output()
+            _drop_output(sys.stdout)
             _complain(f"the output cannot be written: {error.strerror}")
             return UNCONVERGED
         else:

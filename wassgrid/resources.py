@@ -25,6 +25,7 @@ _KRYLOV_BYTES, _MOST_VECTORS, _LEAST_VECTORS = 1 << 28, 60, 15  # of a space for
 _WORK = 3e7  # kernel weights of one evaluation that can be waited for
 _DEVIATIONS = 8.5  # standard deviations that a kernel reaches to either side
 _DOMAINS = 4.0  # lengths of the domain that noise may always have
+_FACTORISED = 1600  # entries of a row up to which a chain on one axis is factorised
 _SAMPLE = 256  # rows of P that the number of entries is estimated from
 
 
@@ -79,9 +80,8 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Estimate the memory of a run; without model and policy, of the particle arrays and vectors alone.
 
-    The entries of P are counted in a sample of rows; in product form its weights are, where they are kept. Factors of sparse
-    LU are not included: they are used only where they are known to be small. Raises ResourceError for noise that no kernel
-    carries.
+    The entries of P are counted in a sample of rows; in product form its weights are, where they are kept. Sparse LU is counted
+    in one dimension: in more it is used only where it is small. Raises ResourceError for noise that no kernel carries.
     """
     require_narrow(case, grid)
     d, m = grid.dimension, case.problem.action_dimension
@@ -91,13 +91,19 @@ def estimate_memory(
     cells = 8.0 * grid.size * (krylov_vectors(grid.size) + 30 + 3 * d + 4 * m)
     entries = 0.0
     if model is not None and model.product is not None:
-        return MemoryEstimate(particle, model.product.bytes_kept(case.policy.particles), cells)
+        # of the policy before a step and after it
+        kept = 2.0 * model.product.bytes_kept(case.policy.particles)
+        if (fixed := model.conditioning) is not None:
+            kept += 8.0 * grid.size * (fixed.moved.block + float(fixed.widths.sum()))
+        return MemoryEstimate(particle, kept, cells)
     cells += 8.0 * grid.size * d * d
     if model is not None and policy is not None:
         sample = np.unique(np.linspace(0, grid.size - 1, min(_SAMPLE, grid.size)).astype(np.int64))
         tables = model.tables(sample, policy.actions[sample], 0)
         entries = float(model.entries(sample, tables.mean, policy.weights[sample]).mean())
-    return MemoryEstimate(particle, 24.0 * grid.size * entries, cells)
+    # 12 bytes per entry of P and of its transpose; with LU of I - g P, of that matrix twice while it is built, and of its factors
+    each = 24.0 + (48.0 if d == 1 and entries <= _FACTORISED else 0.0)
+    return MemoryEstimate(particle, each * grid.size * entries, cells)
 
 
 def require_room(case: Case) -> None:

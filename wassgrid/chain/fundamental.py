@@ -39,7 +39,8 @@ class Factorisation:
             self.keep[pinned] = False
             index = np.flatnonzero(self.keep)
             self.row = matrix[[pinned], :][:, index].toarray()[0]
-            matrix = sparse.csc_array(matrix[index][:, index])
+            matrix = matrix[index]  # one after the other: each is as large as P
+            matrix = sparse.csc_array(matrix[:, index])
         self.pinned = pinned
         matrix.sort_indices()
         matrix.indices = matrix.indices.astype(np.int32)

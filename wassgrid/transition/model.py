@@ -260,8 +260,7 @@ class TransitionModel:
             return self.assembled(mean, weights)
 
         def rows(cells: np.ndarray) -> sparse.csr_array:
-            start, columns, values = self._rows(cells, mean[cells], weights[cells])
-            return sparse.csr_array((values, columns, start), shape=(cells.size, self.grid.size))
+            return TransitionOperator(*self._rows(cells, mean[cells], weights[cells])).matrix(self.grid.size)
 
         return self.product.operator(mean, weights, self.markov, rows)
 

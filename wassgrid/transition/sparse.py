@@ -15,6 +15,7 @@ from wassgrid.transition.threads import spread
 from wassgrid.transition.walk import Axes, advance, new_walk, start_walk
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+_AT_ONCE = 1 << 20  # entries that are looked at together
 
 
 @allocating_nothing
@@ -206,8 +207,12 @@ class TransitionOperator:
     @cached_property
     def bandwidth(self) -> float:
         """Mean width of a row about the diagonal, in cells."""
-        rows = np.repeat(np.arange(self.size), np.diff(self.start))
-        return float(np.mean(np.abs(self.columns - rows))) * 2 + 1
+        apart, block = 0, max(1, _AT_ONCE * self.size // max(self.entries, 1))  # rows
+        for first in range(0, self.size, block):
+            start = self.start[first : first + block + 1]
+            rows = np.repeat(np.arange(first, first + start.size - 1), np.diff(start))
+            apart += int(np.abs(self.columns[start[0] : start[-1]] - rows).sum())
+        return apart / self.entries * 2 + 1
 
     @cached_property
     def _transposed(self) -> Rows:
@@ -227,12 +232,14 @@ class TransitionOperator:
         spread(multiply, self.size, self.work, *rows, np.ascontiguousarray(x, dtype=float), y)
         return y
 
-    def matrix(self) -> sparse.csr_array:
-        """Return P as a SciPy matrix that shares the memory of this operator, for reading."""
-        views = [array.view() for array in (self.values, self.columns, self.start)]
+    def matrix(self, cells: int | None = None) -> sparse.csr_array:
+        """Return P as a SciPy matrix that shares the memory of this operator, for reading; cells: columns, where rows are few."""
+        # SciPy copies the columns where the starts are of a wider type than they need to be
+        start = self.start.astype(np.int32) if self.entries <= np.iinfo(np.int32).max else self.start
+        views = [array.view() for array in (self.values, self.columns, start)]
         for view in views:
             view.flags.writeable = False
-        return sparse.csr_array(tuple(views), shape=(self.size, self.size))
+        return sparse.csr_array(tuple(views), shape=(self.size, self.size if cells is None else cells))
 
     def rows(self, cells: np.ndarray) -> sparse.csr_array:
         """Return chosen rows of P, (K, cells)."""
