@@ -89,7 +89,7 @@ def grid_case(dimension: int, points: int) -> str:
 
 
 CLOCKS = ("wall_time", "elapsed")
-CASES = {"1-D": grid_case(1, 13), "2-D": grid_case(2, 13), "4-D": grid_case(4, 7), "neural": NEURAL}
+CASES = {"1-D": grid_case(1, 13), "2-D": grid_case(2, 13), "4-D": grid_case(4, 5), "neural": NEURAL}
 
 
 def numbers(path: Path) -> dict[str, bytes]:
