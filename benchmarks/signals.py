@@ -189,6 +189,7 @@ def main() -> int:
     parser.add_argument("--moments", nargs="*", default=list(MOMENTS), choices=list(MOMENTS))
     parser.add_argument("--repetitions", type=int, default=1)
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored, for children too
     table = Table("moment", "after [s]", "signal", "ended after [s]", "status", "file")
     failed = 0
     for name in given.moments:
