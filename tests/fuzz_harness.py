@@ -99,7 +99,7 @@ def campaign(script: str, seed: int, first: int, count: int, prepare: Callable[[
                 time.sleep(0.2)
                 if log.stat().st_size != size:
                     size, since = log.stat().st_size, time.monotonic()
-                elif time.monotonic() - since > 12 * LIMIT:
+                elif time.monotonic() - since > 60 * LIMIT:
                     worker.kill()  # by the object that started it
                     killed = True
             rows = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
