@@ -125,6 +125,7 @@ FUNCTIONS = [
     "x*a + x**2*sin(a)", "max(x, a**2)", "abs(x*a - 0.3)*x", "clip(x + 2*a, -1, 1)**3", "exp(-x**2)/(2 + cos(a))",
     "where(x > 0.2, x**2, 0.04)", "wrap_angle(3*x)**2", "min(abs(x), abs(a), 0.5)", "atan2(x + 3, a)", "mod(x, 0.7)",
     "sqrt(x**2 + 1 + a**2)*tanh(x)", "-max(abs(x) - 1, 0)**2 + x**3", "1.3**x*(2 + x)**1.5", "asin(0.3*x) + atan(a)*log(3 + x)",
+    "abs(wrap_angle(4*x - a) + 0)*a", "cos(wrap_angle(5*a + x))", "-2*wrap_angle(-4*x)**2", "mod(3*x, 1.1)**2",
 ]  # fmt: skip
 
 
@@ -197,7 +198,8 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert "J*" in capsys.readouterr().out
     with h5py.File("line.proof.h5") as file:
         assert file.attrs["low"] < file.attrs["high"]
-        assert file["policy/actions"].shape[0] == file["policy/edges_0"].shape[0] - 1
+        shares = [len(layer["cells"]) / int(name.split("_")[1]) for name, layer in file["policy"].items() if "layer" in name]
+        assert sum(shares) == file["policy/edges_0"].shape[0] - 1
     assert main(["run", "line.toml", "-q", "-o", "line.h5"]) in (0, 1)
     assert main(["prove", "line.h5", "--width", "1e-2"]) == 0
     assert "J, grid" in capsys.readouterr().out

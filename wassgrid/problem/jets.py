@@ -78,6 +78,8 @@ class Jet:
     def __mul__(self, other: Any) -> Jet:
         if not isinstance(other, Jet):
             return _composed(self, _times(self.value, other), other, 0.0)
+        if other is self:
+            return power(self, 2)
         x, y, n = self.value, other.value, len(self.gradient)
         p, q = self.gradient, other.gradient
         # (x y)_kl = x y_kl + y x_kl + x_k y_l + x_l y_k
@@ -116,6 +118,90 @@ class Jet:
 
     def __rpow__(self, base: Any) -> Any:
         return exp(self * math.log(base))
+
+
+@dataclass(frozen=True, slots=True)
+class Saw(Jet):
+    """A remainder c + b mod(x, y) over boxes in which it may jump once: what functions that join both sides again need.
+
+    before, after: ranges of the branches of lower and of higher x, each gone on with over the whole box; ends: their values where
+    they meet (numbers); crossed (K): where the box may hold the jump; rises: whether the branches rise with x.
+    """
+
+    before: Interval
+    after: Interval
+    ends: tuple[float, float]
+    crossed: Array
+    rises: bool
+
+    __array_ufunc__ = None
+
+    def __neg__(self) -> Jet:
+        return self._moved(Jet.__neg__(self), -self.before, -self.after, (-self.ends[0], -self.ends[1]), not self.rises)
+
+    def __add__(self, other: Any) -> Jet:
+        moved = Jet.__add__(self, other)
+        if not isinstance(other, int | float):
+            return moved
+        ends = self.ends[0] + other, self.ends[1] + other
+        return self._moved(moved, _add(self.before, other), _add(self.after, other), ends, self.rises)
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Any) -> Jet:
+        moved = Jet.__mul__(self, other)
+        if not isinstance(other, int | float) or other == 0:
+            return moved
+        before, after = _times(self.before, other), _times(self.after, other)
+        return self._moved(moved, before, after, (self.ends[0] * other, self.ends[1] * other), self.rises == (other > 0))
+
+    __rmul__ = __mul__
+
+    def _moved(self, jet: Jet, before: Interval, after: Interval, ends: tuple[float, float], rises: bool) -> Saw:
+        parts = (jet.value, jet.gradient, jet.hessian, jet.up, jet.down, jet.broken, jet.widths)
+        return Saw(*parts, before, after, ends, self.crossed, rises)
+
+    def joined(self, function: Callable[[Any], Any]) -> Jet:
+        """Return function(self): where it takes the same value at both ends, to rounding, it has a kink there, not a jump."""
+        smooth = self.broken & ~self.crossed if self.broken is not False else False
+        whole = Jet(self.value, self.gradient, self.hessian, self.up, self.down, self.broken, self.widths)
+        first, second = (float(_middle(function(_constant(end, self)))) for end in self.ends)
+        if not abs(first - second) <= 1e-14 * max(abs(first), abs(second), 1e-2):
+            return function(whole)
+        one = function(Jet(self.before, self.gradient, self.hessian, self.up, self.down, smooth, self.widths))
+        two = function(Jet(self.after, self.gradient, self.hessian, self.up, self.down, smooth, self.widths))
+        hull = lambda p, q: _hull(p, q, ~self.crossed, np.zeros_like(self.crossed))  # noqa: E731
+        up: list[Any] = []
+        down: list[Any] = []
+        lost = np.zeros_like(self.crossed)
+        for k, slope in enumerate(self.gradient):
+            ends, jump = _range(slope), _add(two.gradient[k], _negative(one.gradient[k]))
+            if not _is_zero(slope):
+                rising, falling = np.asarray(ends.lower >= 0.0), np.asarray(ends.upper <= 0.0)
+                lost = lost | (self.crossed & ~rising & ~falling)
+                jump = jump if self.rises else _negative(jump)
+                edge = _range(jump)
+                most, least = np.where(rising, edge.upper, -edge.lower), np.where(rising, edge.lower, -edge.upper)
+            else:
+                most = least = np.zeros(1)
+            for parts, p, q, size in ((up, one.up[k], two.up[k], most), (down, one.down[k], two.down[k], -least)):
+                both = np.asarray(p) + np.asarray(q) + np.maximum(size, 0.0) * _UP
+                parts.append(np.where(self.crossed, both, np.asarray(p)))
+        broken = _either(_either(one.broken, two.broken), lost if np.any(lost) else False)
+        return Jet(
+            hull(one.value, two.value),
+            tuple(map(hull, one.gradient, two.gradient)),
+            tuple(map(hull, one.hessian, two.hessian)),
+            tuple(up),
+            tuple(down),
+            broken,
+            self.widths,
+        )
+
+
+def _middle(jet: Any) -> Any:
+    ends = _range(jet.value)
+    return 0.5 * (ends.lower + ends.upper)
 
 
 def as_range(x: Any, count: int) -> Interval:
@@ -294,8 +380,10 @@ def _smooth(name: str, derivatives: Callable[[Interval, Interval], tuple[Any, An
     def function(x: Any) -> Any:
         if not isinstance(x, Jet):
             return of_number(x)
-        value = _out(of_range(x.value))
-        return _composed(x, value, *derivatives(x.value, value))
+        if isinstance(x, Saw):
+            return x.joined(function)
+        value = _out(of_range(_range(x.value)))
+        return _composed(x, value, *derivatives(_range(x.value), value))
 
     return function
 
@@ -349,9 +437,11 @@ def power(x: Any, exponent: int) -> Any:
     """Return x**n for an integer n."""
     if not isinstance(x, Jet):
         return np.asarray(x, dtype=float) ** exponent
+    if isinstance(x, Saw) and exponent > 1:
+        return x.joined(lambda part: power(part, exponent))
 
     def term(n: int) -> Any:
-        return 1.0 if n == 0 else x.value if n == 1 else _out(intervals.power(x.value, n))
+        return 1.0 if n == 0 else x.value if n == 1 else _out(intervals.power(_range(x.value), n))
 
     slope, bend = _times(float(exponent), term(exponent - 1)), _times(exponent * (exponent - 1.0), term(exponent - 2))
     return _composed(x, term(exponent), slope, bend)
@@ -408,6 +498,8 @@ def minimum(x: Any, y: Any) -> Any:
 
 def abs(x: Any) -> Any:
     """Return |x|."""
+    if isinstance(x, Saw):
+        return x.joined(abs)
     return maximum(x, -x) if isinstance(x, Jet) else np.abs(x)
 
 
@@ -443,6 +535,8 @@ def mod(x: Any, y: Any) -> Any:
     """Return x - y floor(x/y)."""
     if not isinstance(x, Jet) and not isinstance(y, Jet):
         return np.mod(x, y)
+    if isinstance(x, Jet) and isinstance(y, int | float) and y > 0:
+        return _remainder(x, float(y))
     x, y = _pair(x, y)
     whole = x - y * floor(x / y)
     ends = _range(y.value)
@@ -453,6 +547,22 @@ def mod(x: Any, y: Any) -> Any:
         high = np.where(whole.broken, np.maximum(0.0, ends.upper), value.upper)
         return Jet(Interval(low, high), whole.gradient, whole.hessian, whole.up, whole.down, whole.broken, whole.widths)
     return whole
+
+
+def _remainder(x: Jet, y: float) -> Saw:
+    value = _range(x.value)
+    with np.errstate(invalid="ignore"):
+        # a rounding more on either side: turns are counted by the division
+        turns = _out(_out(value / y))
+        low, high = np.floor(turns.lower), np.floor(turns.upper)
+    inside, crossed = np.asarray(high == low), np.asarray(high == low + 1.0)
+    before, after = (_range(_add(value, -_range(_out(_range(n * y))))) for n in (low, high))
+    whole = Interval(np.where(inside, before.lower, 0.0), np.where(inside, before.upper, y))
+    # over more than one turn nothing is known but the range
+    once = inside | crossed
+    before, after = (Interval(np.where(once, b.lower, 0.0), np.where(once, b.upper, y)) for b in (before, after))
+    parts = (whole, x.gradient, x.hessian, x.up, x.down, _either(x.broken, ~inside), x.widths)
+    return Saw(*parts, before, after, (y, 0.0), crossed, True)
 
 
 def arctan2(y: Any, x: Any) -> Any:
