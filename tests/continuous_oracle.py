@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import BSpline
+from scipy.interpolate import BSpline, NdBSpline
 from scipy.special import ndtr
 
 NAMES = {
@@ -154,5 +154,129 @@ def spline_of(coefficients: np.ndarray, low: float, spacing: float, period: floa
         else:
             y = np.clip(y, low, low + spacing * (len(coefficients) - 3))
         return spline(y)
+
+    return u
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A problem of two states x and y on a rectangle: means `laws`, noises `sigmas`, |a| <= bound (and |b|, where it is named).
+
+    follow: the factor by which x' follows the realised y', None where it does not.
+    """
+
+    laws: tuple[str, str]
+    cost: str
+    sigmas: tuple[float, float]
+    ends: tuple[tuple[float, float], tuple[float, float]]
+    models: tuple[str, str]
+    bound: float = 1.0
+    follow: float | None = None
+    discount: float | None = None
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        return ("a", "b") if any("b" in text.replace("abs", "") for text in (*self.laws, self.cost)) else ("a",)
+
+    def text(self) -> str:
+        """The case file."""
+        states = []
+        for k, name in enumerate("xy"):
+            law = self.laws[k] if k or self.follow is None else f"{self.laws[0]} + {self.follow}*next(y)"
+            states.append(
+                f'[states.{name}]\nnext = "{law}"\nnoise = {self.sigmas[k]}\ndomain = [{self.ends[k][0]}, {self.ends[k][1]}]\n'
+                f'boundary = "{self.models[k]}"\n'
+            )
+        bounds = "".join(f"[actions.{name}]\nbounds = [{-self.bound}, {self.bound}]\n" for name in self.actions)
+        criterion = "" if self.discount is None else f'[criterion]\nkind = "discounted"\ndiscount = {self.discount}\n'
+        return (
+            f'{"".join(states)}{bounds}[cost]\nstage = "{self.cost}"\n[grid]\npoints = {{ x = 20, y = 20 }}\nkernel = "linear"\n'
+            f'[policy]\ninitial = {{ distribution = "uniform" }}\n{criterion}'
+        )
+
+    def of(self, text: str, x: np.ndarray, y: np.ndarray, actions) -> np.ndarray:
+        values = {"x": x, "y": y, **dict(zip(self.actions, actions, strict=True))}
+        return np.broadcast_to(eval(text, dict(NAMES), values), np.broadcast(*values.values()).shape).astype(float)
+
+    def within(self, z: np.ndarray, k: int) -> np.ndarray:
+        """Bring values of one axis within its domain."""
+        low, high = self.ends[k]
+        if self.models[k] == "periodic":
+            return low + np.mod(z - low, high - low)
+        return np.clip(z, low, high)
+
+    def states(self, s: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return x and y of coordinates s: s_1 = x - follow y where x follows y."""
+        return (s[0], s[1]) if self.follow is None else (self.within(s[0] + self.follow * s[1], 0), s[1])
+
+    def f(self, u, s: tuple[np.ndarray, np.ndarray], actions) -> np.ndarray:
+        """c + discount u(F) with the means brought within their sets."""
+        x, y = self.states(s)
+        means = [self.of(law, x, y, actions) for law in self.laws]
+        for k in (0, 1):
+            if self.models[k] == "periodic" or (self.models[k] != "project" and not (k == 0 and self.follow is not None)):
+                means[k] = self.within(means[k], k)
+        return self.of(self.cost, x, y, actions) + (self.discount or 1.0) * u(*means)
+
+    def least(self, u, s: tuple[np.ndarray, np.ndarray], tries: int = 41) -> np.ndarray:
+        """Minimise f over one action: a fine grid, then golden sections about its best."""
+        grid = np.linspace(-self.bound, self.bound, tries)
+        values = np.stack([self.f(u, s, (np.full_like(s[0], a),)) for a in grid])
+        best, step, found = grid[np.argmin(values, axis=0)], grid[1] - grid[0], values.min(axis=0)
+        low, high = np.maximum(best - step, -self.bound), np.minimum(best + step, self.bound)
+        ratio = 0.5 * (np.sqrt(5.0) - 1.0)
+        for _ in range(18):
+            one, two = high - ratio * (high - low), low + ratio * (high - low)
+            left, right = self.f(u, s, (one,)), self.f(u, s, (two,))
+            found = np.minimum(found, np.minimum(left, right))
+            low, high = np.where(left < right, low, one), np.where(left < right, two, high)
+        return found
+
+    def line(self, mean: float, k: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return next values of one coordinate and weights: midpoints of `count` panels, cut at the ends."""
+        sigma, (low, high), model = self.sigmas[k], self.ends[k], self.models[k]
+        if sigma == 0.0:
+            return np.array([mean]), np.ones(1)
+        edges = mean + sigma * np.linspace(-6.5, 6.5, count + 1)
+        if model in ("truncate", "project"):
+            edges = np.unique(np.append(edges, [e for e in (low, high) if edges[0] < e < edges[-1]]))
+        x, w = 0.5 * (edges[1:] + edges[:-1]), np.diff(ndtr((edges - mean) / sigma))
+        if model == "truncate":
+            w = np.where((x < low) | (x > high), 0.0, w)
+        return (x if model == "open" else self.within(x, k)), w / w.sum()
+
+    def cells(self, mean: float, k: int, spacing: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return next values of one coordinate and weights, for polynomials on cells of this width from the lower end on."""
+        sigma, (low, high), model = self.sigmas[k], self.ends[k], self.models[k]
+        if sigma == 0.0:
+            return np.array([mean]), np.ones(1)
+        reach = np.arange(np.floor((mean - 7 * sigma - low) / spacing), np.ceil((mean + 7 * sigma - low) / spacing))
+        points, weights = np.polynomial.legendre.leggauss(4)
+        x = (low + spacing * (reach[:, None] + 0.5 + 0.5 * points)).ravel()
+        w = np.exp(-0.5 * ((x - mean) / sigma) ** 2) * np.tile(weights, reach.size)
+        if model == "truncate":
+            w = np.where((x < low) | (x > high), 0.0, w)
+        return (x if model == "open" else self.within(x, k)), w / w.sum()
+
+    def residual(self, u, mean: tuple[float, float], count: int, tries: int = 41) -> float:
+        """S u - u at a mean."""
+        (one, v), (two, w) = (self.line(mean[k], k, count) for k in (0, 1))
+        s = tuple(c.ravel() for c in np.meshgrid(one, two, indexing="ij"))
+        q = self.least(u, s, tries).reshape(one.size, two.size)
+        return float(v @ q @ w - u(np.array([mean[0]]), np.array([mean[1]]))[0])
+
+
+def plane_function(coefficients: np.ndarray, low, spacing, periods):
+    """Return u of two variables, from the arrays of a proof; periods: None where an axis has ends."""
+    knots = [low[k] + spacing[k] * np.arange(-3, coefficients.shape[k] + 1) for k in (0, 1)]
+    spline = NdBSpline(tuple(knots), coefficients, 3)
+
+    def u(x, y):
+        points = []
+        for k, z in enumerate((x, y)):
+            end = low[k] + spacing[k] * (coefficients.shape[k] - 3)
+            z = np.asarray(z, dtype=float)
+            points.append(np.clip(z, low[k], end) if periods[k] is None else low[k] + np.mod(z - low[k], periods[k]))
+        return spline(np.stack(np.broadcast_arrays(*points), axis=-1))
 
     return u

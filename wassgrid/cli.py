@@ -195,8 +195,7 @@ def prove(
 
     def seen(attempt: Attempt) -> None:
         if not quiet:
-            shape = " x ".join(str(n) for n in attempt.enclosure.below.shape[1:] if n > 1)
-            found = f"{attempt.seconds:7.1f} s  {shape:>14} cells  [{attempt.low:.10g}, {attempt.high:.10g}]"
+            found = f"{attempt.seconds:7.1f} s  {attempt.enclosure.cells:>9} cells  [{attempt.low:.10g}, {attempt.high:.10g}]"
             print(found, file=sys.stderr, flush=True)
 
     proof = prove_file(file, tuple(overrides or ()), width, time, boundary, seen=seen)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from wassgrid.case import Case
+from wassgrid.certificate.continuous.frame import Frame
 from wassgrid.certificate.continuous.interval import Attempt, Claim, ProveError, attempts, in_words
-from wassgrid.certificate.continuous.laws import Axis, AxisLaw
+from wassgrid.certificate.continuous.laws import Axis, NoAxis
 from wassgrid.storage import ResultFile
 from wassgrid.storage.proof import write_proof
 
@@ -55,7 +56,7 @@ class Proof:
         lines = [
             f"proven       {self.low:.10g} <= J* <= J(policy) <= {self.high:.10g}   (relative width {self.relative_width:.2g})",
             f"J*           the least {what} of the problem with continuous states, over all policies",
-            "policy       the actions stored with the proof, one on every cell of the states",
+            f"policy       the actions stored with the proof, on cells of {self.claim.coordinates}",
             *(f"law          {line}" for line in in_words(self.claim)),
             f"width        mostly from: {_PARTS[self.attempt.residual.dominant]}",
         ]
@@ -68,27 +69,33 @@ class Proof:
         """Write the proof to an HDF5 file: root attributes low, high, width, case, models, slacks; arrays u/... and policy/...
 
         u/coefficients are those of the cubic B-spline u on the knots u/low + u/spacing k of every axis of the means (first
-        coefficient: the B-spline centred one knot below the first); policy/actions (cells_1[, cells_2], m) hold on the cells
-        between policy/edges_k.
+        coefficient: the B-spline centred one knot below the first). policy/layer_N holds cells (K, d) of the lattice between
+        policy/edges_k, every cell of it cut into N along each axis, and the actions (K, 2^d, m) at their corners (first the lower
+        ends, the last axis fastest), multilinear between them. Where an axis follows another (attributes follower, lead, beta),
+        its coordinate is x_follower - beta x_lead.
         """
         b, d = self.attempt.bellman, self.claim.problem.state_dimension
         knots = b.u.knots[:d]
-        actions = self.attempt.enclosure.actions
         arrays = {
             "u/coefficients": b.u.coefficients if d == 2 else b.u.coefficients[:, 0],
             "u/low": np.array([k.low for k in knots]),
             "u/spacing": np.array([k.spacing for k in knots]),
-            "policy/actions": actions if d == 2 else actions[:, 0],
             "attempts": np.array(self.attempts),
         }
         for k, axis in enumerate(b.axes[:d]):
-            assert isinstance(axis, AxisLaw)
+            assert not isinstance(axis, NoAxis)
             arrays[f"policy/edges_{k}"] = axis.edges
+        for layer in self.attempt.enclosure.layers:
+            shape = tuple(axis.refined(layer.factor).cells for axis in b.axes)
+            cells = np.stack(np.unravel_index(layer.index, shape)[:d], axis=1)
+            arrays[f"policy/layer_{layer.factor}/cells"] = cells
+            arrays[f"policy/layer_{layer.factor}/actions"] = layer.actions.transpose(1, 0, 2)
         slacks = {name: getattr(self.attempt.residual, name) for name in _PARTS}
         attributes = {
             "case": self.case.to_text(), "case_name": self.case.name, "low": self.low, "high": self.high,
             "relative_width": self.relative_width, "reached": self.reached, "criterion": self.claim.problem.criterion,
             "states": list(self.claim.problem.state_names), "models": list(self.claim.models), "words": self.describe(),
+            **self.claim.following,
             **{f"slack_{name}": value for name, value in slacks.items()},
         }  # fmt: skip
         write_proof(path, attributes, arrays)
@@ -111,7 +118,7 @@ def prove(
     value = None if result is None else _value_of(result)
     best: Attempt | None = None
     low, high, table = -np.inf, np.inf, []
-    for attempt in attempts(claim, lambda axes: None if value is None else value(axes), wanted, limit, pulse):
+    for attempt in attempts(claim, value, wanted, limit, pulse):
         seen(attempt)
         table.append((attempt.seconds, attempt.low, attempt.high))
         low = max(low, attempt.low)
@@ -143,26 +150,27 @@ def prove_file(
         return prove(case, result, width, seconds, boundary, pulse, seen)
 
 
-def _value_of(result: ResultFile) -> Callable[[tuple[Axis, Axis]], np.ndarray | None]:
-    """Return V of the last frame as a function of the rows of the means, None for a file without one."""
+def _value_of(result: ResultFile) -> Callable[[Frame, tuple[Axis, Axis]], np.ndarray | None]:
+    """Return V of the last frame as a function of the rows of the means, taken as states; None for a file without one."""
     from scipy.interpolate import RegularGridInterpolator
 
     if "trajectory" not in result.series or not len(result.steps("trajectory")):
-        return lambda _axes: None
+        return lambda _frame, _axes: None
     axes, value, boundaries = result.axes, result.frame("value"), result.boundaries
 
-    def at(laws: tuple[Axis, Axis]) -> np.ndarray:
+    def at(frame: Frame, laws: tuple[Axis, Axis]) -> np.ndarray:
+        rows = np.meshgrid(*(law.knots.positions[: law.row_count] for law in laws[: len(axes)]), indexing="ij")
+        states = frame.points(np.stack([r.ravel() for r in rows], axis=1))
         nodes, table = [], value
         for k, (nodes_k, boundary) in enumerate(zip(axes, boundaries, strict=True)):
             if boundary == "periodic":
                 period = nodes_k[-1] - nodes_k[0] + nodes_k[1] - nodes_k[0]
                 nodes_k = np.append(nodes_k, nodes_k[0] + period)
                 table = np.concatenate([table, np.take(table, [0], axis=k)], axis=k)
+                states[:, k] = nodes_k[0] + np.mod(states[:, k] - nodes_k[0], period)
+            states[:, k] = np.clip(states[:, k], nodes_k[0], nodes_k[-1])
             nodes.append(nodes_k)
-        places = [
-            np.clip(law.knots.positions[: law.row_count], nodes[k][0], nodes[k][-1]) for k, law in enumerate(laws[: len(nodes)])
-        ]
-        rows = RegularGridInterpolator(nodes, table)(np.stack(np.meshgrid(*places, indexing="ij"), axis=-1))
-        return rows if rows.ndim == 2 else rows[:, None]
+        found = RegularGridInterpolator(nodes, table)(states)
+        return np.asarray(found.reshape(laws[0].row_count, laws[1].row_count))
 
     return at

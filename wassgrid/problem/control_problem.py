@@ -18,6 +18,7 @@ from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
 from wassgrid.problem.model import Model, ProblemError
 from wassgrid.problem.names import remedy
+from wassgrid.problem.periodicity import shift
 
 __all__ = ["ActionRanges", "ActionTables", "CellTables", "ControlProblem", "ProblemError"]
 
@@ -143,6 +144,20 @@ class ControlProblem:
     def constant_noise(self) -> bool:
         """Whether no noise depends on the state."""
         return all(not self._law.symbols_of(noise) for noise in self._law.noise)
+
+    def constant_coupling(self, j: int, i: int) -> float | None:
+        """Return beta_ji, None where it depends on the state."""
+        beta = self._law.coupling.get((j, i), sp.S.Zero)
+        return None if self._law.symbols_of(beta) else float(beta)
+
+    def repeats(self, j: int) -> bool:
+        """Tell whether cost and law show by their form that they repeat with the period of axis j; its mean may move by turns."""
+        law, period = self._law, float(self.domain[j, 1] - self.domain[j, 0])
+        if law.stages or self.boundary[j] != "periodic":
+            return False
+        moved = [shift(e, self.model.scalars.states[j], period) for e in (self.model.scalars.cost, *law.mean)]
+        turns = [None if m is None else m / period for m in moved]
+        return all(t is not None and (abs(t - round(t)) < 1e-12 if k == 1 + j else t == 0.0) for k, t in enumerate(turns))
 
     @cached_property
     def dependence(self) -> Dependence:

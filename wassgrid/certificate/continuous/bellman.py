@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from wassgrid.certificate.continuous.laws import Axis, AxisLaw
+from wassgrid.certificate.continuous.frame import Frame
+from wassgrid.certificate.continuous.laws import Axis
 from wassgrid.certificate.continuous.spline import Spline
 from wassgrid.problem import jets
 from wassgrid.problem.control_problem import ControlProblem
@@ -23,9 +25,13 @@ _STEPS = 12  # of Newton's method from the best candidate
 
 @dataclass(frozen=True)
 class Bellman:
-    """Hold a problem of d = 1 or 2 states, the laws of its axes (two, the second may be absent), and u."""
+    """Hold a problem of d = 1 or 2 states, their coordinates s, the laws of their axes (two, the second may be absent), and u.
+
+    States are given by their coordinates (see `frame`) everywhere.
+    """
 
     problem: ControlProblem
+    frame: Frame
     axes: tuple[Axis, Axis]
     u: Spline
 
@@ -39,71 +45,59 @@ class Bellman:
 
     def clip(self, axis: int) -> tuple[float, float] | None:
         """Return where means are clipped, None where u is periodic."""
-        law = self.axes[axis]
-        assert isinstance(law, AxisLaw)
-        knots = law.knots
+        knots = self.axes[axis].knots
         return None if knots.periodic else (knots.low, knots.low + knots.spacing * knots.cells)
 
     # -- ranges ----------------------------------------------------------------------------------------------------
 
-    def jet(self, x: tuple[Array, Array], a: tuple[Array, Array], seeds: str, point: bool = False) -> Jet:
-        """Return the jet of f over boxes of states x and actions a: pairs of lower and upper ends, (K, d) and (K, m).
+    def jet(
+        self, s: tuple[Array, Array], a: tuple[Array, Array], seeds: str, paths: Callable[[Jet], list[Jet]] | None = None
+    ) -> Jet:
+        """Return the jet of f over boxes of states s and actions a: pairs of lower and upper ends, (K, d) and (K, m).
 
-        seeds: the variables, "x", "a" or "xa". point: the boxes are points, where u is evaluated itself, with its rounding.
+        seeds: the variables, some of "s" and "a", in this order. paths: jets like the given one that are added to the actions.
         """
-        parts: list[Any] = []
-        boxes = [(x[0][:, k], x[1][:, k], "x" in seeds) for k in range(x[0].shape[1])]
+        boxes = [(s[0][:, k], s[1][:, k], "s" in seeds) for k in range(s[0].shape[1])]
         boxes += [(a[0][:, k], a[1][:, k], "a" in seeds) for k in range(a[0].shape[1])]
         varied = [(low, high) for low, high, varies in boxes if varies]
         seeded = iter(jets.variables([low for low, _ in varied], [high for _, high in varied]))
-        n = sum(box[2] for box in boxes)
-        none, widths = (0.0,) * n, tuple(box[1] - box[0] for box in boxes if box[2])
-        for low, high, varies in boxes:
-            if varies:
-                parts.append(next(seeded))
-            else:
-                parts.append(Jet(Interval(low, high), none, (0.0,) * (n * (n + 1) // 2), none, none, False, widths))
+        n, widths = len(varied), tuple(high - low for low, high in varied)
+        none = (0.0,) * n
+        constant = Jet(0.0, none, (0.0,) * (n * (n + 1) // 2), none, none, False, widths)
+        parts: list[Any] = [
+            next(seeded) if varies else replace(constant, value=Interval(low, high)) for low, high, varies in boxes
+        ]
         with np.errstate(all="ignore"):
-            *means, cost = self.problem.action_jets(*parts)
-            cost = cost if isinstance(cost, Jet) else _number(cost, parts[0])
+            if paths is not None:
+                parts[self.d :] = [path + part for part, path in zip(parts[self.d :], paths(constant), strict=True)]
+            *means, cost = self.problem.action_jets(*self.frame.states(parts[: self.d]), *parts[self.d :])
             inner = []
             for k, mean in enumerate(means):
-                jet = mean if isinstance(mean, Jet) else _number(mean, parts[0])
+                jet = mean if isinstance(mean, Jet) else replace(constant, value=mean)
                 if (ends := self.clip(k)) is not None:
                     jet = jets.minimum(jets.maximum(jet, ends[0]), ends[1])
                 inner.append(jet)
-            return cost + self._composed(inner, len(x[0]), point) * self.discount
+            cost = cost if isinstance(cost, Jet) else replace(constant, value=cost)
+            return cost + self._composed(inner, len(s[0])) * self.discount
 
-    def _composed(self, inner: list[Jet], count: int, point: bool) -> Jet:
+    def _composed(self, inner: list[Jet], count: int) -> Jet:
         places = [jets.as_range(jet.value, count) for jet in inner]
         if self.d == 1:
             places.append(Interval(np.zeros(count), np.zeros(count)))
-        # a mean that is not finite may be anywhere
         ranges = self.u.ranges(*places)
-        if point:
-            middle = self.u.at(*(0.5 * (p.lower + p.upper) for p in places))
-            half = [0.5 * (p.upper - p.lower) for p in places]
-            size = [np.maximum(np.abs(r.lower), np.abs(r.upper)) for r in ranges]
-            slack = self.u.rounding + size[1] * half[0] + size[2] * half[1]
-            ranges[0] = Interval(middle[0] - slack, middle[0] + slack)
-            h = [axis.knots.spacing for axis in self.axes]
-            for k, (one, other) in ((1, (3, 4)), (2, (4, 5))):
-                # slopes are ranges too: a few units in the last place of the coefficients over the spacing
-                slack = 8 * self.u.rounding / h[k - 1] + size[one] * half[0] + size[other] * half[1]
-                ranges[k] = Interval(middle[k] - slack, middle[k] + slack)
         first = [ranges[1 + i] for i in range(self.d)]
         second = [[ranges[3 + _SECONDS.index((min(i, j), max(i, j)))] for j in range(self.d)] for i in range(self.d)]
         return jets.compose(ranges[0], first, second, inner)
 
     # -- points ----------------------------------------------------------------------------------------------------
 
-    def values(self, x: Array, a: Array) -> Array:
-        """Return f (K,) at states (K, d) and actions (K, m)."""
-        return self._values(x, a, 0)[0]
+    def values(self, s: Array, a: Array) -> Array:
+        """Return f (K,) at states s (K, d) and actions (K, m)."""
+        return self._values(s, a, 0)[0]
 
-    def _values(self, x: Array, a: Array, order: int) -> tuple[Array, Array | None, Array | None]:
+    def _values(self, s: Array, a: Array, order: int) -> tuple[Array, Array | None, Array | None]:
         """Return f with gradient (K, m) and Hessian (K, m, m) in the action."""
-        tables = self.problem.action_tables(x, a[:, None, :], order)
+        tables = self.problem.action_tables(self.frame.points(s), a[:, None, :], order)
         places, free = [], []
         for k in range(self.d):
             y = tables.mean[:, 0, k]
@@ -130,17 +124,17 @@ class Bellman:
                 hessian += self.discount * bend[:, None, None] * slope[i][:, :, None] * slope[j][:, None, :]
         return value, gradient, hessian
 
-    def improve(self, x: Array, start: Array, low: Array, high: Array, steps: int = _STEPS) -> tuple[Array, Array]:
+    def improve(self, s: Array, start: Array, low: Array, high: Array, steps: int = _STEPS) -> tuple[Array, Array]:
         """Lower f from actions `start` (K, m) by Newton's method within [low, high]; return actions and values."""
         best = np.clip(start, low, high)
-        value = self.values(x, best)
-        active, damp = np.arange(len(x)), np.ones(len(x))
+        value = self.values(s, best)
+        active, damp = np.arange(len(s)), np.ones(len(s))
         low, high = np.broadcast_to(low, best.shape), np.broadcast_to(high, best.shape)
         for _ in range(steps):
             if active.size == 0:
                 break
             at = best[active]
-            _, gradient, hessian = self._values(x[active], at, 2)
+            _, gradient, hessian = self._values(s[active], at, 2)
             assert gradient is not None and hessian is not None
             held = ((at <= low[active]) & (gradient > 0)) | ((at >= high[active]) & (gradient < 0))
             gradient = np.where(held, 0.0, gradient)
@@ -151,7 +145,7 @@ class Bellman:
             along = np.einsum("kab,ka->kb", turns, gradient) / np.maximum(np.abs(bends), floor)
             step = -np.einsum("kab,kb->ka", turns, along) * damp[active][:, None]
             trial = np.clip(at + step, low[active], high[active])
-            found = self.values(x[active], trial)
+            found = self.values(s[active], trial)
             better = found < value[active]
             moved = np.max(np.abs(trial - at), axis=1) > 1e-9 * (1.0 + np.max(np.abs(at), axis=1))
             damp[active] = np.where(better, np.minimum(1.0, 4.0 * damp[active]), 0.25 * damp[active])
@@ -160,23 +154,19 @@ class Bellman:
             active = active[moved & (damp[active] > 1e-3)]
         return best, value
 
-    def minimise(self, x: Array, box: tuple[Array, Array], tries: int) -> tuple[Array, Array]:
+    def minimise(self, s: Array, box: tuple[Array, Array], tries: int) -> tuple[Array, Array]:
         """Return actions (K, m) of least f found from `tries` candidates per action of the box, and their values; not proven."""
         m = self.problem.action_dimension
-        best, value = np.zeros((len(x), m)), np.full(len(x), np.inf)
+        best, value = np.zeros((len(s), m)), np.full(len(s), np.inf)
         for place in product(np.linspace(0.0, 1.0, tries), repeat=m):
             a = np.broadcast_to(box[0] + (box[1] - box[0]) * np.array(place), best.shape)
-            found = self.values(x, a)
+            found = self.values(s, a)
             best[found < value] = a[found < value]
             value = np.minimum(value, found)
-        return self.improve(x, best, *box)
+        return self.improve(s, best, *box)
 
     @cached_property
     def least_u(self) -> float:
         """A lower bound of u."""
         return float(self.u.cell_ranges()[..., 0].min())
 
-
-def _number(value: Any, like: Jet) -> Jet:
-    none = (0.0,) * len(like.gradient)
-    return Jet(value, none, (0.0,) * len(like.hessian), none, none, False, like.widths)

@@ -1,130 +1,206 @@
-"""Bounds of q(x) = min_a f(x, a) between the nodes of a lattice: a polynomial below and one above on every cell.
+"""Bounds of q(s) = min_a f(s, a) between the nodes of a lattice: a polynomial below and one above on every cell.
 
-Below.  At a fixed action f(., a) has second derivatives at most K_k along axis k and slopes that jump upward by at most j_k in a
-cell of width D_k; with k_k = K_k + 2 j_k/D_k it lies above its multilinear interpolant less sum_k k_k s_k (D_k - s_k)/2, s_k the
-distance to the lower node. A minimum of such functions does so too, with the interpolant of the minima: kinks where the best
-action changes cost nothing, and only actions that may be best somewhere in the cell count.
-Above.  At the action that is best in the middle of the cell, f <= f_c + f_k d_k + (K_k d_k^2 + 2 |f_12| |d_1 d_2|)/2 with kinks
-likewise.
-Minima over the action.  On a box of actions, with g and H from intervals, f(x, b + e) >= f(x, b) + sum_k (g_k e_k + l_k e_k^2/2 -
-n_k |e_k|), l_k = H_kk - sum_m |H_km| at least (Gershgorin), n_k the downward jumps of slopes: the least value of a sum of
-functions of
-one variable each. Boxes where that is not near what was found are halved, and those that can hold no best action of the cell
-left out.
+Let f(., a) have second derivatives in [L_k, K_k] along axis k at a fixed action, and slopes that jump upward by at most j_k and
+downward by at most i_k along a line through the cell, D_k wide. With s_k the distance to the lower node it then lies above its
+multilinear interpolant less sum_k (K_k + 2 j_k/D_k) s_k (D_k - s_k)/2, and below it less the same with L_k - 2 i_k/D_k.
+Below.  A minimum of such functions lies so above the interpolant of the minima: kinks where the best action changes cost nothing,
+and only actions that may be best somewhere in the cell count for K.
+Above.  q is at most f at any one action: that which is best in the middle of the cell.
+Paths.  Both hold of f(s, A(s) + e) as a function of s, at fixed e, with a multilinear A through the best actions at the corners,
+where the e that may be best keep the actions at the corners within their bounds. So the bends are those of q to first order,
+f_ss - f_sa^2/f_aa, where the best action is inside its bounds and moves.
+Actions.  On a box of actions, with g and H from intervals, f(s, b + e) >= f(s, b) + sum_k (g_k e_k + l_k e_k^2/2 - n_k |e_k|),
+l_k = H_kk - sum_m |H_km| at least (Gershgorin) and n_k the downward jumps of slopes: the least value of a sum of functions of one
+variable each. Boxes in which f is monotone in an action shrink to the end where it is least; boxes where the bound is not near
+what was found are halved, or left with their ends where f is concave; those that can hold no best action are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from wassgrid.certificate.continuous.bellman import Bellman
-from wassgrid.problem.jets import Jet, as_range
+from wassgrid.certificate.continuous.laws import Axis
+from wassgrid.problem.intervals import Interval
+from wassgrid.problem.jets import Jet, as_range, place
 
 Array = np.ndarray
 NUDGE = 2e-14  # what cells are narrower by at their ends, of the size of the states: more than a few roundings
-_CHUNK = 1 << 14  # cells at a time
-_PIECES = 4  # boxes per action to begin with
-_ROUNDS = 14  # of halving
-_SHARE = 0.02  # what the minima over the actions may cost, of what curvature costs
+_CHUNK = 1 << 13  # boxes at a time
+_ROUNDS = 14  # of halving boxes of actions, at nodes
+_TURNS = 6  # of halving them over cells, where what is left costs no more than curvature
+_SHARE = 0.05  # what the minima over the actions may cost, of what is wanted
+_FINEST = 32  # parts of a cell along an axis
+_LARGEST = 1 << 18  # cells of a layer but the coarsest
+_MOVED = 0.25  # of the box of an action: what it may move by within a cell
+_NEAR = 0.25  # of what is lost between the nodes: what bounds of curvature for several actions may add
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Some cells of a lattice, the coarsest one with every cell cut into `factor` along each axis.
+
+    index (K): the cells, flat; below, above (6, K): the polynomials, see `laws`; actions (2^d, K, m): at the corners of the
+    cells, multilinear between them.
+    """
+
+    factor: int
+    index: Array
+    below: Array
+    above: Array
+    actions: Array
+
+    def take(self, kept: Array) -> Layer:
+        return Layer(self.factor, self.index[kept], self.below[:, kept], self.above[:, kept], self.actions[:, kept])
 
 
 @dataclass(frozen=True)
 class Enclosure:
-    """Hold the polynomials (6, cells_1, cells_2) below and above q, see `laws`, and the actions (cells_1, cells_2, m) above.
+    """Hold bounds of q on all cells of the coarsest lattice, polynomials (6, cells_1, cells_2) below and above, see `laws`, and
+    on the cells that are left when some are cut, coarsest first.
 
     minima: the most by which a minimum over the actions at a node may lie below the value found there.
     """
 
     below: Array
     above: Array
-    actions: Array
+    layers: list[Layer]
     minima: float
 
-
-@dataclass(frozen=True)
-class _Lattice:
-    """Cells in C order: corners, centres and boxes, the boxes a rounding narrower than the cells."""
-
-    bellman: Bellman
-
     @property
-    def shape(self) -> tuple[int, int]:
-        one, two = self.bellman.axes
-        return one.cells, two.cells
+    def cells(self) -> int:
+        """Cells of all layers."""
+        return sum(layer.index.size for layer in self.layers)
 
-    @property
-    def spacing(self) -> list[float]:
-        return [axis.spacing for axis in self.bellman.axes[: self.bellman.d]]
 
-    def edges(self, axis: int) -> Array:
-        return self.bellman.axes[axis].edges  # type: ignore[union-attr]
+class _Cells:
+    """Some cells of a lattice with these axes, flat indices (K): boxes a rounding narrower than they are, and their nodes.
 
-    def nudge(self, axis: int) -> float:
-        return NUDGE * float(np.max(np.abs(self.edges(axis))))
+    low, high (K, d): the boxes; corners (2^d, K): nodes; node_low, node_high (nodes, d): small boxes around the nodes, in which a
+    jump or kink at a node shows, but for those at the ends.
+    """
 
-    def product(self, columns: list[Array]) -> Array:
-        return np.stack([c.ravel() for c in np.meshgrid(*columns, indexing="ij")], axis=1)
-
-    def nodes(self) -> tuple[Array, Array, Array]:
-        """Return the nodes (., d) and small boxes around them: a jump or kink at a node shows, but for those at the ends."""
-        middle, low, high = [], [], []
-        for k in range(self.bellman.d):
-            e, t = self.edges(k), self.nudge(k)
-            down, up = e - 2 * t, e + 2 * t
-            if self.bellman.axes[k].model != "open":
-                down[0], up[0], down[-1], up[-1] = e[0] + t, e[0] + 2 * t, e[-1] - 2 * t, e[-1] - t
-            middle.append(0.5 * (down + up))
-            low.append(down)
-            high.append(up)
-        return self.product(middle), self.product(low), self.product(high)
-
-    def boxes(self) -> tuple[Array, Array]:
-        edges = [self.edges(k) for k in range(self.bellman.d)]
-        low = self.product([e[:-1] + self.nudge(k) for k, e in enumerate(edges)])
-        return low, self.product([e[1:] - self.nudge(k) for k, e in enumerate(edges)])
-
-    def corners(self) -> Array:
-        """Return the node (2^d, cells) at every corner of the cells."""
-        shape = self.shape[: self.bellman.d]
-        index = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
-        nodes = tuple(n + 1 for n in shape)
-        return np.array(
-            [np.ravel_multi_index([i.ravel() + s for i, s in zip(index, side, strict=True)], nodes)
-             for side in product((0, 1), repeat=self.bellman.d)]
+    def __init__(self, axes: tuple[Axis, Axis], d: int, index: Array) -> None:
+        self.spacing = [axis.spacing for axis in axes[:d]]
+        place = np.unravel_index(index, tuple(axis.cells for axis in axes))[:d]
+        edges = [axis.edges for axis in axes[:d]]  # type: ignore[union-attr]
+        nudges = [NUDGE * float(np.max(np.abs(e))) for e in edges]
+        self.low = np.stack([e[i] + t for e, i, t in zip(edges, place, nudges, strict=True)], axis=1)
+        self.high = np.stack([e[i + 1] - t for e, i, t in zip(edges, place, nudges, strict=True)], axis=1)
+        shape = tuple(e.size for e in edges)
+        corners = np.array(
+            [np.ravel_multi_index([i + side for i, side in zip(place, sides, strict=True)], shape)
+             for sides in product((0, 1), repeat=d)]
         )  # fmt: skip
+        nodes, inverse = np.unique(corners, return_inverse=True)
+        self.corners = inverse.reshape(corners.shape)
+        low, high = [], []
+        for k, (e, t, i) in enumerate(zip(edges, nudges, np.unravel_index(nodes, shape), strict=True)):
+            down, up = e - 2 * t, e + 2 * t
+            if axes[k].model != "open":
+                down[0], up[0], down[-1], up[-1] = e[0] + t, e[0] + 2 * t, e[-1] - 2 * t, e[-1] - t
+            low.append(down[i])
+            high.append(up[i])
+        self.node_low, self.node_high = np.stack(low, axis=1), np.stack(high, axis=1)
+
+    @property
+    def nodes(self) -> Array:
+        return 0.5 * (self.node_low + self.node_high)
 
 
-def enclose(bellman: Bellman, box: tuple[Array, Array], tries: int, pulse: Callable[[float], None]) -> Enclosure:
-    """Enclose q on every cell; box: ends (m) of the actions, finite.  pulse(share) is called now and then."""
-    lattice, m = _Lattice(bellman), bellman.problem.action_dimension
-    nodes, node_low, node_high = lattice.nodes()
-    actions, _ = bellman.minimise(nodes, box, tries)
-    at_nodes = _NodeJets.of(bellman, node_low, node_high, actions)
-    found = at_nodes.high.copy()  # the least value known
-    corners, (low, high) = lattice.corners(), lattice.boxes()
-    centres = 0.5 * (low + high)
-    cells = len(low)
-    below, above = np.zeros((6, cells)), np.zeros((6, cells))
-    best, minima = np.zeros((cells, m)), 0.0
-    for start in range(0, cells, _CHUNK):
-        part = slice(start, min(start + _CHUNK, cells))
-        chunk = _Chunk(bellman, box, low[part], high[part], centres[part], corners[:, part], at_nodes, actions, found,
-                       (node_low, node_high), lattice.spacing)  # fmt: skip
-        above[:, part], best[part] = chunk.above()
-        below[:, part], lost = chunk.below()
+def enclose(
+    bellman: Bellman, box: tuple[Array, Array], tries: int, wanted: float, pulse: Callable[[float], None]
+) -> Enclosure:
+    """Enclose q on every cell; box: ends (m) of the actions, finite.  pulse(share) is called now and then.
+
+    Cells whose bounds are apart by more than `wanted`, in the mean, are cut in two along every axis, those half as large by more
+    than twice that, and so on: what a mean sees of cells around a kink is the less, the smaller they are.
+    """
+    d, axes = bellman.d, bellman.axes
+    cells = _Cells(axes, d, np.arange(axes[0].cells * axes[1].cells))
+    actions, _ = bellman.minimise(cells.nodes, box, tries)
+    first, minima = _enclosed(bellman, box, cells, actions, wanted, 1, np.arange(len(cells.low)))
+    layers, layer, factor = [], first, 1
+    pulse(0.5)
+    while True:
+        gap = _gap(layer, [axis.spacing / factor for axis in axes])
+        cut = gap > factor * wanted
+        if factor >= _FINEST or np.count_nonzero(cut) == 0:
+            layers.append(layer)
+            break
+        most = _LARGEST >> d
+        if np.count_nonzero(cut) > most:
+            cut = gap > np.partition(gap, -most)[-most]
+        layers.append(layer.take(~cut))
+        parents, starts = layer.index[cut], layer.actions[:, cut]
+        shape = axes[0].cells * factor, axes[1].cells * (factor if d == 2 else 1)
+        place = np.unravel_index(parents, shape)
+        factor *= 2
+        shape = axes[0].cells * factor, axes[1].cells * (factor if d == 2 else 1)
+        halves = [np.stack([2 * i, 2 * i + 1]) if k < d else np.stack([i, i]) for k, i in enumerate(place)]
+        sides = product((0, 1), (0, 1) if d == 2 else (0,))
+        index = np.concatenate([np.ravel_multi_index((halves[0][one], halves[1][two]), shape) for one, two in sides])
+        cells = _Cells((axes[0].refined(factor), axes[1].refined(factor)), d, index)
+        actions = _known_actions(bellman, box, cells, np.tile(starts, (1, 2**d, 1)))
+        layer, lost = _enclosed(bellman, box, cells, actions, wanted, factor, index)
         minima = max(minima, lost)
-        pulse(part.stop / cells)
-    shape = lattice.shape
-    return Enclosure(below.reshape(6, *shape), above.reshape(6, *shape), best.reshape(*shape, m), minima)
+    shape = axes[0].cells, axes[1].cells
+    return Enclosure(first.below.reshape(6, *shape), first.above.reshape(6, *shape), layers, minima)
+
+
+def _gap(layer: Layer, spacing: list[float]) -> Array:
+    """Return the means (K) of above - below over the cells."""
+    p = layer.above - layer.below
+    return p[0] + p[3] * spacing[0] ** 2 / 24 + p[5] * spacing[1] ** 2 / 24
+
+
+def _known_actions(bellman: Bellman, box: tuple[Array, Array], cells: _Cells, starts: Array) -> Array:
+    """Return actions (nodes, m) of low f found from those at the corners of the cells' parents (2^d, K, m)."""
+    nodes = cells.nodes
+    best, value = np.zeros((len(nodes), starts.shape[2])), np.full(len(nodes), np.inf)
+    for corner in cells.corners:
+        for start in starts:
+            action = best.copy()
+            action[corner] = start
+            found = bellman.values(nodes, action)
+            better = found < value
+            best[better], value = action[better], np.minimum(value, found)
+    return bellman.improve(nodes, best, *box, steps=4)[0]
+
+
+def _enclosed(
+    bellman: Bellman, box: tuple[Array, Array], cells: _Cells, actions: Array, wanted: float, factor: int, index: Array
+) -> tuple[Layer, float]:
+    """Enclose q on some cells, from actions (nodes, m); return also the most that is lost at the minima."""
+    at = _Nodes(bellman, box, cells.node_low, cells.node_high, actions, _SHARE * wanted)
+    at.prove()
+    corners, count = cells.corners, len(cells.low)
+    below, above = np.zeros((6, count)), np.zeros((6, count))
+    best = np.zeros((len(corners), count, actions.shape[1]))
+    moving = _moving(at.actions[corners], box)
+    for start in range(0, count, _CHUNK):
+        part = np.arange(start, min(start + _CHUNK, count))
+        rest = part[~moving[part]]
+        for kind in (_Path, _Fixed):
+            cell = part[moving[part]] if kind is _Path else rest
+            if cell.size == 0:
+                continue
+            chunk = kind(bellman, box, cells.low[cell], cells.high[cell], corners[:, cell], at, cells.spacing, wanted)
+            under, good = chunk.below()
+            rest = np.concatenate([rest, cell[~good]])
+            kept = cell[good]
+            above[:, kept], below[:, kept], best[:, kept] = chunk.above()[:, good], under[:, good], chunk.actions()[:, good]
+    lost = np.where(np.isfinite(at.least), at.known.high - at.least, 0.0)
+    return Layer(factor, index, below, above, best), float(np.max(lost))
 
 
 @dataclass(frozen=True)
-class _NodeJets:
-    """Ranges of f at small boxes around nodes and at given actions: value below and above (K), slopes in the action (K, m)."""
+class _Known:
+    """Ranges of f at boxes of states and at given actions: value below and above (K), slopes in the action (K, m)."""
 
     low: Array
     high: Array
@@ -132,180 +208,336 @@ class _NodeJets:
     slope_high: Array
 
     @classmethod
-    def of(cls, bellman: Bellman, low: Array, high: Array, actions: Array) -> _NodeJets:
+    def of(cls, bellman: Bellman, low: Array, high: Array, actions: Array) -> _Known:
         parts = []
         for start in range(0, len(low), _CHUNK):
             part = slice(start, start + _CHUNK)
             at = actions[part]
-            jet = bellman.jet((low[part], high[part]), (at, at), "a", point=True)
-            count = len(at)
-            value = as_range(jet.value, count)
-            slopes = [as_range(g, count) for g in jet.gradient]
+            jet = bellman.jet((low[part], high[part]), (at, at), "a")
+            value = as_range(jet.value, len(at))
+            slopes = [as_range(g, len(at)) for g in jet.gradient]
             lower = np.where(jet.broken, -np.inf, np.stack([g.lower for g in slopes]))
             upper = np.where(jet.broken, np.inf, np.stack([g.upper for g in slopes]))
             parts.append((value.lower, value.upper, lower.T, upper.T))
+        if not parts:
+            return cls(np.zeros(0), np.zeros(0), actions.copy(), actions.copy())
         return cls(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
-    def take(self, index: Array) -> _NodeJets:
-        return _NodeJets(self.low[index], self.high[index], self.slope_low[index], self.slope_high[index])
+    def take(self, index: Array) -> _Known:
+        return _Known(self.low[index], self.high[index], self.slope_low[index], self.slope_high[index])
+
+    def put(self, index: Array, other: _Known) -> None:
+        for name in ("low", "high", "slope_low", "slope_high"):
+            getattr(self, name)[index] = getattr(other, name)
 
 
-@dataclass
+class _Nodes:
+    """The nodes, small boxes [low, high] (K, d): the best actions (K, m) known, f there, and `least` (K) <= q."""
+
+    def __init__(self, bellman: Bellman, box: tuple[Array, Array], low: Array, high: Array, actions: Array, room: float) -> None:
+        self.bellman, self.box, self.low, self.high, self.actions = bellman, box, low, high, actions
+        self.known = _Known.of(bellman, low, high, actions)
+        self.room = room + 1e-13 * np.abs(self.known.high)
+        self.least = np.full(len(low), np.inf)
+
+    def prove(self) -> None:
+        """Bound q from below, to within the room or as near as halving boxes of actions brings it."""
+        for start in range(0, len(self.low), _CHUNK):
+            node = np.arange(start, min(start + _CHUNK, len(self.low)))
+            alow, ahigh = (np.broadcast_to(end, (node.size, end.size)) for end in self.box)
+            for turn in range(_ROUNDS + 1):
+                bound, alow, ahigh, where, concave = self._bound(node, alow, ahigh)
+                late = (bound < self.known.high[node] - self.room[node]) & np.any(alow < ahigh, axis=1) & (turn < _ROUNDS)
+                np.minimum.at(self.least, node[~late], bound[~late])
+                if not np.any(late):
+                    break
+                node, alow, ahigh = _halved(node[late], alow[late], ahigh[late], where[late], concave[late])
+
+    def _bound(self, node: Array, alow: Array, ahigh: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """Bound f from below over boxes of actions; return the bounds, what is left of the boxes, where to cut them, and in which
+        actions f is concave."""
+        jet = self.bellman.jet((self.low[node], self.high[node]), (alow, ahigh), "a")
+        alow, ahigh = _shrunk(jet, 0, alow, ahigh)
+        start = np.clip(self.actions[node], alow, ahigh)
+        value = as_range(jet.value, node.size).lower
+        known = self.known.take(node)
+        near = np.any(start != self.actions[node], axis=1)
+        near &= ~(value >= known.high - self.room[node])
+        other = np.flatnonzero(near)
+        here = _Known.of(self.bellman, self.low[node[other]], self.high[node[other]], start[other])
+        known.put(other, here)
+        bound = known.low + _least(jet, 0, alow - start, ahigh - start, known, node.size)
+        # where another action was not looked at, the range is all there is
+        looked = near | np.all(start == self.actions[node], axis=1)
+        bound = np.where(looked, np.maximum(bound, value), value)
+        self._learn(node[other], start[other], here)
+        inside = (start > alow + 0.05 * (ahigh - alow)) & (start < ahigh - 0.05 * (ahigh - alow))
+        return bound, alow, ahigh, np.where(inside, start, 0.5 * (alow + ahigh)), _concave(jet, 0, alow, ahigh)
+
+    def _learn(self, node: Array, action: Array, here: _Known) -> None:
+        """Keep actions that are better than those known."""
+        better = np.flatnonzero(here.high < self.known.high[node])
+        # of several for one node the best: the last one stays
+        better = better[np.argsort(-here.high[better], kind="stable")]
+        self.actions[node[better]] = action[better]
+        self.known.put(node[better], here.take(better))
+
+
+def _moving(corners: Array, box: tuple[Array, Array]) -> Array:
+    """Tell for which cells, by the best actions at their corners (2^d, K, m), an action moves within its bounds."""
+    least, most = corners.min(axis=0), corners.max(axis=0)
+    inside = (least > box[0]) & (most < box[1]) & (most - least <= _MOVED * (box[1] - box[0]))
+    return np.any(least < most, axis=1) & np.all(inside | (least == most), axis=1)
+
+
 class _Chunk:
-    """Some cells, with what is known at their nodes."""
+    """Some cells: boxes [low, high] (K, d), their corners among the nodes (2^d, K).
 
-    bellman: Bellman
-    box: tuple[Array, Array]
-    low: Array
-    high: Array
-    centres: Array
-    corners: Array
-    at_nodes: _NodeJets
-    actions: Array
-    found: Array
-    node_boxes: tuple[Array, Array]
-    spacing: list[float]
+    f is a function of s and e here, the action A(s) + e; `best` (K, m) is the e that bounds q above.
+    """
 
-    def above(self) -> tuple[Array, Array]:
-        """Return the polynomials (6, K) above q, and their actions (K, m); keeps what `below` needs of the centres."""
-        count, d = len(self.low), self.bellman.d
-        best, value = np.zeros((count, self.actions.shape[1])), np.full(count, np.inf)
-        for corner in self.corners:
-            found = self.bellman.values(self.centres, self.actions[corner])
-            best[found < value] = self.actions[corner][found < value]
-            value = np.minimum(value, found)
-        best, _ = self.bellman.improve(self.centres, best, *self.box, steps=4)
-        point = self.bellman.jet((self.centres, self.centres), (best, best), "xa", point=True)
-        around = self.bellman.jet((self.low, self.high), (best, best), "x")
-        self.best, self.point, self.around = best, point, around
-        p = np.zeros((6, count))
-        p[0] = as_range(point.value, count).upper
-        self.centre_value = p[0].copy()
-        self.spread = np.zeros(count)
-        bent = np.asarray(around.broken) | np.asarray(point.broken) | np.zeros(count, dtype=bool)
-        for k in range(d):
-            slope, width = as_range(point.gradient[k], count), self.spacing[k]
-            p[1 + k] = 0.5 * (slope.lower + slope.upper)
-            # |d| <= d^2/D + D/4
-            jump = np.asarray(around.up[k]) + 0.5 * (slope.upper - slope.lower)
-            p[(3, 5)[k]] = as_range(around.second(k, k), count).upper + 2.0 * jump / width
-            p[0] += 0.25 * width * jump
-        if d == 2:
-            # |d_1 d_2| <= (r d_1^2 + d_2^2/r)/2, r = D_2/D_1
-            mixed, ratio = as_range(around.second(0, 1), count), self.spacing[1] / self.spacing[0]
-            size = np.maximum(np.abs(mixed.lower), np.abs(mixed.upper))
-            p[3] += size * ratio
-            p[5] += size / ratio
-        bent |= ~np.all(np.isfinite(p), axis=0)
-        if np.any(bent):
-            p[:, bent] = 0.0
-            p[0, bent] = as_range(around.value, count).upper[bent]
-        return p, best
+    def __init__(
+        self, bellman: Bellman, box: tuple[Array, Array], low: Array, high: Array, corners: Array, at: _Nodes,
+        spacing: list[float], wanted: float,
+    ) -> None:  # fmt: skip
+        self.wanted = wanted
+        self.bellman, self.box, self.low, self.high, self.corners, self.at = bellman, box, low, high, corners, at
+        self.spacing, self.centres = spacing, 0.5 * (low + high)
+        self.best = self._best()
+        self.around = self._jet(np.arange(len(low)), self.best, self.best, "s")
+        self.broken = np.asarray(self.around.broken) | np.zeros(len(low), dtype=bool)
+        self.value = as_range(self.around.value, len(low))
+        self.steep, self.flat = _bends(self.around, spacing, len(low))
+        self.tops = self._tops()
 
-    def below(self) -> tuple[Array, float]:
-        """Return the polynomials (6, K) below q, and the most that is lost at the minima."""
-        count, d, m = len(self.low), self.bellman.d, self.actions.shape[1]
-        lows = np.full((len(self.corners), count), np.inf)
-        bends, least, bent = np.full((d, count), -np.inf), np.full(count, np.inf), np.zeros(count, dtype=bool)
-        cell, alow, ahigh = self._first_boxes(count, m)
-        for turn in range(_ROUNDS + 1):
-            if cell.size == 0:
-                break
-            jet = self.bellman.jet((self.low[cell], self.high[cell]), (alow, ahigh), "xa")
-            keep = self._may_be_best(cell, alow, ahigh, jet)
-            bend, broken = self._bends(jet, cell.size)
-            room = _SHARE * sum(np.maximum(bend[k], 0.0) * self.spacing[k] ** 2 / 8 for k in range(d))
-            room = np.where(broken, np.inf, np.nan_to_num(room, nan=np.inf))
-            bounds, split, where = self._at_corners(cell, alow, ahigh, jet, room + 1e-13 * np.abs(self.centre_value[cell]))
-            split &= keep & (turn < _ROUNDS)
-            done = keep & ~split
-            at = cell[done]
+    def _best(self) -> Array:
+        raise NotImplementedError
+
+    def _jet(self, cell: Array, elow: Array, ehigh: Array, seeds: str) -> Jet:
+        """Return the jet of f over cells and boxes of e."""
+        raise NotImplementedError
+
+    def _tops(self) -> Array:
+        """Return f at the corners (2^d, K) and the best e, from above."""
+        raise NotImplementedError
+
+    def above(self) -> Array:
+        """Return the polynomials (6, K) above q."""
+        return self._polynomials(self.tops, self.flat, self.broken, self.value.upper)
+
+    def below(self) -> tuple[Array, Array]:
+        """Return the polynomials (6, K) below q, and whether they hold."""
+        count = len(self.low)
+        squares = np.array(self.spacing)[:, None] ** 2 / 8
+        with np.errstate(invalid="ignore"):
+            # what curvature and the one action cost anyway
+            lost = np.sum((self.steep - self.flat) * squares, axis=0)
+            lost += np.mean(self.tops - self.at.least[self.corners], axis=0)
+            room = np.maximum(_NEAR * lost, _SHARE * self.wanted)
+        room = np.where(np.isfinite(room), room, np.inf)
+        bends, least, broken = self.steep.copy(), self.value.lower.copy(), self.broken.copy()
+        good = np.ones(count, dtype=bool)
+        cell = np.arange(count)
+        elow, ehigh = self._first_boxes()
+        for turn in range(_TURNS + 1):
+            jet = self._jet(cell, elow, ehigh, "sa")
+            left, right = _shrunk(jet, self.bellman.d, elow, ehigh)
+            # boxes that shrink to the best e of the cell are done, those that shrink are looked at again
+            kept = ~np.all((left == right) & (left == self.best[cell]), axis=1)
+            if turn:
+                kept &= self._may_be_best(cell, left, right, jet)
+            torn = np.asarray(jet.broken) | np.zeros(cell.size, dtype=bool)
+            bend, _ = _bends(jet, self.spacing, cell.size)
             value = as_range(jet.value, cell.size).lower
-            for s in range(len(lows)):
-                np.minimum.at(lows[s], at, bounds[s][done])
-            for k in range(d):
+            with np.errstate(invalid="ignore"):
+                more = np.sum(np.maximum(bend - bends[:, cell], 0.0) * squares, axis=0)
+                level = least - _SHARE * (self.value.upper - least)
+                near = np.where(torn | broken[cell], value >= level[cell], more <= room[cell])
+            near &= self._within(cell, left, right)
+            wide = np.any(left < right, axis=1)
+            shrunk = np.any((left != elow) | (right != ehigh), axis=1)
+            late = kept & ~near & (wide | shrunk) & (turn < _TURNS) & good[cell]
+            done = kept & ~late
+            at = cell[done]
+            for k in range(len(bends)):
                 np.maximum.at(bends[k], at, bend[k][done])
             np.minimum.at(least, at, value[done])
-            bent[at[broken[done]]] = True
-            cell, alow, ahigh = _halved(cell[split], alow[split], ahigh[split], where[split])
-        p = np.zeros((6, count))
-        # the multilinear interpolant about the centre, and s (D - s)/2 = D^2/8 - d^2/2
-        p[0] = lows.mean(axis=0)
+            broken[at[torn[done]]] = True
+            good[at[~self._within(at, left[done], right[done])]] = False
+            whole, cut = late & shrunk, late & ~shrunk
+            concave = _concave(jet, self.bellman.d, elow, ehigh)[cut]
+            halves = _halved(cell[cut], elow[cut], ehigh[cut], 0.5 * (elow + ehigh)[cut], concave)
+            cell = np.concatenate([cell[whole], halves[0]])
+            elow, ehigh = np.concatenate([left[whole], halves[1]]), np.concatenate([right[whole], halves[2]])
+            if cell.size == 0:
+                break
+        return self._polynomials(self.at.least[self.corners], bends, broken, least), good
+
+    def _first_boxes(self) -> tuple[Array, Array]:
+        raise NotImplementedError
+
+    def _within(self, cell: Array, elow: Array, ehigh: Array) -> Array:
+        """Tell which boxes of e keep the actions at all corners within their bounds."""
+        raise NotImplementedError
+
+    def _polynomials(self, corners: Array, bends: Array, broken: Array, constant: Array) -> Array:
+        """Return the multilinear interpolants (6, K) of values at the corners less sum_k bends_k s_k (D_k - s_k)/2, where that is
+        known, else constants."""
+        d, p = self.bellman.d, np.zeros((6, len(self.low)))
+        p[0] = corners.mean(axis=0)
         with np.errstate(invalid="ignore"):
             for k in range(d):
                 side = np.array([s[k] for s in product((0, 1), repeat=d)], dtype=bool)
-                p[1 + k] = (lows[side].mean(axis=0) - lows[~side].mean(axis=0)) / self.spacing[k]
+                p[1 + k] = (corners[side].mean(axis=0) - corners[~side].mean(axis=0)) / self.spacing[k]
+                # s (D - s)/2 = D^2/8 - d^2/2
                 p[0] -= bends[k] * self.spacing[k] ** 2 / 8
                 p[(3, 5)[k]] = bends[k]
             if d == 2:
-                p[4] = (lows[0] - lows[1] - lows[2] + lows[3]) / (self.spacing[0] * self.spacing[1])
-        bent |= ~np.all(np.isfinite(p), axis=0)
+                p[4] = (corners[0] - corners[1] - corners[2] + corners[3]) / (self.spacing[0] * self.spacing[1])
+        bent = broken | ~np.all(np.isfinite(p), axis=0)
         if np.any(bent):
             p[:, bent] = 0.0
-            p[0, bent] = least[bent]
-        return p, float(np.max((self.found[self.corners] - lows)[:, ~bent], initial=0.0))
+            p[0, bent] = constant[bent]
+        return p
 
-    def _first_boxes(self, count: int, m: int) -> tuple[Array, Array, Array]:
-        cuts = [np.linspace(self.box[0][k], self.box[1][k], _PIECES + 1) for k in range(m)]
-        lows = np.array(list(product(*(c[:-1] for c in cuts))))
-        highs = np.array(list(product(*(c[1:] for c in cuts))))
-        return np.repeat(np.arange(count), len(lows)), np.tile(lows, (count, 1)), np.tile(highs, (count, 1))
-
-    def _may_be_best(self, cell: Array, alow: Array, ahigh: Array, jet: Jet) -> Array:
-        """Tell which boxes may hold a best action somewhere in the cell: not those that are worse than the centre's action there
-        by more than both may change to the cell's ends."""
-        count, d = cell.size, self.bellman.d
-        start = np.clip(self.best[cell], alow, ahigh)
-        x = self.centres[cell]
-        point = self.bellman.jet((x, x), (start, start), "a", point=True)
-        value = as_range(point.value, count).lower
-        gap = value + _least(jet, d, alow - start, ahigh - start, point, count) - self.centre_value[cell]
+    def _may_be_best(self, cell: Array, elow: Array, ehigh: Array, jet: Jet) -> Array:
+        """Tell which boxes may hold a best e somewhere in the cell: not those that are worse than the cell's own in the middle by
+        more than both may change to the cell's ends."""
+        count, s, best = cell.size, self.centres[cell], self.best[cell]
+        start, base = np.clip(best, elow, ehigh), self._base(cell)
+        known = _Known.of(self.bellman, s, s, base + start)
+        own = as_range(self.bellman.jet((s, s), (base + best, base + best), "").value, count).upper
+        gap = known.low + _least(jet, self.bellman.d, elow - start, ehigh - start, known, count) - own
         change = np.zeros(count)
-        for k in range(d):
+        for k in range(self.bellman.d):
             one, other = as_range(jet.gradient[k], count), as_range(self.around.gradient[k], len(self.low))
-            high, low = one.upper - other.lower[cell], other.upper[cell] - one.lower
-            change += 0.5 * self.spacing[k] * np.maximum(high, low)
+            change += 0.5 * self.spacing[k] * np.maximum(one.upper - other.lower[cell], other.upper[cell] - one.lower)
         unsure = np.broadcast_to(self.around.broken, len(self.low))[cell] | np.asarray(jet.broken)
-        return ~(gap > change) | unsure
+        # rounding: a few units of the values
+        return ~(gap > change + 1e-14 * np.abs(own)) | unsure
 
-    def _bends(self, jet: Jet, count: int) -> tuple[Array, Array]:
-        d = self.bellman.d
-        bend = np.stack(
-            [as_range(jet.second(k, k), count).upper + 2.0 * np.asarray(jet.up[k]) / self.spacing[k] for k in range(d)]
-        )
-        broken = np.asarray(jet.broken) | ~np.all(np.isfinite(bend), axis=0)
-        return bend, broken
+    def _base(self, cell: Array) -> Array:
+        """Return A in the middle of cells."""
+        raise NotImplementedError
 
-    def _at_corners(
-        self, cell: Array, alow: Array, ahigh: Array, jet: Jet, room: Array
-    ) -> tuple[list[Array], Array, Array]:
-        """Bound f over the boxes of actions at the corners; return the bounds, which boxes to cut, and near which actions (K,
-        m)."""
-        d, bounds, split = self.bellman.d, [], np.zeros(cell.size, dtype=bool)
-        where = 0.5 * (alow + ahigh)
-        for corner in self.corners:
-            node = corner[cell]
-            action = self.actions[node]
-            start = np.clip(action, alow, ahigh)
-            known = self.at_nodes.take(node)
-            other = np.flatnonzero(np.any(start != action, axis=1))
+
+class _Fixed(_Chunk):
+    """Cells with A = 0: e is the action."""
+
+    def _best(self) -> Array:
+        best = self.at.actions[self.corners[0]].copy()
+        torn = np.flatnonzero(np.any(self.at.actions[self.corners] != best, axis=(0, 2)))
+        if torn.size:
+            places, value = self.centres[torn], np.full(torn.size, np.inf)
+            for corner in self.corners:
+                action = self.at.actions[corner[torn]]
+                found = self.bellman.values(places, action)
+                better = found < value
+                best[torn[better]] = action[better]
+                value = np.minimum(value, found)
+            best[torn], _ = self.bellman.improve(places, best[torn], *self.box, steps=4)
+        return best
+
+    def _jet(self, cell: Array, elow: Array, ehigh: Array, seeds: str) -> Jet:
+        return self.bellman.jet((self.low[cell], self.high[cell]), (elow, ehigh), seeds)
+
+    def _tops(self) -> Array:
+        tops = np.empty(self.corners.shape)
+        for top, corner in zip(tops, self.corners, strict=True):
+            top[:] = self.at.known.high[corner]
+            other = np.flatnonzero(np.any(self.best != self.at.actions[corner], axis=1))
             if other.size:
-                low, high = self.node_boxes
-                here = _NodeJets.of(self.bellman, low[node[other]], high[node[other]], start[other])
-                for name in ("low", "high", "slope_low", "slope_high"):
-                    getattr(known, name)[other] = getattr(here, name)
-                # a better action than the one that was known
-                np.minimum.at(self.found, node[other], here.high)
-            bound = known.low + _least(jet, d, alow - start, ahigh - start, known, cell.size)
-            bounds.append(bound)
-            late = ~(bound >= self.found[node] - room)
-            split |= late
-            inside = (start > alow + 0.05 * (ahigh - alow)) & (start < ahigh - 0.05 * (ahigh - alow))
-            where = np.where(late[:, None] & inside, start, where)
-        return bounds, split, where
+                node, action = corner[other], self.best[other]
+                jet = self.bellman.jet((self.at.low[node], self.at.high[node]), (action, action), "")
+                top[other] = as_range(jet.value, other.size).upper
+        return tops
+
+    def actions(self) -> Array:
+        """Return the actions (2^d, K, m) at the corners."""
+        return np.broadcast_to(self.best, (len(self.corners), *self.best.shape))
+
+    def _first_boxes(self) -> tuple[Array, Array]:
+        return tuple(np.broadcast_to(end, self.best.shape) for end in self.box)  # type: ignore[return-value]
+
+    def _within(self, cell: Array, elow: Array, ehigh: Array) -> Array:
+        return np.ones(cell.size, dtype=bool)
+
+    def _base(self, cell: Array) -> Array:
+        return np.zeros((cell.size, self.best.shape[1]))
 
 
-def _least(jet: Jet, first: int, low: Array, high: Array, slopes: Jet | _NodeJets, count: int) -> Array:
+class _Path(_Chunk):
+    """Cells with the multilinear A through the best actions at the corners, for which e = 0."""
+
+    def _best(self) -> Array:
+        self.ends = self.at.actions[self.corners]
+        return np.zeros(self.ends.shape[1:])
+
+    def _jet(self, cell: Array, elow: Array, ehigh: Array, seeds: str) -> Jet:
+        ends = self.ends[:, cell]
+        return self.bellman.jet((self.low[cell], self.high[cell]), (elow, ehigh), seeds, lambda like: self._paths(ends, like))
+
+    def _paths(self, ends: Array, like: Jet) -> list[Jet]:
+        """Return the jets of A over whole cells, with the states as the first variables of `like`."""
+        d, n = len(self.spacing), len(like.gradient)
+        sides = np.array(list(product((0, 1), repeat=d)), dtype=bool)
+        paths = []
+        for j in range(ends.shape[2]):
+            a, gradient, hessian = ends[:, :, j], list(like.gradient), list(like.hessian)
+            size = 1e-15 * np.max(np.abs(a), axis=0)
+            for k, width in enumerate(self.spacing):
+                slopes, slack = (a[sides[:, k]] - a[~sides[:, k]]) / width, 4.0 * size / width
+                gradient[k] = Interval(slopes.min(axis=0) - slack, slopes.max(axis=0) + slack)
+            if d == 2:
+                area = self.spacing[0] * self.spacing[1]
+                mixed, slack = (a[0] - a[1] - a[2] + a[3]) / area, 8.0 * size / area
+                hessian[place(n, 0, 1)] = Interval(mixed - slack, mixed + slack)
+            value = Interval(a.min(axis=0) - size, a.max(axis=0) + size)
+            paths.append(replace(like, value=value, gradient=tuple(gradient), hessian=tuple(hessian)))
+        return paths
+
+    def _tops(self) -> Array:
+        return self.at.known.high[self.corners]
+
+    def actions(self) -> Array:
+        """Return the actions (2^d, K, m) at the corners."""
+        return self.ends
+
+    def _first_boxes(self) -> tuple[Array, Array]:
+        return self.box[0] - self.ends.max(axis=0), self.box[1] - self.ends.min(axis=0)
+
+    def _within(self, cell: Array, elow: Array, ehigh: Array) -> Array:
+        least, most = self.ends[:, cell].min(axis=0), self.ends[:, cell].max(axis=0)
+        return np.all((least + elow >= self.box[0]) & (most + ehigh <= self.box[1]), axis=1)
+
+    def _base(self, cell: Array) -> Array:
+        return self.ends[:, cell].mean(axis=0)
+
+
+def _bends(jet: Jet, spacing: list[float], count: int) -> tuple[Array, Array]:
+    """Return the largest and the least bends (d, K) along the first variables, kinks included, infinite where f may jump."""
+    most, least = np.empty((len(spacing), count)), np.empty((len(spacing), count))
+    for k, width in enumerate(spacing):
+        second = as_range(jet.second(k, k), count)
+        most[k] = second.upper + 2.0 * np.asarray(jet.up[k]) / width
+        least[k] = second.lower - 2.0 * np.asarray(jet.down[k]) / width
+    most[:, jet.broken], least[:, jet.broken] = np.inf, -np.inf
+    return most, least
+
+
+def _shrunk(jet: Jet, first: int, low: Array, high: Array) -> tuple[Array, Array]:
+    """Return the faces of boxes (K, m) of actions on which f is least, where it is monotone; first: of the actions in `jet`."""
+    low, high = low.copy(), high.copy()
+    for k in range(low.shape[1]):
+        slope = as_range(jet.gradient[first + k], len(low))
+        rises, falls = (slope.lower >= 0.0) & ~np.asarray(jet.broken), (slope.upper <= 0.0) & ~np.asarray(jet.broken)
+        high[rises, k] = low[rises, k]
+        falls &= ~rises
+        low[falls, k] = high[falls, k]
+    return low, high
+
+
+def _least(jet: Jet, first: int, low: Array, high: Array, slopes: Jet | _Known, count: int) -> Array:
     """Return the least of sum_k (g_k e_k + l_k e_k^2/2 - n_k |e_k|) over low <= e <= high (K, m), low <= 0 <= high.
 
     first: where the actions begin among the variables of `jet`, which gives l and n; slopes: g.
@@ -341,12 +573,21 @@ def _least_parabola(slope: Array, bend: Array, end: Array) -> Array:
     return np.minimum(np.minimum(at_end, at_inner), 0.0)
 
 
-def _halved(cell: Array, low: Array, high: Array, where: Array) -> tuple[Array, Array, Array]:
-    """Cut boxes (K, m) at `where` along their longest side."""
-    longest = np.argmax(high - low, axis=1)
-    rows = np.arange(len(cell))
-    middle = where[rows, longest]
+def _concave(jet: Jet, first: int, low: Array, high: Array) -> Array:
+    """Tell in which actions f is concave over boxes (K, m): it is least at an end; first: of the actions in `jet`."""
+    count, flags = len(low), np.zeros(low.shape, dtype=bool)
+    for k in range(low.shape[1]):
+        bend = as_range(jet.second(first + k, first + k), count).upper
+        flags[:, k] = (bend <= 0.0) & ~(np.asarray(jet.up[first + k]) > 0.0) & ~np.asarray(jet.broken)
+    return flags & (low < high)
+
+
+def _halved(owner: Array, low: Array, high: Array, where: Array, concave: Array) -> tuple[Array, Array, Array]:
+    """Cut boxes (K, m) at `where` along their longest side; where f is concave along a side, only its ends are left."""
+    ends = np.any(concave, axis=1)
+    longest = np.where(ends, np.argmax(concave, axis=1), np.argmax(high - low, axis=1))
+    rows = np.arange(len(owner))
     one, two = high.copy(), low.copy()
-    one[rows, longest] = middle
-    two[rows, longest] = middle
-    return np.concatenate([cell, cell]), np.concatenate([low, two]), np.concatenate([one, high])
+    one[rows, longest] = np.where(ends, low[rows, longest], where[rows, longest])
+    two[rows, longest] = np.where(ends, high[rows, longest], where[rows, longest])
+    return np.concatenate([owner, owner]), np.concatenate([low, two]), np.concatenate([one, high])

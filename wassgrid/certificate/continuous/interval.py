@@ -9,14 +9,16 @@ Average cost.  inf g <= J* <= J(pi) <= sup g, for every start and against all po
 for u:
 c(x_t, a_t) + u(y_t) >= q(x_t) and E [q(x_t) | y_{t-1}] = S u(y_{t-1}), so that the cost of n steps is at least n inf g less twice
 sup |u|; for pi both are equalities. A policy that takes any actions a(x) has J <= sup (E [c + u(F)](a(x')) - u), and this is how
-the upper end is computed: the policy that takes on every cell the one action that is stored is proven too.
+the upper end is computed: the policy that takes on every cell the actions that are stored is proven too. One or two states; an
+axis that follows the realised next value of the other, or that has no noise, in coordinates in which the noises are independent
+(`frame`): all that is asked of u, and of Y, is that they are bounded.
 
 Discounted cost.  q(x) = min_a [c + g u(F)] with the discount g. S is monotone and S(u + k) = S u + g k, so its fixed point lies
 between u + inf(S u - u)/(1 - g) and u + sup(S u - u)/(1 - g); hence (1 - g) E V*(x_0) is in
 (1 - g) E q(x_0) + g [inf, sup](S u - u), with x_0 uniform over the domain.
 
 All of this is exact for any u; how near inf g and sup g are depends on u alone. Computed are bounds of both: of q between the
-nodes of a lattice (`enclosure`), of S u on rows of means (`laws`) and between them (`residual`), rounded outward.
+nodes of a lattice (`enclosure`), of S u on points of means (`laws`) and between them (`residual`), rounded outward.
 """
 
 from __future__ import annotations
@@ -25,22 +27,27 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from wassgrid.certificate.continuous.bellman import Bellman
 from wassgrid.certificate.continuous.enclosure import Enclosure, enclose
-from wassgrid.certificate.continuous.laws import TAIL, Axis, AxisLaw, NoAxis
+from wassgrid.certificate.continuous.frame import Frame
+from wassgrid.certificate.continuous.laws import TAIL, WIDER, Axis, AxisLaw, NoAxis, StillAxis
 from wassgrid.certificate.continuous.residual import Residual, bound
-from wassgrid.certificate.continuous.value import Value, rows_of, solve
+from wassgrid.certificate.continuous.value import Value, points_of, solve, spline_of
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.intervals import Interval
 from wassgrid.problem.jets import Jet, as_range
 
 Array = np.ndarray
-_FIRST = {1: (8.0, 16.0), 2: (2.0, 4.0)}  # rows and cells per standard deviation at the first attempt, by dimension
-_QUADRATURE = {1: 32.0, 2: 6.0}  # cells per standard deviation from which u is as good as it gets
-_TRIES = {1: 33, 2: 9}  # candidates per action, by the number of actions
+# rows, cells and points per standard deviation, and the gap on a cell, relative to the cost, at first; by dimension
+_FIRST = {1: (8.0, 16.0, 16.0, 1e-4), 2: (2.0, 4.0, 8.0, 1e-2)}
+_MOST = {"rows": 2.0, "gap": 16.0, "points": 4.0}  # times finer at the next attempt
+_QUADRATURE = {1: 32.0, 2: 8.0}  # cells per standard deviation from which u is as good as it gets
+_TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the numbers of states and actions; else 5
+_SEARCHED = 4  # policies found by trying all candidates, where nothing is known
 _LARGEST = 3.0e7  # cells of the lattice
 
 
@@ -68,72 +75,167 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is to be proven: the problem, and the boundary model of every axis."""
+    """What is to be proven: the problem, the boundary model of every axis, its noise, and the coordinates of the states."""
 
     problem: ControlProblem
     models: tuple[str, ...]
     noise: Array
+    frame: Frame
 
     @classmethod
     def of(cls, problem: ControlProblem, clamp: str) -> Claim:
         """Take the problem's own boundary models, `clamp` for axes that say "clamp".  Raises ProveError where nothing is
         proven."""
-        d = problem.state_dimension
-        if d > 1:
-            raise ProveError(f"prove: the problem has {d} states; intervals for continuous states are computed for one")
+        d, names = problem.state_dimension, problem.state_names
+        if d > 2:
+            raise ProveError(f"prove: the problem has {d} states; intervals for continuous states are computed for one and two")
         if problem.action_dimension > 3:
             raise ProveError(f"prove: the problem has {problem.action_dimension} actions; up to 3 are searched with proof")
         if not np.all(np.isfinite(problem.domain)):
             open_ended = ~np.all(np.isfinite(problem.domain), axis=1)
-            names = ", ".join(name for name, far in zip(problem.state_names, open_ended, strict=True) if far)
-            raise ProveError(f"prove: {names} has no domain; the theorem needs means in a compact set: give states.NAME.domain")
-        if np.any(problem.coupled):
-            raise ProveError("prove: next(...) in a law: intervals are computed for axes whose noises are independent")
+            far = ", ".join(name for name, ends in zip(names, open_ended, strict=True) if ends)
+            raise ProveError(f"prove: {far} has no domain; the theorem needs means in a compact set: give states.NAME.domain")
         if not problem.constant_noise:
             raise ProveError("prove: the noise depends on the state; the theorem needs a law of the mean alone: constant noise")
         noise = problem.cell_tables(problem.domain.mean(axis=1)[None]).noise[0]
-        for name, sigma in zip(problem.state_names, noise, strict=True):
-            if sigma <= 0.0:
-                raise ProveError(f"prove: {name} has no noise; the bounds rest on noise that smooths every axis")
+        if not np.any(noise > 0.0):
+            raise ProveError(f"prove: {' and '.join(names)}: no noise; the bounds rest on noise along one axis at least")
         models = tuple(clamp if boundary == "clamp" else boundary for boundary in problem.boundary)
-        return cls(problem, models, noise)
+        followers = np.flatnonzero(problem.coupled.any(axis=1))
+        frame = Frame() if followers.size == 0 else _following(problem, int(followers[0]), models, noise)
+        if problem.criterion == "discounted" and frame.ends is not None:
+            raise ProveError(
+                f"prove: a discounted cost is that from a start anywhere in the domain, and {names[followers[0]]}, which follows "
+                "next(...), has ends: its coordinate does not cover the domain evenly; use criterion average"
+            )
+        for k in range(d):
+            if noise[k] == 0.0 and models[k] not in ("periodic", "truncate", "project"):
+                raise ProveError(
+                    f"prove: {names[k]} has no noise of its own and the boundary {models[k]!r}; without noise an axis is "
+                    "periodic, or means beyond its ends count as on them (project or truncate)"
+                )
+        return cls(problem, models, noise, frame)
 
-    def axes(self, rows: Array, cells: Array) -> tuple[Axis, Axis]:
-        """Return laws with at least so many rows and cells per standard deviation."""
-        laws: list[Axis] = [
-            AxisLaw.make(float(low), float(high), float(s), model, float(s / n), float(s / m))
-            for (low, high), s, model, n, m in zip(self.problem.domain, self.noise, self.models, rows, cells, strict=True)
-        ]
+    @property
+    def coordinates(self) -> str:
+        """The coordinates of the states, in words."""
+        names, frame = list(self.problem.state_names), self.frame
+        if frame.follower is not None:
+            names[frame.follower] = f"{names[frame.follower]} - {frame.beta:.6g} {names[frame.lead]}"
+        return " and ".join(names)
+
+    @property
+    def following(self) -> dict[str, str | float]:
+        """Which axis follows which, for a file; empty where none does."""
+        names, frame = self.problem.state_names, self.frame
+        if frame.follower is None:
+            return {}
+        return {"follower": names[frame.follower], "lead": names[frame.lead], "beta": frame.beta}
+
+    @cached_property
+    def ranges(self) -> tuple[tuple[float, float], ...]:
+        """The ends of the means of every axis: of the domain, or the range of a follower's own part of the law."""
+        ends = [(float(low), float(high)) for low, high in self.problem.domain]
+        if self.frame.follower is None or self.models[self.frame.follower] == "periodic":
+            return tuple(ends)
+        ends[self.frame.follower] = _reached(self.problem, self.frame, self.models)
+        return tuple(ends)
+
+    def axes(self, rows: Array, cells: Array, points: Array | None = None) -> tuple[Axis, Axis]:
+        """Return laws with at least so many rows, cells and points per standard deviation; for an axis without noise per 64th of
+        its length, or per two deviations that the noise of its lead moves it, and half as many cells."""
+        laws: list[Axis] = []
+        for k, ((low, high), sigma, model) in enumerate(zip(self.ranges, self.noise, self.models, strict=True)):
+            if sigma > 0.0:
+                apart = np.inf if points is None else float(sigma / points[k])
+                kind = "open" if k == self.frame.follower and model != "periodic" else model
+                laws.append(AxisLaw.make(low, high, float(sigma), kind, float(sigma / rows[k]), float(sigma / cells[k]), apart))
+            else:
+                unit = (high - low) / 64.0
+                if k == self.frame.follower:
+                    unit = min(unit, 2.0 * abs(self.frame.beta) * float(self.noise[self.frame.lead]))
+                kind = "periodic" if model == "periodic" else "project"
+                laws.append(StillAxis.make(low, high, kind, unit / float(rows[k]), 2.0 * unit / float(cells[k])))
         return (laws[0], laws[1]) if len(laws) == 2 else (laws[0], NoAxis())
 
 
+def _following(problem: ControlProblem, j: int, models: tuple[str, ...], noise: Array) -> Frame:
+    """Return the coordinates of a problem whose axis j follows the other.  Raises ProveError."""
+    name, i = problem.state_names[j], 1 - j
+    lead = problem.state_names[i]
+    beta = problem.constant_coupling(j, i)
+    if beta is None:
+        raise ProveError(f"prove: the factor of next({lead}) in {name} depends on the state; it must be constant")
+    if models[j] == "periodic":
+        if not problem.repeats(j):
+            raise ProveError(
+                f"prove: {name} follows next({lead}) round a circle, and cost and law do not show that they repeat with its "
+                f"period: write them with sin, cos or wrap_angle of {name}"
+            )
+        return Frame(j, i, beta)
+    if models[j] == "project" or (models[j] == "truncate" and noise[j] == 0.0):
+        return Frame(j, i, beta, (float(problem.domain[j, 0]), float(problem.domain[j, 1])))
+    raise ProveError(
+        f"prove: {name} follows next({lead}) with the boundary {models[j]!r}, under which its noise depends on that of the "
+        "other; use periodic or project"
+    )
+
+
+def _reached(problem: ControlProblem, frame: Frame, models: tuple[str, ...]) -> tuple[float, float]:
+    """Bound a follower's own part of the law over all states and actions."""
+    j, i = frame.follower, frame.lead
+    assert j is not None
+    if models[i] == "open":
+        reach = TAIL * 1.25 * float(problem.cell_tables(problem.domain.mean(axis=1)[None]).noise[0, i])
+    else:
+        reach = 0.0
+    ends = [np.linspace(low - (reach if k == i else 0.0), high + (reach if k == i else 0.0), 65)
+            for k, (low, high) in enumerate(problem.domain)]  # fmt: skip
+    low = np.stack([c.ravel() for c in np.meshgrid(ends[0][:-1], ends[1][:-1], indexing="ij")])
+    high = np.stack([c.ravel() for c in np.meshgrid(ends[0][1:], ends[1][1:], indexing="ij")])
+    parts = [_range_jet(*pair) for pair in zip(low, high, strict=True)]
+    zeros = np.zeros(low.shape[1])
+    parts += [_range_jet(zeros + a, zeros + b) for a, b in problem.action_bounds]
+    with np.errstate(all="ignore"):
+        mean = problem.action_jets(*parts)[j]
+    found = as_range(mean.value if isinstance(mean, Jet) else mean, low.shape[1])
+    least, most = float(found.lower.min()), float(found.upper.max())
+    if not (np.isfinite(least) and np.isfinite(most)):
+        raise ProveError(f"prove: the law of {problem.state_names[j]} without next(...) is not bounded; give actions bounds")
+    margin = 1e-12 * max(abs(least), abs(most), 1e-3 * (problem.domain[j, 1] - problem.domain[j, 0]))
+    return least - margin, most + margin
+
+
 def attempts(
-    claim: Claim, start: Callable[[tuple[Axis, Axis]], Array | None], width: float, seconds: float,
+    claim: Claim, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None, width: float, seconds: float,
     pulse: Callable[[str, float], None] = lambda _what, _share: None,
 ) -> Iterator[Attempt]:  # fmt: skip
     """Prove narrower and narrower intervals until one is at most `width` (relative) wide, or `seconds` would be over.
 
-    start: u on the rows of given axes to begin with, or None. Yields every interval that is proven; the last is not always the
+    start: gives u on the rows of axes to begin with, or None. Yields every interval that is proven; the last is not always the
     best. pulse(what, share) is called now and then.
     """
     began, d = time.monotonic(), claim.problem.state_dimension
-    rows, cells = (np.full(d, x) for x in _FIRST[d])
+    plan = _Plan.first(claim)
     box = _first_box(claim.problem)
+    tries = _TRIES[d].get(claim.problem.action_dimension, 5)
     value: Value | None = None
     last: Attempt | None = None
     while True:
-        axes = claim.axes(rows, cells)
+        axes = claim.axes(plan.rows, plan.cells, plan.points)
         if axes[0].cells * axes[1].cells > _LARGEST:
             return
-        turn = time.monotonic()
-        coarse = claim.axes(rows, np.maximum(np.minimum(cells, _QUADRATURE[d]), rows))
-        first = start(coarse) if value is None else rows_of(coarse, value.u)
+        turn, before = time.monotonic(), plan
+        coarse = claim.axes(plan.rows, plan.quadrature(claim))
+        zero = np.zeros((coarse[0].row_count, coarse[1].row_count))
+        first = points_of(coarse, value.u) if value is not None else None if start is None else start(claim.frame, coarse)
         pulse("value", 0.0)
-        tries = _TRIES.get(claim.problem.action_dimension, 5)
         goal = 0.02 * width * (abs(last.high) if last else 1.0)
-        value = solve(claim.problem, coarse, rows_of(coarse, None) if first is None else first, box, tries, goal)
-        bellman = Bellman(claim.problem, axes, value.u)
-        enclosure = enclose(bellman, box, tries, lambda share: pulse("bounds", share))
+        trial = Bellman(claim.problem, claim.frame, coarse, spline_of(coarse, zero))
+        value = solve(trial, zero if first is None else first, box, tries, goal, _SEARCHED if first is None else 1)
+        bellman = Bellman(claim.problem, claim.frame, axes, value.u)
+        wanted = plan.gap * (abs(last.high) if last else value.level)
+        enclosure = enclose(bellman, box, tries, wanted, lambda share: pulse("bounds", share))
         if not _tails_are_worse(bellman, box, enclosure):
             middle, half = 0.5 * (box[0] + box[1]), box[1] - box[0]
             low, high = claim.problem.action_bounds.T
@@ -148,39 +250,68 @@ def attempts(
         yield last
         if last.relative_width <= width:
             return
-        # the next attempt: halve what dominates, and what comes near it
-        parts = {"rows": max(residual.taylor, residual.residual), "cells": residual.curvature + residual.minima}
-        aim = 0.3 * width * max(abs(low), abs(high))
-        growth = 1.0
-        factors = {"rows": 1.0, "cells": 1.0}
-        for name, order in (("rows", 4.0 if d == 1 else 3.0), ("cells", 2.0)):
-            if parts[name] > 0.25 * max(parts.values()):
-                factors[name] = min(4.0 if d == 1 else 2.0, max(1.5, (parts[name] / max(aim, 1e-300)) ** (1.0 / order)))
-        rows = rows * factors["rows"]
-        cells = np.maximum(cells * factors["cells"], rows)
-        after = claim.axes(rows, cells)
-        growth = after[0].cells * after[1].cells / (axes[0].cells * axes[1].cells)
+        plan = plan.refined(residual, width, last)
+        # cells grow by the power d/3 of the gap where third derivatives cost it
+        growth = max(1.0, float(np.prod(plan.rows / before.rows)), (before.gap / plan.gap) ** (d / 3.0))
         if now - began + growth * (now - turn) > seconds:
             return
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Rows, cells and points per unit of every axis, see `Claim.axes`; gap: of bounds of q on a cell, relative to the cost."""
+
+    rows: Array
+    cells: Array
+    points: Array
+    gap: float
+
+    @classmethod
+    def first(cls, claim: Claim) -> _Plan:
+        d = claim.problem.state_dimension
+        rows, cells, points, gap = _FIRST[d]
+        return cls(np.full(d, rows), np.full(d, cells), np.full(d, points), gap)
+
+    def quadrature(self, claim: Claim) -> Array:
+        """Cells with which u is computed: more where noise smooths along one axis alone, one per row along one without."""
+        noisy = claim.noise > 0.0
+        share = _QUADRATURE[len(noisy)] * (1.0 if np.all(noisy) else 2.0)
+        return np.where(noisy, np.maximum(self.cells, share * self.rows), 2.0 * self.rows)
+
+    def refined(self, residual: Residual, width: float, last: Attempt) -> _Plan:
+        """Refine what dominates the width, and what comes near it."""
+        size = max(abs(last.low), abs(last.high), 1e-300)
+        parts = {"rows": residual.residual, "gap": residual.curvature, "points": residual.taylor}
+        factors = {}
+        for name, order in (("rows", 3.0), ("gap", 1.0), ("points", 4.0)):
+            part = parts[name] / (0.3 * width * size)
+            close = parts[name] > 0.2 * max(parts.values()) and part > 1.0
+            factors[name] = min(_MOST[name], max(1.3, part ** (1.0 / order))) if close else 1.0
+        rows = self.rows * factors["rows"]
+        points = np.maximum(self.points * factors["points"], rows)
+        return _Plan(rows, np.maximum(self.cells, rows), points, self.gap / factors["gap"])
 
 
 def _objective(bellman: Bellman, q: Enclosure, residual: Residual) -> tuple[float, float]:
     """Return the interval for the objective, from the bounds of g."""
     if bellman.discount == 1.0:
         return residual.low, residual.high
-    means = []
-    for p in (q.below, q.above):
+    means = np.zeros(2)
+    for layer in q.layers:
         # E q over the domain: cells that lie in it
-        part, average = p, np.zeros(1)
-        for k, axis in enumerate(bellman.axes):
-            if isinstance(axis, AxisLaw):
-                first = axis.beyond
-                part = np.take(part, range(first, first + axis.rows * axis.fine), axis=1 + k)
-        average = part[0] + sum(part[(3, 5)[k]] * axis.spacing**2 / 24 for k, axis in enumerate(bellman.axes))
-        means.append(float(np.mean(average)))
-    rest, slack = 1.0 - bellman.discount, 1e-13 * max(map(abs, means))
-    low = rest * (means[0] - slack) + bellman.discount * residual.low
-    return low, rest * (means[1] + slack) + bellman.discount * residual.high
+        axes = tuple(axis.refined(layer.factor) for axis in bellman.axes)
+        place = np.unravel_index(layer.index, tuple(axis.cells for axis in axes))
+        inside, share = np.ones(layer.index.size, dtype=bool), 1.0
+        for axis, k in zip(axes, place, strict=True):
+            if not isinstance(axis, NoAxis):
+                inside &= (k >= axis.beyond) & (k < axis.beyond + axis.rows * axis.fine)
+                share /= axis.rows * axis.fine
+        for side, p in enumerate((layer.below, layer.above)):
+            average = p[0] + sum(p[(3, 5)[k]] * axis.spacing**2 / 24 for k, axis in enumerate(axes))
+            means[side] += share * float(np.sum(average[inside]))
+    rest, slack = 1.0 - bellman.discount, 1e-13 * float(np.max(np.abs(q.above[0])))
+    low = rest * (float(means[0]) - slack) + bellman.discount * residual.low
+    return low, rest * (float(means[1]) + slack) + bellman.discount * residual.high
 
 
 def _first_box(problem: ControlProblem) -> tuple[Array, Array]:
@@ -215,7 +346,7 @@ def _tails_are_worse(bellman: Bellman, box: tuple[Array, Array], q: Enclosure) -
                 continue
             ends = [tuple(bounds[j]) for j in range(m)]
             ends[k] = (allowed, known) if side == 0 else (known, allowed)
-            parts = [_range_jet(x[:, j, 0], x[:, j, 1]) for j in range(d)]
+            parts = bellman.frame.states([_range_jet(x[:, j, 0], x[:, j, 1]) for j in range(d)])
             parts += [_range_jet(zeros + low, zeros + high) for low, high in ends]
             with np.errstate(all="ignore"):
                 cost = problem.action_jets(*parts)[-1]
@@ -232,13 +363,15 @@ def _range_jet(low: Array, high: Array) -> Jet:
 def in_words(claim: Claim) -> list[str]:
     """Say under which law the interval holds, a line per axis."""
     words = {
-        "open": f"means are clipped to the domain, the noise may carry the state beyond (up to {TAIL * math.sqrt(1.25):.2g} "
+        "open": f"means are clipped to the domain, the noise may carry the state beyond (up to {TAIL * math.sqrt(WIDER):.2g} "
         "standard deviations; the rest, a probability below 1e-20 per step, is left out)",
         "truncate": "means are clipped to the domain, and the law of the next state is the normal law conditioned to the domain",
         "project": "what the noise carries beyond an end lands on that end",
         "reflect": "what goes beyond an end is reflected",
         "periodic": "the axis is a circle",
     }
-    return [f"{name}: {words[model]}" for name, model in zip(claim.problem.state_names, claim.models, strict=True)]
-
-
+    lines = []
+    for k, (name, model) in enumerate(zip(claim.problem.state_names, claim.models, strict=True)):
+        still = model in ("truncate", "project") and (k == claim.frame.follower or claim.noise[k] == 0.0)
+        lines.append(f"{name}: {'what goes beyond an end counts as on it' if still else words[model]}")
+    return lines

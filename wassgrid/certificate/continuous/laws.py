@@ -12,10 +12,12 @@ serves all means. What lies beyond an end of the domain is said by the boundary 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csr_array, diags_array
 
 from wassgrid.certificate.continuous.spline import NONE, Knots
 from wassgrid.transition.compiled import driver
@@ -32,8 +34,9 @@ MODELS = ("open", "truncate", "project", "reflect", "periodic")
 class AxisLaw:
     """The law of one axis: noise `sigma` around means on rows, q on cells.
 
-    low, high: the domain. rows: cells between the rows that cover the means, which are `row_spacing` apart; fine: cells of q
-    between two rows. model: see above.
+    low, high: the domain. rows: of means, the knots of u, `row_spacing` apart; fine: cells of q between two rows; points: means
+    at which laws are taken, per row. model: see above. factor: how many of these cells are one of the coarsest lattice, whose
+    ends an open axis keeps.
     """
 
     low: float
@@ -42,13 +45,36 @@ class AxisLaw:
     model: str
     rows: int
     fine: int
+    points: int = 1
+    factor: int = 1
 
     @classmethod
-    def make(cls, low: float, high: float, sigma: float, model: str, row_spacing: float, spacing: float) -> AxisLaw:
-        """Choose rows at most `row_spacing` and cells at most `spacing` apart."""
+    def make(
+        cls, low: float, high: float, sigma: float, model: str, row_spacing: float, spacing: float, point_spacing: float = np.inf
+    ) -> AxisLaw:
+        """Choose rows at most `row_spacing`, cells at most `spacing` and points at most `point_spacing` apart."""
         rows = max(8, int(np.ceil((high - low) / row_spacing - 1e-9)))
-        fine = max(1, int(np.ceil((high - low) / rows / spacing - 1e-9)), int(np.ceil((high - low) / rows / (0.5 * sigma))))
-        return cls(low, high, sigma, model, rows, fine)
+        h = (high - low) / rows
+        fine = max(1, int(np.ceil(h / spacing - 1e-9)), int(np.ceil(h / (0.5 * sigma))))
+        return cls(low, high, sigma, model, rows, fine, max(1, int(np.ceil(h / point_spacing - 1e-9))))
+
+    @property
+    def point_spacing(self) -> float:
+        return self.row_spacing / self.points
+
+    @property
+    def point_count(self) -> int:
+        return self.rows_between * self.points + (0 if self.model == "periodic" else 1)
+
+    @property
+    def rows_between(self) -> int:
+        """Gaps between the rows."""
+        return self.rows + 2 * self.pad
+
+    @property
+    def places(self) -> Array:
+        """The points (point_count), beyond the ends of the domain too where the law is projected."""
+        return self.knots.low + self.point_spacing * np.arange(self.point_count)
 
     @property
     def row_spacing(self) -> float:
@@ -91,7 +117,8 @@ class AxisLaw:
     @property
     def beyond(self) -> int:
         """Cells of the lattice beyond each end of the domain."""
-        return self.reach if self.model == "open" else 0
+        reach = TAIL * np.sqrt(WIDER) * self.sigma / (self.spacing * self.factor)
+        return (int(np.ceil(reach)) + 1) * self.factor if self.model == "open" else 0
 
     @property
     def cells(self) -> int:
@@ -106,7 +133,7 @@ class AxisLaw:
     def extension(self) -> tuple[Array, Array, Array]:
         """For every cell that some row reaches: the lattice cell, the sign of d (0: q at an end, at d = `side`), and side."""
         first, n = -self.pad * self.fine - self.reach, self.rows * self.fine
-        index = np.arange(first, first + (self.row_count - 1) * self.fine + 2 * self.reach)
+        index = np.arange(first, first + self.rows_between * self.fine + 2 * self.reach + 1)
         sign, side = np.ones(index.size), np.zeros(index.size)
         if self.model == "open":
             return index + self.beyond, sign, side
@@ -122,17 +149,23 @@ class AxisLaw:
             return np.where(outside, -1, index), np.where(outside, 0.0, 1.0), side
         return np.clip(index, 0, n - 1), np.where(outside, 0.0, 1.0), side
 
+    @property
+    def phases(self) -> int:
+        """Places within a cell that points take, in turn."""
+        return self.points // math.gcd(self.fine, self.points)
+
     def window(self, sigma: float) -> Array:
-        """Return the moments (3, 3, 2 reach): of z^p d^c on the cells from -reach to reach, under noise of this sigma.
+        """Return the moments (3, 3, phases, 2 reach + 1) of z^p d^c on the cells from -reach to reach, under noise of this sigma.
 
         Gauss and Legendre's rule: with cells at most half a standard deviation wide its error is below rounding.
         """
         d, n = self.spacing, self.reach
-        points, weights = np.polynomial.legendre.leggauss(10 if d > 0.05 * sigma else 4)
-        place = 0.5 * d * points
-        z = ((np.arange(-n, n) + 0.5)[:, None] * d + place) / sigma
+        nodes, weights = np.polynomial.legendre.leggauss(10 if d > 0.05 * sigma else 4)
+        place = 0.5 * d * nodes
+        shift = (np.arange(self.phases) * self.fine % self.points) / self.points
+        z = ((np.arange(-n, n + 1) + 0.5 - shift[:, None])[..., None] * d + place) / sigma
         density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi) * (0.5 * d / sigma) * weights
-        return np.array([[np.sum(density * z**p * place**c, axis=1) for c in range(3)] for p in range(3)])
+        return np.array([[np.sum(density * z**p * place**c, axis=-1) for c in range(3)] for p in range(3)])
 
     @cached_property
     def windows(self) -> tuple[Array, Array]:
@@ -141,7 +174,7 @@ class AxisLaw:
 
     @cached_property
     def truncated(self) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
-        """Sums (rows) of z^p over the cells that count, p = 0, 1, 2, of both laws; 1, 0, 1 where nothing is cut."""
+        """Sums (points) of z^p over the cells that count, p = 0, 1, 2, of both laws; 1, 0, 1 where nothing is cut."""
         inside = (self.extension[0] >= 0).astype(float)[:, None]
         first, second = (
             tuple(self._along(inside, window[p, 0])[:, 0] for p in range(3)) for window in self.windows
@@ -149,10 +182,52 @@ class AxisLaw:
         return first, second  # type: ignore[return-value]
 
     def _along(self, extended: Array, window: Array) -> Array:
-        result = np.zeros((self.row_count, extended.shape[1]))
-        work = float(self.row_count * window.size * extended.shape[1])
-        spread(_contract, self.row_count, work, np.ascontiguousarray(extended), np.ascontiguousarray(window), self.fine, result)
+        count = self.point_count
+        result = np.zeros((count, extended.shape[1]))
+        parts = np.ascontiguousarray(extended), np.ascontiguousarray(window)
+        spread(_contract, count, float(count * window.shape[1] * extended.shape[1]), *parts, self.fine, self.points, result)
         return result
+
+    def refined(self, factor: int) -> AxisLaw:
+        """Return the law with cells cut into so many."""
+        return replace(self, fine=self.fine * factor, factor=self.factor * factor)
+
+    def moments(self) -> list[csr_array]:
+        """Return the matrices (points, cells) that take coefficients of 1, d and d^2/2 on the cells to expectations."""
+        index, sign, side = self.extension
+        columns = np.arange(2 * self.reach + 1)
+        first = np.arange(self.point_count) * self.fine // self.points
+        take = (first[:, None] + columns).ravel()
+        rows = np.repeat(np.arange(self.point_count), columns.size)
+        phase = np.arange(self.point_count) % self.phases
+        parts = [self.windows[0][0, c][phase].ravel() for c in range(3)]
+        inside, end = np.abs(sign[take]), side[take]
+        if self.model == "truncate":
+            parts = [part * inside / self.truncated[0][0][rows] for part in parts]
+        else:
+            # q at an end, at d = `side`, where the sign is 0
+            parts = [
+                parts[0],
+                np.where(inside > 0, parts[1] * sign[take], parts[0] * end),
+                np.where(inside > 0, parts[2], parts[0] * end**2),
+            ]
+        parts[2] = 0.5 * parts[2]
+        cell = np.maximum(index[take], 0)
+        return [csr_array((part, (rows, cell)), shape=(self.point_count, self.cells)) for part in parts]
+
+    def matrix(self) -> csr_array:
+        """Return the matrix (points, nodes) that takes values at the nodes to expectations, right to fourth order.
+
+        On every cell the quadratic polynomial through the values at its ends, its bend the mean of the differences there.
+        """
+        n, d = self.cells, self.spacing
+        laws = self.moments()
+        mean = diags_array([np.full(n, 0.5)] * 2, offsets=(0, 1), shape=(n, n + 1))
+        slope = diags_array([np.full(n, -1.0 / d), np.full(n, 1.0 / d)], offsets=(0, 1), shape=(n, n + 1))
+        second = diags_array([np.full(n - 1, w / d**2) for w in (1.0, -2.0, 1.0)], offsets=(0, 1, 2), shape=(n - 1, n + 1))
+        nodes = np.clip(np.arange(-1, n), 0, n - 2)
+        bends = mean @ csr_array(second)[nodes]
+        return csr_array(laws[0] @ (mean - bends * (d * d / 8.0)) + laws[1] @ slope + laws[2] @ bends)
 
     def expect(self, parts: list[tuple[Array, int]], order: int, wider: bool = False) -> Array:
         """Sum the moments of functions along this axis (axis 0).
@@ -170,7 +245,7 @@ class AxisLaw:
         else:
             powers = {0: 1.0, 1: 1.0, 2: 1.0}
         index, sign, side = self.extension
-        sums = {p: np.zeros((self.row_count, parts[0][0].shape[1])) for p in (powers if self.model == "truncate" else (0,))}
+        sums = {p: np.zeros((self.point_count, parts[0][0].shape[1])) for p in (powers if self.model == "truncate" else (0,))}
         for coefficients, c in parts:
             if not np.any(coefficients):
                 continue
@@ -200,20 +275,98 @@ class AxisLaw:
 
 
 @dataclass(frozen=True)
+class StillAxis:
+    """An axis without noise: rows of means, which are the knots of u, and cells of q, `fine` between two rows.
+
+    model: "periodic", or "project" for one with ends.
+    """
+
+    low: float
+    high: float
+    model: str
+    rows: int
+    fine: int
+
+    @classmethod
+    def make(cls, low: float, high: float, model: str, row_spacing: float, spacing: float) -> StillAxis:
+        """Choose rows at most `row_spacing` and cells at most `spacing` apart."""
+        rows = max(8, int(np.ceil((high - low) / row_spacing - 1e-9)))
+        return cls(low, high, model, rows, max(1, int(np.ceil((high - low) / rows / spacing - 1e-9))))
+
+    @property
+    def row_spacing(self) -> float:
+        return (self.high - self.low) / self.rows
+
+    @property
+    def spacing(self) -> float:
+        return self.row_spacing / self.fine
+
+    @property
+    def row_count(self) -> int:
+        return self.rows + (0 if self.model == "periodic" else 1)
+
+    @property
+    def knots(self) -> Knots:
+        return Knots(self.low, self.row_spacing, self.rows, self.model == "periodic")
+
+    def mirrored(self, values: Array, axis: int) -> Array:
+        return values
+
+    @property
+    def cells(self) -> int:
+        return self.rows * self.fine
+
+    @property
+    def beyond(self) -> int:
+        return 0
+
+    @property
+    def edges(self) -> Array:
+        """Ends of the cells of q (cells + 1)."""
+        return self.low + self.spacing * np.arange(self.cells + 1)
+
+    def refined(self, factor: int) -> StillAxis:
+        """Return the axis with cells cut into so many."""
+        return replace(self, fine=self.fine * factor)
+
+    def matrix(self) -> csr_array:
+        """Return the matrix (rows, nodes) that takes values at the nodes to those at the rows."""
+        rows = np.arange(self.row_count)
+        return csr_array((np.ones(rows.size), (rows, rows * self.fine)), shape=(rows.size, self.cells + 1))
+
+
+@dataclass(frozen=True)
 class NoAxis:
     """The second axis of a problem with one."""
 
     spacing: float = 0.0
     row_spacing: float = 0.0
+    point_spacing: float = 0.0
     cells: int = 1
     row_count: int = 1
+    point_count: int = 1
+    points: int = 1
     sigma: float = 1.0
     model: str = "open"
     knots: Knots = NONE
     fine: int = 1
 
+    @property
+    def places(self) -> Array:
+        return np.zeros(1)
+
     def mirrored(self, values: Array, axis: int) -> Array:
         return values
+
+    def refined(self, factor: int) -> NoAxis:
+        return self
+
+    def moments(self) -> list[csr_array]:
+        one = csr_array(np.ones((1, 1)))
+        return [one, 0.0 * one, 0.0 * one]
+
+    def matrix(self) -> csr_array:
+        return csr_array(np.ones((1, 1)))
 
     def expect(self, parts: list[tuple[Array, int]], order: int, wider: bool = False) -> Array:
         """Return the function itself, which does not vary along this axis."""
@@ -222,12 +375,15 @@ class NoAxis:
         return parts[0][0] * (1.0 if order in (0, 4) else 2.0)
 
 
-Axis = AxisLaw | NoAxis
+Axis = AxisLaw | StillAxis | NoAxis
 
 
 def expect(axes: tuple[Axis, Axis], p: Array, orders: tuple[int, int] = (0, 0), wider: bool = False) -> Array:
-    """Return E of the polynomials p (6, cells_1, cells_2) at all rows (rows_1, rows_2), with the orders of `AxisLaw.expect`."""
+    """Return E of the polynomials p (6, cells_1, cells_2) at all points (points_1, points_2), with the orders of
+    `AxisLaw.expect`; both axes noisy, or the second absent."""
     one, two = axes
+    assert not isinstance(one, StillAxis)
+    assert not isinstance(two, StillAxis)
     inner = [
         one.expect([(p[0], 0), (p[1], 1), (p[3], 2)], orders[0], wider),
         one.expect([(p[2], 0), (p[4], 1)], orders[0], wider) if isinstance(two, AxisLaw) else None,
@@ -237,17 +393,18 @@ def expect(axes: tuple[Axis, Axis], p: Array, orders: tuple[int, int] = (0, 0), 
 
 
 @driver
-def _contract(begin, end, extended, window, stride, result):
-    """result[i] = sum_v window[v] extended[i stride + v], rows begin to end."""
-    count, inner = window.size, extended.shape[1]
+def _contract(begin, end, extended, window, fine, points, result):
+    """result[i] = sum_v window[i modulo phases, v] extended[i fine/points + v], points begin to end."""
+    phases, count, inner = window.shape[0], window.shape[1], extended.shape[1]
     for i in range(begin, end):
+        start, phase = i * fine // points, i % phases
         if inner == 1:
             total = 0.0
             for v in range(count):
-                total += window[v] * extended[i * stride + v, 0]
+                total += window[phase, v] * extended[start + v, 0]
             result[i, 0] = total
             continue
         for v in range(count):
-            w = window[v]
+            w = window[phase, v]
             for k in range(inner):
-                result[i, k] += w * extended[i * stride + v, k]
+                result[i, k] += w * extended[start + v, k]

@@ -1,17 +1,16 @@
 """Bounds of g = S u - u over all means, from bounds of q on cells of the states.
 
-On the rows S u lies between E of the polynomials below and above q. Between them, on a cell of rows with sides e_k,
+At points of the means S u lies between E of the polynomials below and above q. Between them, on a cell with sides e_k,
 
     g >= min over the corners - sum_k max(0, sup g_kk) e_k^2/8,      and likewise above,
 
 because g lies above its multilinear interpolant less that. g_kk = (S u)_kk - u_kk; the second derivatives of S u are expectations
 under a signed law, at the corners, and between them within e_l^2/8 sup |(S u)_kkll|. With the law normal, a fourth derivative is
 E [(q - p) h]/sigma^4 with a Hermite polynomial h, E h^2 = 24 (two axes: 4), and any affine p, so that by the inequality of Cauchy
-and Schwarz it is at most sqrt(24 E (q - p)^2)/sigma^4. For all means within e/2 of a row the density is at most C times that of a
-normal law that is somewhat wider, around the row. A law that an end cuts has polynomials of its own in place of h: cut normal
-laws
-are images of a normal one under maps that bring no points apart (Caffarelli 2000), hence moments at most those of a
-difference of two.
+and Schwarz it is at most sqrt(24 E (q - p)^2)/sigma^4. For all means within e/2 of a point the density is at most C times that of
+a normal law that is somewhat wider, around the point. A law that an end cuts has polynomials of its own in place of h: cut normal
+laws are images of a normal one under maps that bring no points apart (Caffarelli 2000), hence moments at most those of a
+difference of two; and p is constant there (the mean of a cut law is not affine in that of the whole).
 """
 
 from __future__ import annotations
@@ -19,14 +18,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from wassgrid.certificate.continuous.bellman import Bellman
-from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure
-from wassgrid.certificate.continuous.laws import WIDER, AxisLaw, expect
-from wassgrid.certificate.continuous.value import rows_of
+from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure, Layer
+from wassgrid.certificate.continuous.laws import WIDER, Axis, AxisLaw, NoAxis, StillAxis, expect
+from wassgrid.certificate.continuous.value import points_of
 
 Array = np.ndarray
 _UNIT = 2.0**-53
+_PLACES = np.array([-1.0, -1.0 / 3.0, 1.0 / 3.0, 1.0])  # in a cell
+_EXCHANGED = (0, 2, 1, 5, 4, 3)  # coefficients of polynomials when d_1 and d_2 change places
+_BERNSTEIN = 6.0  # sum of the sizes of the weights of `_bernstein`: 34/6
 
 
 @dataclass(frozen=True)
@@ -58,51 +61,168 @@ class Residual:
 
 def bound(bellman: Bellman, q: Enclosure) -> Residual:
     """Bound g over all means."""
-    axes, d = bellman.axes, bellman.d
-    below, above = q.below.copy(), q.above.copy()
-    shift = 0.5 * (np.min(below[0]) + np.max(above[0]))
-    below[0] -= shift
-    above[0] -= shift
-    size = _size(above, axes) + _size(below, axes)
-    u = rows_of(axes, bellman.u)
+    axes = bellman.axes
+    shift = 0.5 * (float(np.min(q.below[0])) + float(np.max(q.above[0])))
+    size = max(float(np.max(_size(p, axes))) for p in (q.below, q.above)) + abs(shift)
     # a sum of n terms is right to n units of the sum of their sizes; moments to a few; noise that is left out has mass 2e-17
-    terms = sum(2 * axis.reach for axis in axes if isinstance(axis, AxisLaw)) + 200
+    terms = sum(2 * axis.reach * q.layers[-1].factor for axis in axes if isinstance(axis, AxisLaw)) + 200
     # strips that cells leave out: f is continuous there, but for jumps at some nodes (16 per axis are allowed for)
     strips = sum(16 * 2 * NUDGE * np.max(np.abs(axis.edges)) / axis.sigma for axis in axes if isinstance(axis, AxisLaw))
-    rounding = (terms * _UNIT + strips) * float(np.max(size)) + bellman.u.rounding + 4 * _UNIT * abs(shift)
-    low, high = expect(axes, below) + shift - u, expect(axes, above) + shift - u
-    middle = 0.5 * (below + above)
-    radius = np.zeros_like(below)
-    radius[0] = np.maximum(0.5 * _size(above - below, axes), 0.0)
-    far = _distance(axes, middle, radius[0])
-    # u_kk is linear along k; along the other axis it is within e^2/8 sup |u_1122| of its interpolant
-    mixed = bellman.u.mixed_fourth()[: _cells(axes[0]), : max(1, _cells(axes[1]))]
-    drop, rise = np.zeros_like(mixed), np.zeros_like(mixed)
-    for k in range(d):
-        orders = ((2, 0), (0, 2))[k]
-        bounds = ((3, 0), (0, 3))[k]
-        bend = expect(axes, middle, orders)
-        slack = expect(axes, radius, bounds) + 1e-13 * np.max(size) / axes[k].sigma ** 2
-        fourth = sum(axes[m].row_spacing ** 2 / 8 * _norm(axes, k, m) * far for m in range(d))
-        bend = bend - rows_of(axes, bellman.u, 3 + 2 * k)
-        slack = slack + 16 * bellman.u.rounding / axes[k].row_spacing ** 2
-        off = mixed * axes[1 - k].row_spacing ** 2 / 8
-        most = _corner(axes, bend + slack + fourth, np.maximum) + off
-        least = _corner(axes, bend - slack - fourth, np.minimum) - off
-        drop += np.maximum(most, 0.0) * axes[k].row_spacing ** 2 / 8
-        rise += np.maximum(-least, 0.0) * axes[k].row_spacing ** 2 / 8
-    lower, upper = _corner(axes, low, np.minimum), _corner(axes, high, np.maximum)
-    centre = 0.5 * (low + high)
-    least, most = np.min(lower - drop) - rounding, np.max(upper + rise) + rounding
+    rounding = 2 * (terms * _UNIT + strips) * size + bellman.u.rounding + 4 * _UNIT * abs(shift)
+    still = [k for k, axis in enumerate(axes) if isinstance(axis, StillAxis)]
+    rounding *= _BERNSTEIN if still else 1.0
+    low, high, drop, rise = _along_lines(bellman, q, shift, still[0]) if still else _on_cells(bellman, q, shift)
+    middle = 0.5 * (low + high)
+    least, most = np.min(low - drop) + shift - rounding, np.max(high + rise) + shift + rounding
     return Residual(
-        float(least) * (1 - 4 * _UNIT * np.sign(least)),
-        float(most) * (1 + 4 * _UNIT * np.sign(most)),
-        residual=float(np.ptp(centre)),
+        float(least - 4 * _UNIT * abs(least)),
+        float(most + 4 * _UNIT * abs(most)),
+        residual=float(np.ptp(middle)),
         curvature=float(np.max(high - low)),
         taylor=float(np.max(drop) + np.max(rise)),
         minima=q.minima,
         rounding=2 * rounding,
     )
+
+
+def _middle(q: Enclosure, shift: float, axes: tuple[Axis, Axis]) -> tuple[Array, Array]:
+    """Return the polynomials midway between the bounds on the coarsest lattice, less `shift`, and how far q may be from them, as
+    constants."""
+    middle = 0.5 * (q.below + q.above)
+    middle[0] -= shift
+    radius = np.zeros_like(middle)
+    radius[0] = np.maximum(0.5 * _size(q.above - q.below, axes), 0.0)
+    return middle, radius
+
+
+def _sparse(axes: tuple[Axis, Axis], layer: Layer, p: Array) -> list[csr_array]:
+    """Return the coefficients (6, K) of a layer as matrices (cells_1, cells_2)."""
+    shape = axes[0].cells, axes[1].cells
+    rows, columns = np.unravel_index(layer.index, shape)
+    return [csr_array((c, (rows, columns)), shape=shape) for c in p]
+
+
+def _expected(axes: tuple[Axis, Axis], q: Enclosure, shift: float) -> tuple[Array, Array]:
+    """Return E of the polynomials below and above q, less `shift`, at all points, over the layers."""
+    results = [np.zeros((axes[0].point_count, axes[1].point_count)) for _ in range(2)]  # type: ignore[union-attr]
+    for layer in q.layers:
+        fine = axes[0].refined(layer.factor), axes[1].refined(layer.factor)
+        one, two = fine[0].moments(), [w.T.tocsr() for w in fine[1].moments()]  # type: ignore[union-attr]
+        for p, result in zip((layer.below, layer.above), results, strict=True):
+            parts = _sparse(fine, layer, np.concatenate([p[:1] - shift, p[1:]]))
+            result += one[0] @ (parts[0] @ two[0] + parts[2] @ two[1] + parts[5] @ two[2]).toarray()
+            result += one[1] @ (parts[1] @ two[0] + parts[4] @ two[1]).toarray()
+            result += one[2] @ (parts[3] @ two[0]).toarray()
+    return results[0], results[1]
+
+
+def _on_cells(bellman: Bellman, q: Enclosure, shift: float) -> tuple[Array, Array, Array, Array]:
+    """Bound g at the corners of the cells of points, and how much lower and higher it may be within."""
+    axes, d = bellman.axes, bellman.d
+    u = points_of(axes, bellman.u)
+    low, high = (image - u for image in _expected(axes, q, shift))
+    middle, radius = _middle(q, shift, axes)
+    size = float(np.max(_size(middle, axes)))
+    far = _distance(axes, middle, radius[0])
+    drop: Array | float = 0.0
+    rise: Array | float = 0.0
+    for k in range(d):
+        bend = expect(axes, middle, ((2, 0), (0, 2))[k])
+        slack = expect(axes, radius, ((3, 0), (0, 3))[k]) + 1e-13 * size / axes[k].sigma ** 2  # type: ignore[union-attr]
+        fourth = sum(axes[m].point_spacing ** 2 / 8 * _norm(axes, k, m) * far for m in range(d))  # type: ignore[union-attr]
+        bend = bend - points_of(axes, bellman.u, 3 + 2 * k)
+        slack = slack + 16 * bellman.u.rounding / axes[k].row_spacing ** 2
+        # u_kk is linear along k; along the other axis it is within e^2/8 sup |u_1122| of its interpolant
+        off = _between(axes, bellman.u.mixed_fourth()) * axes[1 - k].point_spacing ** 2 / 8  # type: ignore[union-attr]
+        most = _corner(axes, bend + slack + fourth, np.maximum) + off
+        least = _corner(axes, bend - slack - fourth, np.minimum) - off
+        square = axes[k].point_spacing ** 2 / 8  # type: ignore[union-attr]
+        drop = drop + np.maximum(most, 0.0) * square
+        rise = rise + np.maximum(-least, 0.0) * square
+    return _corner(axes, low, np.minimum), _corner(axes, high, np.maximum), np.asarray(drop), np.asarray(rise)
+
+
+def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> tuple[Array, Array, Array, Array]:
+    """Bound g on the cells between the points of the noisy axis and the edges of q's cells along the one without noise.
+
+    On a line of means at a place t of the axis without noise S u is an expectation along the other alone, and E of a polynomial
+    on the cells is one in t: bounded by its Bernstein coefficients, with u, which is a cubic polynomial in t there.
+    """
+    law, line = bellman.axes[1 - still], bellman.axes[still]
+    assert isinstance(law, AxisLaw)
+    assert isinstance(line, StillAxis)
+    axes: tuple[AxisLaw, NoAxis] = (law, NoAxis())
+    finest = q.layers[-1].factor
+    parts = line.refined(finest)
+    # (4, cells_of_the_finest): four places across every cell
+    places = parts.low + parts.spacing * (np.arange(parts.cells) + 0.5) + 0.5 * parts.spacing * _PLACES[:, None]
+    u, bends = _cubics(bellman, still, places)
+    low, high = -u, -u
+    for layer in q.layers:
+        fine = law.refined(layer.factor), line.refined(layer.factor)
+        cell = np.arange(parts.cells) // (finest // layer.factor)
+        t = places - (fine[1].low + fine[1].spacing * (cell + 0.5))
+        moments = fine[0].moments()
+        for p, result in ((layer.below, low), (layer.above, high)):
+            p = np.concatenate([p[:1] - shift, p[1:]])
+            c = [m if still == 1 else m.T for m in _sparse(fine[::-1] if still == 0 else fine, layer, p)]
+            if still == 0:
+                c = [c[k] for k in _EXCHANGED]
+            constant = moments[0] @ c[0] + moments[1] @ c[1] + moments[2] @ c[3]
+            slope, bend = moments[0] @ c[2] + moments[1] @ c[4], moments[0] @ c[5]
+            constant, slope, bend = (x.toarray()[:, cell] for x in (constant, slope, bend))
+            for k in range(4):
+                result[k] += constant + slope * t[k] + bend * (0.5 * t[k] * t[k])
+    low, high = _bernstein(low).min(axis=0), _bernstein(high).max(axis=0)
+    middle, radius = _middle(q, shift, bellman.axes)
+    if still == 0:
+        middle, radius = (np.ascontiguousarray(p[list(_EXCHANGED)].transpose(0, 2, 1)) for p in (middle, radius))
+    size, half = float(np.max(_size(middle, (law, line)))), 0.5 * line.spacing
+    cell = np.arange(parts.cells) // finest
+    t = places - (line.low + line.spacing * (cell + 0.5))
+    along = [law.expect(part, 2)[:, cell] for part in _in_line(middle)]
+    bend = _bernstein(np.stack([along[0] + along[1] * t[k] + along[2] * (0.5 * t[k] * t[k]) for k in range(4)]) - bends)
+    slack = law.expect([(radius[0], 0)], 3) + 1e-13 * size / law.sigma**2
+    slack += 16 * _BERNSTEIN * bellman.u.rounding / law.row_spacing**2
+    # (q - p) at a place t: p_0 + ... and what varies with t
+    radius[0] += np.abs(middle[2]) * half + np.abs(middle[4]) * half * 0.5 * law.spacing + np.abs(middle[5]) * half**2 / 2
+    plain = middle.copy()
+    plain[[2, 4, 5]] = 0.0
+    far = _distance(axes, plain, radius[0])
+    fourth = law.point_spacing**2 / 8 * _norm(axes, 0, 0) * far
+    slack = (slack + fourth)[:, cell]
+    most = _corner((law,), bend.max(axis=0) + slack, np.maximum)
+    least = _corner((law,), bend.min(axis=0) - slack, np.minimum)
+    square = law.point_spacing**2 / 8
+    return (
+        _corner((law,), low, np.minimum),
+        _corner((law,), high, np.maximum),
+        np.maximum(most, 0.0) * square,
+        np.maximum(-least, 0.0) * square,
+    )
+
+
+
+
+def _bernstein(values: Array) -> Array:
+    """Return the Bernstein coefficients (4, ...) of the cubic polynomials with values (4, ...) at `_PLACES`."""
+    one = (-5.0 * values[0] + 18.0 * values[1] - 9.0 * values[2] + 2.0 * values[3]) / 6.0
+    two = (2.0 * values[0] - 9.0 * values[1] + 18.0 * values[2] - 5.0 * values[3]) / 6.0
+    return np.stack([values[0], one, two, values[3]])
+
+
+def _in_line(p: Array) -> list[list[tuple[Array, int]]]:
+    """Return what polynomials in (d_1, d_2) are at d_2 = t: parts of the coefficients of 1, t and t^2/2, see `AxisLaw.expect`."""
+    return [[(p[0], 0), (p[1], 1), (p[3], 2)], [(p[2], 0), (p[4], 1)], [(p[5], 0)]]
+
+
+def _cubics(bellman: Bellman, still: int, places: Array) -> tuple[Array, Array]:
+    """Return u and its second derivative along the noisy axis at places (4, cells) of the other: (4, points, cells)."""
+    law = bellman.axes[1 - still]
+    assert isinstance(law, AxisLaw)
+    p, y = np.broadcast_arrays(places[:, None, :], law.places[:, None])
+    found = bellman.u.at(*((p, y) if still == 0 else (y, p)))
+    return found[0].reshape(p.shape), found[5 if still == 0 else 3].reshape(p.shape)
 
 
 def _size(p: Array, axes: tuple) -> Array:
@@ -114,25 +234,28 @@ def _size(p: Array, axes: tuple) -> Array:
     )  # fmt: skip
 
 
-def _cells(axis: object) -> int:
-    """Cells between the rows of an axis."""
-    return (axis.row_count - (0 if axis.model == "periodic" else 1)) if isinstance(axis, AxisLaw) else 0
+def _between(axes: tuple, knots: Array) -> Array:
+    """Return values on cells of knots (cells_1, cells_2) on the cells between points."""
+    for k, axis in enumerate(axes):
+        count = axis.rows_between if isinstance(axis, AxisLaw) else 1
+        knots = np.repeat(np.take(knots, range(count), axis=k), axis.points, axis=k)
+    return knots
 
 
 def _corner(axes: tuple, values: Array, combine: np.ufunc) -> Array:
-    """Combine values on rows over the corners of the cells between them."""
+    """Combine values at points over the corners of the cells between them; axes: of the first dimensions."""
     for k, axis in enumerate(axes):
         if not isinstance(axis, AxisLaw):
             continue
         following = np.roll(values, -1, axis=k)
         values = combine(values, following)
         if axis.model != "periodic":
-            values = np.take(values, range(axis.row_count - 1), axis=k)
+            values = np.take(values, range(axis.point_count - 1), axis=k)
     return values
 
 
 def _distance(axes: tuple, middle: Array, radius: Array) -> Array:
-    """Bound sqrt(E (q - p)^2), p affine, for all means within half a row spacing of the rows, (rows_1, rows_2)."""
+    """Bound sqrt(E (q - p)^2), p affine, for all means within half a spacing of the points, (points_1, points_2)."""
     flat = np.zeros_like(middle)
     flat[0] = middle[0]
     inner = middle.copy()
@@ -161,34 +284,41 @@ def _distance(axes: tuple, middle: Array, radius: Array) -> Array:
         first = moments[(1, 0) if k == 0 else (0, 1)]
         variance = moments[(2, 0) if k == 0 else (0, 2)] - first**2
         covariance = along - first * mean
-        fitted -= covariance**2 / variance
+        # under a law that an end cuts the mean of z has a fourth derivative of its own: p is constant along that axis
+        fitted -= np.where(_cut(axes, k), 0.0, covariance**2 / variance)
     fitted = np.maximum(fitted, 0.0) + 1e-12 * np.max(np.abs(square[0]))
     ratio = np.ones_like(fitted)
     for k, axis in enumerate(axes):
         if isinstance(axis, AxisLaw):
             # sup phi_s(x - y - t)/phi_w(x - y) = (w/s) exp(t^2/(2 (w^2 - s^2)))
-            t = 0.5 * axis.row_spacing / axis.sigma
+            t = 0.5 * axis.point_spacing / axis.sigma
             c = np.sqrt(WIDER) * np.exp(t * t / (2.0 * (WIDER - 1.0)))
-            along = np.full(axis.row_count, c)
+            along = np.full(axis.point_count, c)
             if axis.model == "truncate":
-                # the law within is at least half of all for a mean within, and at most all
-                along = np.where(axis.truncated[1][0] < 1.0 - 1e-12, 2.1 * c, c)
+                # what is left of a normal law within the ends, a function of its mean that rises, then falls
+                near, wide = axis.truncated[0][0], axis.truncated[1][0]
+                near = np.minimum(near, np.minimum(np.append(near[1:], near[-1]), np.append(near[0], near[:-1])))
+                along = c * np.maximum(wide / near, 1.0)
             ratio *= along.reshape((-1, 1) if k == 0 else (1, -1))
     return np.sqrt(ratio) * (np.sqrt(fitted) + np.sqrt(np.maximum(rest, 0.0)))
 
 
 def _norm(axes: tuple, k: int, m: int) -> Array:
     """Bound the norm of the polynomial of a derivative, twice along k and twice along m, over sigma_k^2 sigma_m^2."""
-    total = np.ones((axes[0].row_count, axes[1].row_count))
+    total = np.ones((axes[0].point_count, axes[1].point_count))
     orders = {k: 4} if k == m else {k: 2, m: 2}
     for axis, order in orders.items():
         law = axes[axis]
         # cut: |l'^4| + 6 |l'^2 l''| + 4 |l' l'''| + 3 |l''|^2 + |l''''| < 41 + 21 + 19 + 3 + 12, |l'^2| + |l''| < 3.5 + 1
         plain, cut = (np.sqrt(24.0), 110.0) if order == 4 else (np.sqrt(2.0), 4.5)
-        along = np.full(law.row_count, plain)
-        if law.model == "truncate":
-            along = np.where(law.truncated[1][0] < 1.0 - 1e-12, cut, plain * (1 + 1e-6))
-        total = total * along.reshape((-1, 1) if axis == 0 else (1, -1)) / law.sigma**order
+        total = total * np.where(_cut(axes, axis), cut, plain * (1 + 1e-6)) / law.sigma**order
     return total
+
+
+def _cut(axes: tuple, k: int) -> Array:
+    """Tell at which points an end cuts the law along axis k, in an array that broadcasts."""
+    law = axes[k]
+    cut = law.truncated[1][0] < 1.0 - 1e-12 if law.model == "truncate" else np.zeros(law.point_count, dtype=bool)
+    return cut.reshape((-1, 1) if k == 0 else (1, -1))
 
 

@@ -9,12 +9,13 @@ and the largest of the few coefficients that reach it.  Source: de Boor, A Pract
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.sparse import lil_array
+from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import splu
 
 from wassgrid.problem.intervals import Interval
@@ -25,6 +26,7 @@ Array = np.ndarray
 # value and derivatives of one cell by the orders in both variables
 ORDERS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
 _NEAR = 8  # cells of a box that are looked at one by one; beyond, blocks of 4, 16, ...
+_DENSE = 600  # knots up to which the inverse of the interpolation is formed
 _ROUNDING = 64 * 2.0**-53  # of a value and of the ends of ranges, relative to the sizes of what is added
 
 
@@ -71,49 +73,70 @@ class Spline:
 
     @cached_property
     def rounding(self) -> float:
-        """Bound of the rounding of one computed value."""
-        return _ROUNDING * float(np.max(np.abs(self.coefficients)))
+        """Bound of the rounding of one computed value: of the sums, and of the place (y - low)/h, a few units of its size."""
+        places = 0.0
+        for axis, knots in enumerate(self.knots):
+            if knots.cells:
+                steps = np.max(np.abs(np.diff(self.coefficients, axis=axis)))
+                places += (2 * knots.cells + 2 * abs(knots.low) / knots.spacing) * float(steps)
+        return _ROUNDING * float(np.max(np.abs(self.coefficients))) + 8 * 2.0**-53 * places
 
     def at(self, first: Array, second: Array) -> Array:
         """Return value and derivatives in `ORDERS`, (6, K), at K points; those beyond the ends take the last polynomial."""
         points = [np.ascontiguousarray(np.ravel(x), dtype=float) for x in np.broadcast_arrays(first, second)]
-        result = np.empty((6, points[0].size))
+        result = np.empty((points[0].size, 6))
         spread(_evaluate, points[0].size, 200.0 * points[0].size, self.coefficients, *self._packed, *points, result)
-        return result
+        return result.T
+
+    def weights(self, first: Array, second: Array) -> csr_array:
+        """Return the matrix (K, coefficients) that gives the values at K points."""
+        points = [np.ascontiguousarray(np.ravel(x), dtype=float) for x in np.broadcast_arrays(first, second)]
+        count, width = points[0].size, 4 if self.knots[1].cells == 0 else 16
+        columns, values = np.empty((count, width), dtype=np.int32), np.empty((count, width))
+        spread(_weights, count, 100.0 * count, self.coefficients.shape[1], *self._packed, *points, columns, values)
+        pointers = np.arange(0, count * width + 1, width, dtype=np.int32)
+        return csr_array((values.ravel(), columns.ravel(), pointers), shape=(count, self.coefficients.size))
 
     def ranges(self, first: Interval, second: Interval) -> list[Interval]:
-        """Return the ranges of value and derivatives in `ORDERS` over K boxes within the ends, rounded outward."""
+        """Return the ranges of value and derivatives in `ORDERS` over K boxes within the ends, rounded outward.
+
+        Those of the coefficients that reach a box, and those of the Taylor polynomials about its middle with the third
+        derivatives of the cells that it meets: the narrower of both.
+        """
         ends = np.broadcast_arrays(first.lower, first.upper, second.lower, second.upper)
         boxes = [np.ascontiguousarray(np.ravel(x), dtype=float) for x in ends]
         result = np.empty((boxes[0].size, 12))
         levels, offsets, shapes = self._pyramid
-        spread(_ranges, len(result), 400.0 * len(result), levels, offsets, shapes, *self._packed, *boxes, result)
+        one, two = (4.0 / knots.spacing for knots in self.knots)
+        slack = np.array([self.rounding * one**a * two**b for a, b in ORDERS])
+        work = 600.0 * len(result)
+        spread(_ranges, len(result), work, levels, offsets, shapes, self.coefficients, slack, *self._packed, *boxes, result)
         shape = ends[0].shape
         return [Interval(result[:, k].reshape(shape), result[:, 6 + k].reshape(shape)) for k in range(6)]
 
     def cell_ranges(self) -> Array:
-        """Return the ranges over the cells, (cells_1, cells_2 or 1, 12): lower ends in `ORDERS`, upper ends."""
-        parts = []
-        for a, b in ORDERS:
-            table = self.coefficients
-            size = float(np.max(np.abs(table)))
-            least, most = table, table
-            for axis, order in ((0, a), (1, b)):
-                if self.knots[axis].cells == 0:
-                    if order:
-                        table = np.zeros_like(table)
-                    continue
+        """Return the ranges over the cells, (cells_1, cells_2 or 1, 16): lower ends in `ORDERS`, upper ends, the largest sizes of
+        the third derivatives u_111, u_112, u_122, u_222."""
+        ends = [self._over_cells(a, b) for a, b in ORDERS]
+        thirds = [np.maximum(-low, high) for low, high in (self._over_cells(3 - k, k) for k in range(4))]
+        return np.stack([low for low, _ in ends] + [high for _, high in ends] + thirds, axis=-1)
+
+    def _over_cells(self, a: int, b: int) -> tuple[Array, Array]:
+        """Bound the derivative of orders a and b on every cell, from below and above."""
+        table, size = self.coefficients, float(np.max(np.abs(self.coefficients)))
+        for axis, order in ((0, a), (1, b)):
+            if self.knots[axis].cells == 0:
+                table = table if order == 0 else np.zeros_like(table)
+            else:
                 table = np.diff(table, n=order, axis=axis) / self.knots[axis].spacing**order
                 size *= 2.0**order / self.knots[axis].spacing**order
-            least = most = table
-            for axis, order in ((0, a), (1, b)):
-                if self.knots[axis].cells:
-                    width = 4 - order
-                    reached = [range(s, s + self.knots[axis].cells) for s in range(width)]
-                    least = np.min([np.take(least, cells, axis=axis) for cells in reached], axis=0)
-                    most = np.max([np.take(most, cells, axis=axis) for cells in reached], axis=0)
-            parts.append((least - _ROUNDING * size, most + _ROUNDING * size))
-        return np.stack([low for low, _ in parts] + [high for _, high in parts], axis=-1)
+        least = most = table
+        for axis, order in ((0, a), (1, b)):
+            if self.knots[axis].cells:
+                reached = [range(s, s + self.knots[axis].cells) for s in range(4 - order)]
+                least = np.min([np.take(least, cells, axis=axis) for cells in reached], axis=0)
+                most = np.max([np.take(most, cells, axis=axis) for cells in reached], axis=0)
+        return least - _ROUNDING * size, most + _ROUNDING * size
 
     def mixed_fourth(self) -> Array:
         """Bound |u_1122| on the cells, (cells_1, cells_2 or 1): 0 for one variable."""
@@ -146,40 +169,47 @@ class Spline:
                 if rest:
                     last = np.concatenate([last, np.repeat(np.take(last, [-1], axis=axis), rest, axis=axis)], axis=axis)
                 split = (*last.shape[:axis], last.shape[axis] // 4, 4, *last.shape[axis + 1 :])
-                low, high = last.reshape(split).min(axis=axis + 1), last.reshape(split).max(axis=axis + 1)
-                last = np.concatenate([low[..., :6], high[..., 6:]], axis=-1)
+                blocks = last.reshape(split)
+                last = np.concatenate([blocks[..., :6].min(axis=axis + 1), blocks[..., 6:].max(axis=axis + 1)], axis=-1)
             tables.append(last)
         offsets = np.cumsum([0, *(t.shape[0] * t.shape[1] for t in tables)])[:-1]
         return (
-            np.concatenate([t.reshape(-1, 12) for t in tables]),
+            np.concatenate([t.reshape(-1, 16) for t in tables]),
             offsets.astype(np.int64),
             np.array([t.shape[:2] for t in tables], dtype=np.int64),
         )
 
 
+@lru_cache(maxsize=16)
+def _interpolation(knots: Knots) -> Callable[[Array], Array]:
+    """Return the solver of (c_{k-1} + 4 c_k + c_{k+1})/6 = right_k, with an end row on either side unless periodic."""
+    n = knots.cells
+    if knots.periodic:
+        matrix = diags_array([np.full(n, w / 6.0) for w in (1.0, 4.0, 1.0)], offsets=(-1, 0, 1), shape=(n, n), format="lil")
+        matrix[0, n - 1] += 1.0 / 6.0
+        matrix[n - 1, 0] += 1.0 / 6.0
+    else:
+        bands = [np.full(n + 3, w / 6.0) for w in (1.0, 4.0, 1.0)]
+        matrix = diags_array(bands, offsets=(-1, 0, 1), shape=(n + 3, n + 3), format="lil")
+        for row, start in ((0, 0), (n + 2, n - 2)):
+            matrix[row, :] = 0.0
+            for shift, weight in enumerate((1.0, -4.0, 6.0, -4.0, 1.0)):
+                matrix[row, start + shift] = weight
+    if n > _DENSE:
+        return splu(matrix.tocsc()).solve
+    return np.linalg.inv(matrix.toarray()).__matmul__
+
+
 def _coefficients(knots: Knots, values: Array) -> Array:
-    """Solve (c_{k-1} + 4 c_k + c_{k+1})/6 = values_k along axis 0."""
+    """Interpolate values (count, .) along axis 0; at ends that are not periodic the third derivative is continuous."""
     n = knots.cells
     if n == 0:
         return values
-    size = n if knots.periodic else n + 3
-    matrix = lil_array((size, size))
+    table = values.reshape(len(values), -1)
     if knots.periodic:
-        for k in range(n):
-            for shift, weight in ((-1, 1.0), (0, 4.0), (1, 1.0)):
-                matrix[k, (k + shift) % n] = matrix[k, (k + shift) % n] + weight / 6.0
-        c = splu(matrix.tocsc()).solve(np.ascontiguousarray(values.reshape(n, -1)))
-        c = c[np.arange(-1, n + 2) % n]
+        c = _interpolation(knots)(table)[np.arange(-1, n + 2) % n]
     else:
-        for k in range(n + 1):
-            for shift, weight in ((0, 1.0), (1, 4.0), (2, 1.0)):
-                matrix[k + 1, k + shift] = weight / 6.0
-        for row, start in ((0, 0), (n + 2, n - 2)):
-            for shift, weight in enumerate((1.0, -4.0, 6.0, -4.0, 1.0)):
-                matrix[row, start + shift] = weight
-        right = np.zeros((n + 3, values.reshape(n + 1, -1).shape[1]))
-        right[1 : n + 2] = values.reshape(n + 1, -1)
-        c = splu(matrix.tocsc()).solve(right)
+        c = _interpolation(knots)(np.pad(table, ((1, 1), (0, 0))))
     return c.reshape(-1, *values.shape[1:])
 
 
@@ -204,38 +234,44 @@ def _cell(y, low, h, n, periodic):
     return k, place - k
 
 
+@allocating_nothing
+def _point(y1, y2, c, low1, h1, n1, periodic1, low2, h2, n2, periodic2, w, v, point):
+    """Value and derivatives in `ORDERS` at (y1, y2); w and v are work space."""
+    i, t = _cell(y1, low1, h1, n1, periodic1)
+    _basis(t, w)
+    if n2 == 0:
+        for order in range(3):
+            total = 0.0
+            for a in range(4):
+                total += w[order, a] * c[i + a, 0]
+            v[order, 0] = total
+        point[0], point[1], point[3] = v[0, 0], v[1, 0] / h1, v[2, 0] / (h1 * h1)
+        point[2] = point[4] = point[5] = 0.0
+        return
+    j, t = _cell(y2, low2, h2, n2, periodic2)
+    _basis(t, v)
+    f = f1 = f2 = f11 = f12 = f22 = 0.0
+    for a in range(4):
+        g = g2 = g22 = 0.0
+        for b in range(4):
+            g += v[0, b] * c[i + a, j + b]
+            g2 += v[1, b] * c[i + a, j + b]
+            g22 += v[2, b] * c[i + a, j + b]
+        f += w[0, a] * g
+        f1 += w[1, a] * g
+        f11 += w[2, a] * g
+        f2 += w[0, a] * g2
+        f12 += w[1, a] * g2
+        f22 += w[0, a] * g22
+    point[0], point[1], point[2] = f, f1 / h1, f2 / h2
+    point[3], point[4], point[5] = f11 / (h1 * h1), f12 / (h1 * h2), f22 / (h2 * h2)
+
+
 @driver
 def _evaluate(begin, end, c, low1, h1, n1, periodic1, low2, h2, n2, periodic2, first, second, result):
     w, v = np.zeros((3, 4)), np.zeros((3, 4))
     for q in range(begin, end):
-        i, t = _cell(first[q], low1, h1, n1, periodic1)
-        _basis(t, w)
-        if n2 == 0:
-            for order in range(3):
-                total = 0.0
-                for a in range(4):
-                    total += w[order, a] * c[i + a, 0]
-                v[order, 0] = total
-            result[0, q], result[1, q], result[3, q] = v[0, 0], v[1, 0] / h1, v[2, 0] / (h1 * h1)
-            result[2, q] = result[4, q] = result[5, q] = 0.0
-            continue
-        j, t = _cell(second[q], low2, h2, n2, periodic2)
-        _basis(t, v)
-        f = f1 = f2 = f11 = f12 = f22 = 0.0
-        for a in range(4):
-            g = g2 = g22 = 0.0
-            for b in range(4):
-                g += v[0, b] * c[i + a, j + b]
-                g2 += v[1, b] * c[i + a, j + b]
-                g22 += v[2, b] * c[i + a, j + b]
-            f += w[0, a] * g
-            f1 += w[1, a] * g
-            f11 += w[2, a] * g
-            f2 += w[0, a] * g2
-            f12 += w[1, a] * g2
-            f22 += w[0, a] * g22
-        result[0, q], result[1, q], result[2, q] = f, f1 / h1, f2 / h2
-        result[3, q], result[4, q], result[5, q] = f11 / (h1 * h1), f12 / (h1 * h2), f22 / (h2 * h2)
+        _point(first[q], second[q], c, low1, h1, n1, periodic1, low2, h2, n2, periodic2, w, v, result[q])
 
 
 @allocating_nothing
@@ -254,7 +290,28 @@ def _span(a, b, low, h, n, periodic):
 
 
 @driver
-def _ranges(begin, end, levels, offsets, shapes, low1, h1, n1, p1, low2, h2, n2, p2, a1, b1, a2, b2, result):
+def _weights(begin, end, stride, low1, h1, n1, periodic1, low2, h2, n2, periodic2, first, second, columns, values):
+    w, v = np.zeros((3, 4)), np.zeros((3, 4))
+    v[0, 0] = 1.0
+    for q in range(begin, end):
+        i, t = _cell(first[q], low1, h1, n1, periodic1)
+        _basis(t, w)
+        j, width = 0, 1
+        if n2 > 0:
+            j, t = _cell(second[q], low2, h2, n2, periodic2)
+            _basis(t, v)
+            width = 4
+        for a in range(4):
+            for b in range(width):
+                columns[q, width * a + b] = (i + a) * stride + j + b
+                values[q, width * a + b] = w[0, a] * v[0, b]
+
+
+@driver
+def _ranges(
+    begin, end, levels, offsets, shapes, c, slack, low1, h1, n1, p1, low2, h2, n2, p2, a1, b1, a2, b2, result
+):  # fmt: skip
+    w, v, point, third = np.zeros((3, 4)), np.zeros((3, 4)), np.zeros(6), np.zeros(4)
     for q in range(begin, end):
         i, ii = _span(a1[q], b1[q], low1, h1, n1, p1)
         j, jj = _span(a2[q], b2[q], low2, h2, n2, p2)
@@ -265,9 +322,34 @@ def _ranges(begin, end, levels, offsets, shapes, low1, h1, n1, p1, low2, h2, n2,
         width = shapes[level, 1]
         for k in range(6):
             result[q, k], result[q, 6 + k] = np.inf, -np.inf
+        third[:] = 0.0
         for r in range(i, ii + 1):
             for s in range(j, jj + 1):
                 row = offsets[level] + r * width + s
                 for k in range(6):
                     result[q, k] = min(result[q, k], levels[row, k])
                     result[q, 6 + k] = max(result[q, 6 + k], levels[row, 6 + k])
+                for k in range(4):
+                    third[k] = max(third[k], levels[row, 12 + k])
+        if level > 0 or not (b1[q] - a1[q] < np.inf and b2[q] - a2[q] < np.inf):
+            continue
+        # Taylor polynomials about the middle; half widths with the rounding of middle and place
+        m1, m2 = 0.5 * (a1[q] + b1[q]), 0.5 * (a2[q] + b2[q])
+        r1 = (0.5 * (b1[q] - a1[q]) + 1e-15 * (abs(m1) + abs(low1) + n1 * h1)) * (1.0 + 1e-14)
+        r2 = (0.5 * (b2[q] - a2[q]) + 1e-15 * (abs(m2) + abs(low2) + n2 * h2)) * (1.0 + 1e-14)
+        _point(m1, m2, c, low1, h1, n1, p1, low2, h2, n2, p2, w, v, point)
+        for k in range(3, 6):
+            off = third[k - 3] * r1 + third[k - 2] * r2 + slack[k]
+            result[q, k] = max(result[q, k], point[k] - off)
+            result[q, 6 + k] = min(result[q, 6 + k], point[k] + off)
+        for k in range(1, 3):
+            one = max(abs(result[q, 2 + k]), abs(result[q, 8 + k]))
+            two = max(abs(result[q, 3 + k]), abs(result[q, 9 + k]))
+            off = one * r1 + two * r2 + slack[k]
+            result[q, k] = max(result[q, k], point[k] - off)
+            result[q, 6 + k] = min(result[q, 6 + k], point[k] + off)
+        off = abs(point[1]) * r1 + abs(point[2]) * r2 + slack[1] * r1 + slack[2] * r2 + slack[0]
+        off += 0.5 * max(abs(result[q, 3]), abs(result[q, 9])) * r1 * r1 + max(abs(result[q, 4]), abs(result[q, 10])) * r1 * r2
+        off += 0.5 * max(abs(result[q, 5]), abs(result[q, 11])) * r2 * r2
+        result[q, 0] = max(result[q, 0], point[0] - off)
+        result[q, 6] = min(result[q, 6], point[0] + off)
