@@ -459,6 +459,21 @@ def test_interrupted_before_the_first_step(case, signals, monkeypatch, capsys):
     assert_same_numbers("whole.h5", "tiny.h5")
 
 
+def test_what_an_interrupted_compiler_raises_is_an_interruption(case, monkeypatch, capsys):
+    def interrupted(solver):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("no compiled object yet")
+
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    with monkeypatch.context() as patch:
+        patch.setattr(GridSolver, "start", interrupted)
+        assert main(["run", "tiny.toml", "-q"]) == 130
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # a process that was told to end ignores further signals
+    assert capsys.readouterr().err.splitlines()[-1].startswith("wassgrid: interrupted; to go on: wassgrid resume")
+    assert main(["resume", "tiny.h5", "-q"]) == 0
+
+
 def test_a_running_file_can_be_read_but_not_written(case, capsys):
     process = start("run", "tiny.toml", "-q", "--set", "flow.stop.flow_time=20", slow=0.2, always_commit=True)
     wait_for(lambda: rows(Path("tiny.h5")) >= 2)

@@ -242,7 +242,12 @@ def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
                 observers.append(stack.enter_context(progress))
                 if SOLVERS[recorder.case.solver.kind].gridded:
                     observers.append(stack.enter_context(CompilationNotice(console)))
-            solution = solve(recorder.case, [*observers, recorder, watch], recorder.checkpoint)
+            try:
+                solution = solve(recorder.case, [*observers, recorder, watch], recorder.checkpoint)
+            except RuntimeError as error:
+                if watch.received is None or isinstance(error, RunFailedError):
+                    raise
+                raise RunInterrupted(watch.received) from error  # of a compiler that was interrupted
     except (KeyboardInterrupt, RunInterrupted):
         _leave(watch.status, f"interrupted; to go on: wassgrid resume {path}" if recorder else "interrupted")
     except RunFailedError as error:
