@@ -169,9 +169,10 @@ def bracket(solution: Any) -> tuple[float, float]:
 
 
 def solve_one(task: tuple[str, int]) -> dict[str, Any]:
-    """Solve problem n of a kind."""
+    """Solve problem n of a kind; one in ten with what it costs off the grid, which is not compared."""
     kind, n = task
-    return {"kind": kind, "n": n, **judge(wide_problem(n, kind == "kinks"))}
+    text = wide_problem(n, kind == "kinks") + ("[output]\nestimate = false\n" if n % 10 else "")
+    return {"kind": kind, "n": n, **judge(text)}
 
 
 def campaign(tasks: list[tuple[str, int]], processes: int) -> Iterator[dict[str, Any]]:
