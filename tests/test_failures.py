@@ -106,6 +106,35 @@ def test_classes_that_arise_in_a_run_are_named_with_the_remedy():
         solve(Case.from_text(text))
 
 
+TWINS = """
+[states.x]
+next = "x + a"
+domain = [-2, 2]
+[states.y]
+next = "0.5*y"
+noise = "0.6"
+domain = [-2, 2]
+[actions.a]
+bounds = [-2, 2]
+[cost]
+stage = "(x**2 - 1)**2 + 0.02*a**2 + 0.3*y**2*(1 + 0.2*x**2)"
+[grid]
+points = { x = 16, y = 15 }
+levels = 1
+[policy]
+particles = 1
+initial = { distribution = "point", mean = "-x" }
+"""
+
+
+def test_classes_of_equal_cost_that_arise_in_a_run_are_named():
+    """Under the first policy all cells lead to x = 0, under the best one half of them to either well: V exists all the same."""
+    with pytest.raises(RunFailedError, match=r"step \d+: states: .* 2 recurrent classes, at cell .* and at cell .* noise"):
+        solve(Case.from_text(TWINS))
+    # discounted, what it costs is known from everywhere
+    assert solve(Case.from_text(TWINS + '[criterion]\nkind = "discounted"\ndiscount = 0.9\n')).converged
+
+
 def test_a_problem_without_noise_is_solved_where_the_chain_has_one_class():
     solution = solve(Case.from_text(TRAP.format(push="0.1*a", mean="0.2")))
     assert solution.converged, solution.reason

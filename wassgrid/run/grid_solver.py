@@ -53,6 +53,7 @@ from wassgrid.run.schema import (
 from wassgrid.run.solution import Solution
 from wassgrid.run.stopping import Headway, Standing, wanted_gap
 from wassgrid.transition.model import ResolutionError, TransitionModel
+from wassgrid.transition.operator import MarkovOperator
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -167,7 +168,8 @@ class GridSolver:
         else:
             policy, law, value = coarse
         require_memory(self.case, estimate_memory(self.case, self.grid, self.model, policy))
-        self._require_one_class(policy, law)
+        operator = self.model.operator(self.model.means(policy.actions)[0], policy.weights)
+        self._require_one_class(operator, settling(operator, law))
         width = None
         if self._inexact:
             stage = (policy.weights * self.model.means(policy.actions)[1]).sum(axis=1)
@@ -316,7 +318,11 @@ class GridSolver:
         return max(0.1 * stop, self.evaluator.tolerance * largest(evaluation.cost), 4.0 * evaluation.residual_rounding)
 
     def _settled(self, state: GridState) -> GridState:
-        """Return the state with its law to the tolerance, its value too or to well within the gap asked for, and with a proof."""
+        """Return the state with its law to the tolerance, its value too or to well within the gap asked for, and with a proof.
+
+        Raises ReducibleChainError where the chain has come to have several recurrent classes, of equal cost too: its law is then
+        any of theirs.
+        """
         evaluation, seconds = state.evaluation, 0.0
         best, found = state.best, state.found
         if evaluation.width is not None:
@@ -324,6 +330,7 @@ class GridSolver:
             exact = self.evaluator.settled(evaluation, None if stop is None else _SETTLED * stop)
             state = replace(state, warm_law=evaluation.law, warm_value=evaluation.value)
             evaluation, best, found, seconds = self._searched(exact, (best, state.evaluation.value))
+        self._require_one_class(evaluation.chain.operator, evaluation.law)
         facts = {**state.facts, phase_time("certificate"): state.facts.get(phase_time("certificate"), 0.0) + seconds}
         return self._certified(replace(state, evaluation=evaluation, best=best, found=found, facts=facts))
 
@@ -565,15 +572,12 @@ class GridSolver:
                 ends[name] = float(np.take(joint, [0, -1], axis=k).sum())
         return ends
 
-    def _require_one_class(self, policy: ParticlePolicy, law: np.ndarray) -> None:
-        """Raise ReducibleChainError where the average cost of a policy depends on where one starts; law: to start from."""
+    def _require_one_class(self, operator: MarkovOperator, law: np.ndarray) -> None:
+        """Raise ReducibleChainError where the average cost depends on where one starts; law: its likeliest cell is recurrent."""
         if self.evaluator.discount < 1.0:
             return
-        operator = self.model.operator(self.model.means(policy.actions)[0], policy.weights)
-        if self.model.product is not None:
-            if is_single_class(operator, int(settling(operator, law).argmax())):
-                return
-        require_one_class(operator, self.grid)
+        if self.model.product is None or not is_single_class(operator, int(law.argmax())):
+            require_one_class(operator, self.grid)
 
 
 def _bound(evaluation: Evaluation, best: BestActions) -> float:
