@@ -192,11 +192,7 @@ def estimate(evaluation: Evaluation, best: BestActions, todo: Plan | None = None
     standard error is worth another.
     """
     todo = plan(evaluation, best) if todo is None else todo
-    model, policy = evaluation.model, _greedy(evaluation, best)
-    if todo.sweeps:
-        policy = policy.refined(todo.factors)
-        for _ in range(todo.sweeps):
-            policy = policy.improved()
+    model, policy = evaluation.model, greedy_policy(evaluation, best, todo)
     rng = np.random.default_rng(seed)
     anchor = 0.0 if evaluation.discount == 1.0 else (1.0 - evaluation.discount) * _mean_over_domain(policy)
     residuals, steps, forgotten = np.zeros(0), 0, True
@@ -210,6 +206,16 @@ def estimate(evaluation: Evaluation, best: BestActions, todo: Plan | None = None
         if error <= _FINE * evaluation.cost_scale:
             break
     return Estimate(anchor + float(residuals.mean()), error, residuals.size, steps, forgotten)
+
+
+def greedy_policy(evaluation: Evaluation, best: BestActions, todo: Plan) -> GreedyPolicy:
+    """Return the policy whose cost `estimate` speaks of: greedy for the V of an evaluation, after the sweeps of a plan."""
+    policy = _greedy(evaluation, best)
+    if todo.sweeps:
+        policy = policy.refined(todo.factors)
+        for _ in range(todo.sweeps):
+            policy = policy.improved()
+    return policy
 
 
 @dataclass(frozen=True)
