@@ -32,6 +32,15 @@ def test_modes_are_displaced_and_never_averaged():
     assert drawn.mean() == pytest.approx(float(policy.mean(np.array([0.5]))[0]), abs=0.03)
 
 
+def test_nothing_is_drawn_between_modes_whose_shares_vary():
+    """Half way the shares are half way too; the same quantile averaged would stand at 0, where neither cell ever is."""
+    policy = line_policy([[1.0, -1.0], [-1.0, 1.0]], [[0.2, 0.8], [0.2, 0.8]])
+    drawn = policy.sample(np.full((20_000, 1), 0.25), np.random.default_rng(1))[:, 0]
+    values, counts = np.unique(drawn.round(12), return_counts=True)
+    np.testing.assert_allclose(values, [-1.0, 1.0])
+    assert counts[0] / counts.sum() == pytest.approx(0.75 * 0.8 + 0.25 * 0.2, abs=0.015)
+
+
 def test_several_components_keep_the_mean():
     grid = StateGrid(("x",), (np.array([0.0, 1.0]),), ("clamp",))
     actions = np.random.default_rng(2).standard_normal((2, 3, 2))

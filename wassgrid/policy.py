@@ -15,6 +15,8 @@ from wassgrid.storage import ResultFile, StorageError
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
+_MODES = 1.25  # times the distance of their means: neighbours that differ so much in a quantile have it in different modes
+
 
 class PolicyError(ValueError):
     """A policy that cannot be: wrong shapes, weights or values."""
@@ -77,26 +79,42 @@ class ParticlePolicy:
         """Draw actions at arbitrary states (..., d), (..., m).
 
         Between cells the policy is their displacement interpolation, the barycentre in W2 with the multilinear weights: for
-        one action component, the same quantile of every neighbouring cell (for one particle, its place), averaged. With
+        one action component, the same quantile of every neighbouring cell (for one particle, its place), averaged. Where the
+        neighbours differ in that quantile by more than in their means, it stands in different modes, whose shares vary from
+        cell to cell: it is that of one neighbour then, drawn with its weight, and nothing is drawn between the modes. With
         several particles of several components the means are interpolated, and the deviation from its mean is drawn from a
-        neighbouring cell, chosen with its weight: the same where the clouds differ by a shift, within the range of the
-        neighbours' actions everywhere.
+        neighbouring cell: the same where the clouds differ by a shift, within the range of the neighbours' actions everywhere.
         """
+        # Simulated cost over J, by displacement, by mixture of the neighbours, and so: a swing-up that switches between bounds
+        # (256 x 35 cells of the pendulum) +2 %, +10 %, +2 %; modes at -1 and 1 in shares that vary +66 %, +0.2 %, +0.2 to 3 %.
         cells, weights = self.grid.corners(np.asarray(state, dtype=float))
         actions, heap = self._sorted
+        pick = (np.cumsum(weights, axis=-1) < rng.random(weights.shape[:-1])[..., None]).sum(axis=-1)
+        pick = np.minimum(pick, weights.shape[-1] - 1)[..., None]
+        quantile = rng.random(cells.shape[:-1])
         if self.action_dimension > 1 and self.particles > 1:
-            pick = (np.cumsum(weights, axis=-1) < rng.random(weights.shape[:-1])[..., None]).sum(axis=-1)
-            pick = np.minimum(pick, weights.shape[-1] - 1)
-            cell = np.take_along_axis(cells, pick[..., None], axis=-1)[..., 0]
-            particle = (heap[cell] < rng.random(cell.shape)[..., None]).sum(axis=-1)
+            cell = np.take_along_axis(cells, pick, axis=-1)[..., 0]
+            particle = (heap[cell] < quantile[..., None]).sum(axis=-1)
             centre, low, high = self._extent
             drawn = actions[cell, np.minimum(particle, self.particles - 1)] - centre[cell]
             drawn = drawn + np.einsum("...c,...ca->...a", weights, centre[cells])
             return np.clip(drawn, low[cells].min(axis=-2), high[cells].max(axis=-2))
-        quantile = rng.random(cells.shape[:-1])
         particle = (heap[cells] < quantile[..., None, None]).sum(axis=-1)
         drawn = actions[cells, np.minimum(particle, self.particles - 1)]
-        return np.asarray(np.einsum("...c,...ca->...a", weights, drawn))
+        average = np.einsum("...c,...ca->...a", weights, drawn)
+        if self.particles == 1:
+            return np.asarray(average)
+        # neighbours of no weight are none
+        apart, shifted = (self._range(values, weights) for values in (drawn, self._extent[0][cells]))
+        own = np.take_along_axis(drawn, pick[..., None], axis=-2)[..., 0, :]
+        return np.where(apart > _MODES * shifted, own, average)
+
+    @staticmethod
+    def _range(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the range of values (..., C, m) over the neighbours that have weight (..., C), (..., m)."""
+        near = (weights > 0.0)[..., None]
+        result: np.ndarray = np.where(near, values, -np.inf).max(axis=-2) - np.where(near, values, np.inf).min(axis=-2)
+        return result
 
     @cached_property
     def _extent(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
