@@ -1,10 +1,10 @@
 """What runs say of themselves: every shipped case, and plain cases of each kind, as a user runs them.
 
-    python benchmarks/verdicts.py [--all] [--case NAME ...]
+    python benchmarks/verdicts.py [--case NAME ...]
     python benchmarks/verdicts.py --advice
 
 Cases are run by the command line, in a folder of their own: exit status, seconds, J, the estimate for the problem itself and
-the verdict. Shipped cases that take over a minute on one core are made smaller (`SMALLER`, said in the table), unless --all.
+the verdict.
 
 --advice: a Van der Pol oscillator and a double integrator whose grids add noise of their own, with default keys, and with what
 `wassgrid check --suggest` prints: J, the estimate, the simulated cost and the verdict side by side.
@@ -24,13 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import newcomers  # noqa: E402
-
-SMALLER = {
-    "cartpole": ("grid.points.x=7", "grid.points.v=7", "grid.points.theta=13", "grid.points.omega=13"),
-    "coupled_oscillators": ("flow.stop.steps=20",),
-    "coupled_oscillators_linear": ("flow.stop.steps=20",),
-    "inverted_pendulum_neural": ("flow.stop.steps=20",),
-}
 
 DOUBLE_INTEGRATOR = """
 [states.x]
@@ -100,7 +93,6 @@ def advice() -> None:
 def main() -> None:
     """Print a row per case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", help="the shipped cases as they are")
     parser.add_argument("--case", nargs="*", default=[], help="shipped cases by name; default: all, and newcomers'")
     parser.add_argument("--advice", action="store_true")
     options = parser.parse_args()
@@ -109,7 +101,7 @@ def main() -> None:
         return
     for path in sorted((ROOT / "cases").glob("*.toml")):
         if not options.case or path.stem in options.case:
-            row(path.stem, path.read_text(), () if options.all else SMALLER.get(path.stem, ()))
+            row(path.stem, path.read_text())
     if not options.case:
         for name, text in newcomers.PLAIN.items():
             row(f"plain {name}", text)

@@ -17,7 +17,7 @@ from wassgrid.run.solvers import make_solver, solve
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from estimate import compare, problems
 
-EXACT = {name: (text, exact) for name, text, exact in problems()}
+EXACT = {name: (text, exact) for name, text, exact, _ in problems()}
 
 
 @pytest.mark.parametrize("name", ["scalar LQ, noise of half a cell", "circle", "LQ in two dimensions", "discounted LQ"])
