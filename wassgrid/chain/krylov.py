@@ -17,6 +17,7 @@ Norm = Callable[[np.ndarray], float]
 
 _TRIED = 2  # vectors of GMRES after which it is judged
 _COSTLY = 12.0  # products that plain GMRES must be expected to take yet before a correction is made, which costs some
+_TINY = 1e-300
 _NEAR = 1.5  # times the size wanted: what the size of a residual must be expected to be before it is formed
 _LOST = 0.1  # of a vector's norm left after it was made orthogonal to others: below, once is not enough
 
@@ -133,8 +134,9 @@ def gmres(
         right = [beta]
         for k in range(vectors):
             if not slow and correct is not None and k >= _TRIED:
-                gained, lacking = abs(right[k - 1] / right[k]), abs(right[k]) * expected / wanted
-                slow = math.log(lacking) > _COSTLY * math.log(gained)
+                # as fast as with the last vector, from here to the size wanted
+                before, rest, goal = (max(norm, _TINY) for norm in (abs(right[k - 1]), abs(right[k]), wanted / (expected or 1.0)))
+                slow = math.log(rest / goal) > _COSTLY * math.log(before / rest)
                 plain = k if slow else plain
             w = product(correct(basis[k]) if slow and correct is not None else basis[k])
             products += 1
