@@ -352,7 +352,7 @@ class DenseProblem:
 
     def _environment(self, cells: np.ndarray, actions: np.ndarray) -> dict[str, Any]:
         names = {**self.names, **{name: values[cells] for name, values in self.states.items()}}
-        return names | {name: actions[:, a] for a, name in enumerate(self.actions)}
+        return names | {name: actions[:, a] + 0.0 for a, name in enumerate(self.actions)}  # zero has one sign
 
     def costs(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Return the stage costs (K,) of cells (K,) at actions (K, m)."""

@@ -303,6 +303,29 @@ def test_values_that_are_not_finite_are_named(name):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_zero_has_one_sign():
+    """atan2(b, -1) is pi at zero and falls to -pi below: -0.0 is zero, in bounds, actions and states."""
+    case = Case.from_text(
+        """
+        [states.x]
+        next = "0.5*x + atan2(a, -1) + atan2(x, -1)"
+        noise = 0.3
+        domain = [-1, 1]
+        [actions.a]
+        bounds = [-0.0, 1.7]
+        [cost]
+        stage = "x**2 + atan2(a, -1)"
+        [grid]
+        points = { x = 21 }
+        """
+    )
+    problem = case.problem
+    assert not np.signbit(problem.action_bounds[0, 0])
+    tables = problem.action_tables(np.array([[-0.0]]), np.array([[[-0.0], [0.0]]]), 0)
+    np.testing.assert_allclose(tables.cost, np.pi)
+    np.testing.assert_allclose(tables.mean[..., 0], 2.0 * np.pi)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_pickled_problem_is_the_same_problem(name):
     problem = problem_of(CASES[name])

@@ -108,7 +108,7 @@ class ControlProblem:
             action_names=tuple(name for _, name in actions),
             domain=np.array([family.interval for family, _ in states], dtype=float).reshape(-1, 2),
             boundary=tuple(family.boundary for family, _ in states),
-            action_bounds=np.array([family.interval for family, _ in actions], dtype=float).reshape(-1, 2),
+            action_bounds=np.array([family.interval for family, _ in actions], dtype=float).reshape(-1, 2) + 0.0,
             criterion=criterion,
             discount=discount,
             time_step=model.time_step,
@@ -220,8 +220,9 @@ class ControlProblem:
         states = np.asarray(states, dtype=float)
         actions = np.asarray(actions, dtype=float)
         (cells, particles, m), d = actions.shape, self.state_dimension
-        state_columns = [np.ascontiguousarray(states[:, k])[:, None] for k in range(d)]
-        action_columns = [np.ascontiguousarray(actions[:, :, a]) for a in range(m)]
+        # zero has one sign: atan2(-0.0, -1) is not a value that an action near it has
+        state_columns = [(states[:, k] + 0.0)[:, None] for k in range(d)]
+        action_columns = [actions[:, :, a] + 0.0 for a in range(m)]
         mean: list[Array | None] = [None] * 3
         cost: list[Array | None] = [None] * 3
         for k in range(order + 1):
