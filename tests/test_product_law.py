@@ -151,8 +151,9 @@ def test_weights_computed_on_the_way_are_the_ones_kept(model, monkeypatch):
     monkeypatch.setattr(product_law, "_STORED", 0)
     lean = model.operator(mean, policy.weights)
     f = np.random.default_rng(4).standard_normal(model.grid.size)
-    np.testing.assert_array_equal(lean.apply(f), kept.apply(f))
-    np.testing.assert_array_equal(lean.push(f), kept.push(f))
+    # two compilations of the same sums, which a compiler may contract in different ways
+    np.testing.assert_allclose(lean.apply(f), kept.apply(f), rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(lean.push(f), kept.push(f), rtol=1e-13, atol=1e-15)
 
 
 def test_every_number_of_threads_gives_the_same_bits(model, monkeypatch):

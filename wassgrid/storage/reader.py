@@ -33,6 +33,8 @@ from wassgrid.storage.soundness import UnsoundError, has_checksums, require_soun
 # what h5py raises at a file that is damaged or made to do harm: errors of HDF5, and where it takes for granted what is not so
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
 
+_ATTEMPTS = 20  # to open a file that a run replaces
+
 
 class Named(dict[str, Any]):
     """What a place in a file holds, by name; asking for what it lacks raises StorageError."""
@@ -56,8 +58,15 @@ class ResultFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
-            with closing(open_regular(self.path)) as descriptor:
-                self._open(descriptor)
+            for attempt in range(_ATTEMPTS):
+                with closing(open_regular(self.path)) as descriptor:
+                    try:
+                        self._open(descriptor)
+                        break
+                    except OSError:
+                        # a run put a newer file in its place meanwhile, and HDF5 does not find the name of this one
+                        if attempt == _ATTEMPTS - 1 or os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+                            raise
         except StorageError:
             raise
         except UnsoundError as error:
