@@ -99,7 +99,9 @@ def campaign(script: str, seed: int, first: int, count: int, prepare: Callable[[
             stop = min(last, number + 500)
             command = [sys.executable, script, "--worker", name, "--log", str(log)]
             command += ["--seed", str(seed), "--first", str(number), "--count", str(stop - number)]
-            worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            errors = folder / f"errors{number}"
+            with errors.open("wb") as sink:
+                worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sink)
             size, since, killed = 0, time.monotonic(), False
             while worker.poll() is None:
                 time.sleep(0.2)
@@ -118,8 +120,7 @@ def campaign(script: str, seed: int, first: int, count: int, prepare: Callable[[
             number += len(done)
             if number < stop:
                 how = "HUNG" if killed else f"DIED of {-(worker.returncode or 0)}"
-                said = worker.stderr.read().decode(errors="replace")[-1500:] if worker.stderr else ""
-                print(f"trial {number}: {how} {said}", flush=True)
+                print(f"trial {number}: {how} {errors.read_text(errors='replace')[-1500:]}", flush=True)
                 outcomes["HUNG" if killed else "DIED"] += 1
                 number += 1
             print(f"{number - first} of {count}: {dict(outcomes)}", flush=True)
