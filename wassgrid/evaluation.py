@@ -262,16 +262,17 @@ class Evaluator:
             if found is not None:
                 return found
         law, value = (None, None) if warm is None else warm if isinstance(warm, tuple) else (warm.law, warm.value)
+        law = starting_law(operator.size) if law is None and self.discount == 1.0 else law
+        # one for the law and for the value: it need only be near
+        correction = self._correction(operator, self.initial_law if law is None else law)
         began = time.perf_counter()
         try:
             if self.discount < 1.0:
-                stationary = self._occupancy(operator, law)
+                stationary = self._occupancy(operator, law, correction)
             else:
-                start = starting_law(operator.size) if law is None else law
                 stationary = stationary_law(
-                    operator, start, method=self.stationary_method, tolerance=self.tolerance,
-                    correction=self._correction(operator, start),
-                )  # fmt: skip
+                    operator, law, method=self.stationary_method, tolerance=self.tolerance, correction=correction
+                )
         except (ReducibleChainError, RuntimeError) as error:
             # of SuperLU: a factor that is singular
             self._require_one_class(operator)
@@ -284,7 +285,7 @@ class Evaluator:
         began = time.perf_counter()
         chain = Chain(
             operator, stationary.law, self.discount, self.value_method, self.tolerance, stationary.factors,
-            self._correction(operator, stationary.law),
+            correction,
         )  # fmt: skip
         objective = dot(stationary.law, stage)
         source = stage - objective if self.discount == 1.0 else stage
@@ -440,7 +441,7 @@ class Evaluator:
         """Return the law of an evaluation to the tolerance."""
         operator = evaluation.chain.operator
         if self.discount < 1.0:
-            return self._occupancy(operator, evaluation.law).law
+            return self._occupancy(operator, evaluation.law, evaluation.chain.correction).law
         return stationary_law(
             operator, evaluation.law, method=self.stationary_method, tolerance=self.tolerance,
             correction=evaluation.chain.correction,
@@ -459,11 +460,13 @@ class Evaluator:
         """Return the coarse correction for the chain of a policy, where one pays; law: with which constants are taken out."""
         return None if self._skeleton is None else CoarseCorrection(operator, self._skeleton, law, self.discount)
 
-    def _occupancy(self, operator: MarkovOperator, law: np.ndarray | None) -> StationaryResult:
+    def _occupancy(
+        self, operator: MarkovOperator, law: np.ndarray | None, correction: CoarseCorrection | None
+    ) -> StationaryResult:
         """Solve d = (1 - g) rho (I - g P)^{-1}; the error is at most the residual divided by 1 - g."""
         chain = Chain(
             operator, self.initial_law, self.discount, self.value_method, self.tolerance * (1 - self.discount),
-            correction=self._correction(operator, self.initial_law),
+            correction=correction,
         )  # fmt: skip
         solution = chain.left((1.0 - self.discount) * self.initial_law, law)
         occupancy = np.maximum(solution.values, 0.0) if operator.nonnegative else solution.values
