@@ -80,13 +80,15 @@ def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
 def _box_minimum(g: np.ndarray, h: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
     """Minimise g . x + x h x / 2 over below <= x <= above for positive definite h (K, m, m), by primal-dual active sets.
 
-    Where the active sets have not settled after 3 m + 4 rounds, the projected gradient step of length 1/|h| is returned.
+    Sets that have not settled after 3 m + 4 rounds go in circles: from then on the first component alone changes, which does not
+    (Murty 1974). Where rounding keeps them from settling, the projected gradient step of length 1/|h| is returned.
     """
     rows, m = g.shape
     side = np.zeros((rows, m), np.int64)
     x = np.zeros((rows, m))
     open_rows = np.arange(rows)
-    for _ in range(3 * m + 4):
+    together = 3 * m + 4
+    for round_ in range(together + 16 * m * m):
         s = side[open_rows]
         free = s == 0
         bound = np.where(s < 0, below[open_rows], np.where(s > 0, above[open_rows], 0.0))
@@ -99,6 +101,8 @@ def _box_minimum(g: np.ndarray, h: np.ndarray, below: np.ndarray, above: np.ndar
         new = np.where(free, np.where(here < below[open_rows], -1, np.where(here > above[open_rows], 1, 0)), s)
         # a bound is left where the force points into the box
         new = np.where((s < 0) & (force < 0) | (s > 0) & (force > 0), 0, new)
+        if round_ >= together:
+            new = np.where(np.arange(m) == (new != s).argmax(axis=1)[:, None], new, s)
         changed = (new != s).any(axis=1)
         side[open_rows] = new
         open_rows = open_rows[changed]
