@@ -2,8 +2,8 @@
 
     python benchmarks/kills.py 1000 [--seed 0] [--system-calls 4]
 
-Runs of small problems in one, two and four dimensions and of a neural policy, a transaction after every step. The runs on a grid
-are children that a process with all kernels compiled forks; the neural ones are processes of their own. A kill comes after a
+Runs of small problems in one, two and four dimensions and of a neural policy, a transaction after every step: children that a
+process forks in which all kernels are compiled and JAX is imported, but has not begun to compute. A kill comes after a
 random time, or from inside: at the n-th call that the storage makes of the operating system (open, allocate, write of HDF5, sync,
 rename, link, unlink, ...), before the call or after it. Then the file is read whole, and the run is resumed: killed again with
 probability one half, else to its end, where its numbers are compared with those of the run that nobody killed, bit for bit.
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -89,7 +90,7 @@ def grid_case(dimension: int, points: int) -> str:
 
 
 CLOCKS = ("wall_time", "elapsed")
-CASES = {"1-D": grid_case(1, 13), "2-D": grid_case(2, 13), "4-D": grid_case(4, 5), "neural": NEURAL}
+CASES = {"1-D": grid_case(1, 13), "2-D": grid_case(2, 13), "4-D": grid_case(4, 4), "neural": NEURAL}
 
 
 def numbers(path: Path) -> dict[str, bytes]:
@@ -101,8 +102,8 @@ def numbers(path: Path) -> dict[str, bytes]:
         for series in set(result.series) - {"convergence"}:
             found |= {f"{series} {name}": result.array(series, name) for name in ("step", *result.variables(series))}
         checkpoint = (result.checkpoint or {}).items()
-        found |= {f"checkpoint {name}": np.asarray(value) for name, value in checkpoint if name not in CLOCKS}
-    return {name: np.ascontiguousarray(values).tobytes() for name, values in found.items()}
+        found |= {f"checkpoint {name}": value for name, value in checkpoint if name not in CLOCKS}
+    return {name: value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode() for name, value in found.items()}
 
 
 def kill_at_call(number: int, after: bool) -> None:
@@ -149,16 +150,22 @@ def forked(arguments: list[str], number: int, after: bool) -> int:
     return child
 
 
-def started(arguments: list[str], number: int, after: bool) -> int:
-    """Start a process of its own that runs the command line; return its process id."""
-    silent = subprocess.DEVNULL
-    return subprocess.Popen(alone(arguments, number, after), stdout=silent, stderr=silent).pid
+def import_jax(folder: Path) -> None:
+    """Import what a neural run needs, for children to share; compiled steps are kept in a folder."""
+    import jax
+
+    import wassgrid.neural.solver  # noqa: F401
+
+    for name, value in (("dir", str(folder)), ("min_compile_time_secs", 0.0)):
+        prefix = "jax_compilation_cache" if name == "dir" else "jax_persistent_cache"
+        jax.config.update(f"{prefix}_{name}", value)
+    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # its threads have not begun
 
 
-def alone(arguments: list[str], number: int = 0, after: bool = False) -> list[str]:
+def alone(arguments: list[str]) -> list[str]:
     """Return the command of a process that makes the same call as a child."""
     place = str(Path(__file__).parent)
-    called = f"sys.exit(kills.call({arguments}, {number}, {after}))"
+    called = f"sys.exit(kills.call({arguments}))"
     return [sys.executable, "-c", f"import sys; sys.path.insert(0, {place!r}); import kills; {called}"]
 
 
@@ -188,21 +195,22 @@ class Trials:
             (folder / f"{name}.toml").write_text(text)
 
     def prepare(self, name: str) -> None:
-        """Solve a case without a kill, twice where kernels may have been compiled the first time."""
-        path, start = self.folder / f"{name} whole.h5", started if name == "neural" else forked
-        for _ in range(2):
-            path.unlink(missing_ok=True)
-            if name != "neural":
-                call(["run", str(self.folder / f"{name}.toml"), "-o", str(path)])
-                path.unlink()
-            began = time.monotonic()
-            ended(start(["run", str(self.folder / f"{name}.toml"), "-o", str(path)], 0, False), None)
-            self.seconds[name] = time.monotonic() - began
+        """Solve a case without a kill, first once where kernels are compiled."""
+        path, arguments = self.folder / f"{name} whole.h5", ["run", str(self.folder / f"{name}.toml"), "-o"]
+        if name == "neural":
+            import_jax(self.folder / "compiled")
+            ended(forked([*arguments, str(path)], 0, False), None)
+        else:
+            call([*arguments, str(path)])
+        path.unlink()
+        began = time.monotonic()
+        ended(forked([*arguments, str(path)], 0, False), None)
+        self.seconds[name] = time.monotonic() - began
         self.whole[name] = numbers(path)
 
     def trial(self, name: str, calls: int) -> None:
         """Kill a run, again and again, and resume it to its end."""
-        start, path = started if name == "neural" else forked, self.folder / f"{name}.h5"
+        path = self.folder / f"{name}.h5"
         for left in self.folder.glob(f"*{name}.h5*"):
             left.unlink()
         arguments = ["run", str(self.folder / f"{name}.toml"), "-o", str(path)]
@@ -210,7 +218,7 @@ class Trials:
             inside = self.generator.random() < 0.6
             number = self.generator.randrange(1, calls) if inside else 0
             killed, status = ended(
-                start(arguments, number, self.generator.random() < 0.5),
+                forked(arguments, number, self.generator.random() < 0.5),
                 None if inside else self.generator.uniform(0.0, 1.2) * self.seconds[name],
             )
             self.found["killed inside" if inside and killed else "killed at random" if killed else "ended before its kill"] += 1
@@ -221,7 +229,7 @@ class Trials:
             arguments = ["resume", str(path)] if path.exists() else arguments
             if not killed or kills >= 6 or self.generator.random() < 0.5:
                 break
-        ended(start(arguments, 0, False), None)
+        ended(forked(arguments, 0, False), None)
         self.compare(path, name)
 
     def readable(self, path: Path, name: str) -> bool:
@@ -278,7 +286,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kills", type=int, nargs="?", default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--neural", type=float, default=0.03, help="share of the runs that are neural")
+    parser.add_argument("--neural", type=float, default=0.1, help="share of the runs that are neural")
     parser.add_argument("--calls", type=int, default=150, help="calls of the storage among which the one that kills is drawn")
     parser.add_argument("--system-calls", type=int, default=0)
     given = parser.parse_args()
