@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,8 +16,10 @@ from wassgrid.chain.coarse import CoarseCorrection
 from wassgrid.chain.reductions import largest
 from wassgrid.chain.stationary import stationary_law
 from wassgrid.evaluation import Evaluator
+from wassgrid.grid.levels import coarser_grid, prolonged
 from wassgrid.grid.skeleton import Skeleton
 from wassgrid.policy import ParticlePolicy
+from wassgrid.run.grid_solver import GridSolver
 from wassgrid.transition.sparse import TransitionOperator, averaged
 
 axes = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=4)
@@ -169,3 +173,33 @@ def test_a_chain_that_parts_on_the_nodes():
     np.testing.assert_array_equal(correction.right(f), f)
     np.testing.assert_allclose(correction.left(f), f, atol=1e-15)
     assert correction.slow_function() is None
+
+
+@pytest.mark.parametrize("name", ["inverted_pendulum", "oscillators_4d"])
+def test_a_start_from_a_coarser_grid_stands_on_one_side_of_every_switch(name: str) -> None:
+    """No interpolated action rises in Q; where the coarse cells around agree all stay, and elsewhere some do not."""
+    sizes = {"inverted_pendulum": ["grid.points.omega=33"], "oscillators_4d": ["grid.points.q1=15", "grid.points.q2=15"]}[name]
+    case = Case.load(Path(__file__).parent.parent / "cases" / f"{name}.toml", [*sizes, "policy.particles=2"])
+    solver = GridSolver.from_case(case)
+    coarse = coarser_grid(solver.points, case.problem)
+    assert coarse is not None
+    grid, fine, rng = coarse[1], solver.grid, np.random.default_rng(0)
+    low, high = case.problem.action_bounds.T
+    best = np.where((grid.states[:, :1] > 0.0) ^ (np.arange(low.size) % 2 == 1), low, high)
+    value = (fine.states**2).sum(axis=1)
+    before = prolonged(np.repeat(best[:, None], 2, axis=1) + 0.1 * rng.standard_normal((grid.size, 2, low.size)), grid, fine)
+    before = np.clip(before, low, high)
+    after = solver._sharpened(before.copy(), value, best, grid)
+
+    ends = [prolonged(best, grid, fine, side) for side in (np.minimum, np.maximum)]
+    assert np.array_equal(ends[0], best[grid.corners(fine.states)[0]].min(axis=1))
+    switch = (ends[0] < ends[1]).any(axis=1)
+    assert (after == before)[~switch].all()
+    assert (after != before)[switch].any()
+    costs = []
+    for actions in (before, after):
+        mean, cost = solver.model.means(actions)
+        costs.append(cost + solver.model.expected(np.arange(fine.size), mean, value))
+    assert (costs[1] <= costs[0]).all()
+    moved = (after != before).any(axis=2)
+    assert (costs[1] < costs[0])[moved].all()

@@ -147,9 +147,8 @@ def best_actions(
         if before is not None:
             earlier = np.clip(before[0].actions[cells], low[cells], high[cells])
             rows = np.flatnonzero((earlier != point.actions).any(axis=1))
-            there = q.derivatives(cells[rows], earlier[rows])
-            better = there[0] < point.value[rows]
-            point.put(rows[better], earlier[rows[better]], (there[0][better], there[1][better], there[2][better]))
+            rows = rows[q.values(cells[rows], earlier[rows, None])[:, 0] < point.value[rows]]
+            point.put(rows, earlier[rows], q.derivatives(cells[rows], earlier[rows]))
         probed = np.flatnonzero(~known)
         others, tried = _probe(q, point, probed, low[cells], high[cells])
         if others.cells.size:

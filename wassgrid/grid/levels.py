@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -42,8 +42,13 @@ def coarser_grid(points: Mapping[str, int | str], problem: ControlProblem) -> tu
     return (fewer, grid) if grid.size >= _LEAST_CELLS and min(grid.shape) >= _LEAST_POINTS else None
 
 
-def prolonged(values: np.ndarray, coarse: StateGrid, fine: StateGrid) -> np.ndarray:
-    """Interpolate values (coarse cells, ...) multilinearly to the cells of a finer grid, axis by axis; constant beyond an end."""
+def prolonged(
+    values: np.ndarray, coarse: StateGrid, fine: StateGrid, join: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
+    """Interpolate values (coarse cells, ...) multilinearly to the cells of a finer grid, axis by axis; constant beyond an end.
+
+    join: what is taken of two neighbours instead, such as the larger of both.
+    """
     result = values.reshape(*coarse.shape, *values.shape[1:])
     for k, (axis, boundary) in enumerate(zip(fine.axes, fine.boundary, strict=True)):
         n = coarse.shape[k]
@@ -52,6 +57,9 @@ def prolonged(values: np.ndarray, coarse: StateGrid, fine: StateGrid) -> np.ndar
         low = np.minimum(position.astype(np.int64), n - 1 if boundary == "periodic" else n - 2)
         part = (position - low).reshape(-1, *[1] * (result.ndim - k - 1))
         near, far = np.take(result, low, axis=k), np.take(result, (low + 1) % n, axis=k)
+        if join is not None:
+            result = join(near, far)
+            continue
         near += part * (far - near)
         result = near
     return result.reshape(fine.size, *values.shape[1:])

@@ -68,8 +68,10 @@ _SPARE = 0.5  # of what the gap found leaves of the gap asked for: how far a pro
 _SETTLED = 1e-2  # length of the bracket of J at the end, relative to the gap asked for
 _FIRST_WIDTH = 2e-2  # of the range of costs, at the first policy; of the mean cost where it comes from a coarser grid
 _COARSE_GAP = 2e-3  # of the cost's scale, to which a coarser grid is solved
-_COARSE_GAIN = 1e-2  # of the same, by which its J must still fall
+_COARSE_GAIN = 3e-2  # of the same, by which its J must still fall
 _COARSE_STEPS = 12
+_SWITCH = 0.3  # of the range of actions: coarse cells that differ by more are on two sides of a switch
+_CORNERS = 4  # actions: of boxes of more, these corners are tried: the same ends for every fourth action
 _WORTH_LEVELS = 1500  # cells from which a start on a coarser grid pays
 
 
@@ -208,9 +210,32 @@ class GridSolver:
         evaluation = state.evaluation
         low, high = self.case.problem.action_bounds.T
         actions = np.clip(prolonged(evaluation.policy.actions, grid, self.grid), low, high)
-        policy = ParticlePolicy(self.grid, actions, prolonged(evaluation.policy.weights, grid, self.grid))
         law = np.maximum(prolonged(evaluation.law, grid, self.grid), 0.0)
-        return policy, law / law.sum(), prolonged(evaluation.value, grid, self.grid)
+        value = prolonged(evaluation.value, grid, self.grid)
+        actions = self._sharpened(actions, value, state.best.actions, grid)
+        policy = ParticlePolicy(self.grid, actions, prolonged(evaluation.policy.weights, grid, self.grid))
+        return policy, law / law.sum(), value
+
+    def _sharpened(self, actions: np.ndarray, value: np.ndarray, best: np.ndarray, coarse: StateGrid) -> np.ndarray:
+        """Return interpolated actions (cells, N, m) with those near a switch of the policy on one side of it.
+
+        Where the best actions of the coarse cells around, of (coarse cells, m), lie far apart, an interpolated one is near no
+        minimum of Q. The cheapest corner of the box that they span takes its place where that costs less with V, (cells,).
+        """
+        low, high = (prolonged(best, coarse, self.grid, side) for side in (np.minimum, np.maximum))
+        cells = np.flatnonzero((high - low > _SWITCH * np.ptp(best, axis=0)).any(axis=1))
+        particles, m = actions.shape[1:]
+        corners = np.arange(2 ** min(m, _CORNERS))[:, None] >> np.arange(m) % _CORNERS & 1
+        expectation = self.model.expectation(value)
+        for rows in self.model.blocks(cells.size, particles + len(corners)):
+            some = cells[rows]
+            tried = np.concatenate([actions[some], np.where(corners, high[some, None], low[some, None])], axis=1)
+            tables = self.model.tables(some, tried, 0, strict=False)
+            q = tables.cost + self.evaluator.discount * expectation.values(some, tables.mean)
+            cheapest = particles + q[:, particles:].argmin(axis=1)
+            dearer = q[:, :particles] > np.take_along_axis(q, cheapest[:, None], axis=1)
+            actions[some] = np.where(dearer[:, :, None], tried[np.arange(some.size), cheapest, None], actions[some])
+        return actions
 
     @property
     def _method(self) -> Method:
