@@ -1,16 +1,33 @@
 """`python -m wassgrid`, and the command `wassgrid`."""
 
+import atexit
+import gc
+import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
+
+_BETWEEN_COLLECTIONS = 5_000  # objects; at Python's own 700 the libraries' half a million cost 0.15 s, and none is garbage
 
 
-def main() -> int:
-    """Run the command line; Ctrl-C while it is being imported ends it without a word."""
+def main() -> NoReturn:
+    """Run the command line and leave with its exit status; Ctrl-C while it is being imported ends it without a word."""
+    gc.set_threshold(_BETWEEN_COLLECTIONS)
     try:
         from wassgrid.cli import main as command
     except KeyboardInterrupt:
-        return 130
-    return command()
+        _leave(130)
+    _leave(command())
+
+
+def _leave(status: int) -> NoReturn:
+    """End this process without taking the libraries down object by object, which would last 0.3 s."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # closed, full, or none at all
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -31,40 +31,45 @@ class Factorisation:
 
     def __init__(self, operator: MarkovOperator, discount: float = 1.0, pinned: int | None = None) -> None:
         n = operator.size
-        matrix = sparse.csc_array(sparse.eye_array(n, format="csr") - discount * operator.matrix())
-        self.keep = np.ones(n, bool)
+        # -g P; the row and the column of the pinned cell are then those of the identity
+        columns = operator.matrix().tocsc()
+        columns.data *= -discount
+        self.pinned = pinned
         if discount == 1.0:
             if pinned is None:
                 raise ValueError("an average-cost factorisation needs the cell to be pinned")
-            self.keep[pinned] = False
-            index = np.flatnonzero(self.keep)
-            self.row = matrix[[pinned], :][:, index].toarray()[0]
-            matrix = matrix[index]  # one after the other: each is as large as P
-            matrix = sparse.csc_array(matrix[:, index])
-        self.pinned = pinned
-        matrix.sort_indices()
-        matrix.indices = matrix.indices.astype(np.int32)
-        matrix.indptr = matrix.indptr.astype(np.int32)
+            found = np.flatnonzero(columns.indices == pinned)
+            self.row = np.zeros(n)
+            self.row[np.searchsorted(columns.indptr, found, side="right") - 1] = columns.data[found]
+            columns.data[found] = 0.0
+            columns.data[columns.indptr[pinned] : columns.indptr[pinned + 1]] = 0.0
+            self.row[pinned] = 0.0
+        # zeros are left out of a sum
+        matrix = sparse.eye_array(n, format="csc") + columns
+        matrix.indices = matrix.indices.astype(np.int32, copy=False)
+        matrix.indptr = matrix.indptr.astype(np.int32, copy=False)
         self.factors = sparse_linalg.splu(
             matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
         )
 
     def solve(self, right: np.ndarray) -> np.ndarray:
         """Solve (I - g P) x = right; for g = 1 with x = 0 at the pinned cell, whose equation is left out."""
-        x = np.zeros(right.size)
-        x[self.keep] = self.factors.solve(right[self.keep])
-        return x
+        return self.factors.solve(self._without_pinned(right))
 
     def solve_transposed(self, right: np.ndarray) -> np.ndarray:
         """Solve x (I - g P) = right; for g = 1 with x = 0 at the pinned cell, whose equation is left out."""
-        x = np.zeros(right.size)
-        x[self.keep] = self.factors.solve(right[self.keep], trans="T")
-        return x
+        return self.factors.solve(self._without_pinned(right), trans="T")
+
+    def _without_pinned(self, right: np.ndarray) -> np.ndarray:
+        if self.pinned is None:
+            return right
+        right = right.copy()
+        right[self.pinned] = 0.0
+        return right
 
     def null_law(self) -> np.ndarray:
         """Return the law with mu (I - P) = 0 from mu_r = 1: the expected visits between returns to the pinned cell."""
-        law = np.zeros(self.keep.size)
-        law[self.keep] = self.factors.solve(-self.row, trans="T")
+        law = self.factors.solve(-self.row, trans="T")
         law[self.pinned] = 1.0
         return law / law.sum()
 

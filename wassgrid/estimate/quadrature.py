@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import ndtri
 
 from wassgrid.certificate.best_actions import golden_direction
 
@@ -59,6 +58,8 @@ def shifted_rule(dimension: int, count: int, rng: np.random.Generator) -> Iterat
             # D phi(x), one factor for each dimension
             yield points, np.exp(-0.5 * (points**2).sum(axis=1)) * (step / math.sqrt(2.0 * math.pi)) ** dimension
     else:
+        from scipy.special import ndtri  # three and four dimensions alone need it
+
         # a lattice of any size, shifted modulo one
         direction = golden_direction(dimension)
         shift = rng.random((count, dimension))

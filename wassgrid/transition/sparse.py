@@ -49,12 +49,12 @@ def _scatter(walk, axes, mean, noise, coupling, weight, slot, columns, values, b
 
 
 @driver
-def rows(low, high, axes, width, cells, mean, weights, noise, coupling, start, columns, values):
+def rows(low, high, axes, width, cells, mean, weights, noise, coupling, start, entries, columns, values):
     """Fill rows low..high of those of P that are chosen:  P[k, l] = sum_i w_ki prod_j omega_j(x_l; mean_ki).
 
-    cells (K,): their numbers; mean (K, N, d), weights (K, N). columns int32 and values float64 are written from start (K + 1,)
-    on, in order of first touch, and divided by their sum (which is one to rounding already), so that they sum to one. Where
-    columns has no elements, start[r + 1] is set to the number of entries of row r instead.
+    cells (K,): their numbers; mean (K, N, d), weights (K, N). columns int32 and values float64 are written from start (K,)
+    on, in order of first touch, and divided by their sum (which is one to rounding already), so that they sum to one; entries
+    (K,) int64 gets their numbers. Where columns has no elements, they are counted alone.
     """
     particles, d = mean.shape[1], mean.shape[2]
     total = 1
@@ -91,8 +91,7 @@ def rows(low, high, axes, width, cells, mean, weights, noise, coupling, start, c
                 mass += values[at]
             for at in range(begin, end):
                 values[at] /= mass
-        else:
-            start[r + 1] = end - begin
+        entries[r] = end - begin
 
 
 @driver
@@ -157,10 +156,10 @@ def count_entries(
     work: float,
 ) -> np.ndarray:  # fmt: skip
     """Count the distinct columns of chosen rows of P: cells (K,), mean (K, N, d), weights (K, N) -> (K,) int64."""
-    counts = np.zeros(cells.size + 1, np.int64)
+    entries = np.empty(cells.size, np.int64)
     nothing = np.empty(0, np.int32), np.empty(0)
-    spread(rows, cells.size, work, axes, width, cells, mean, weights, noise, coupling, counts, *nothing)
-    return counts[1:]
+    spread(rows, cells.size, work, axes, width, cells, mean, weights, noise, coupling, entries, entries, *nothing)
+    return entries
 
 
 def assembled_rows(
@@ -171,9 +170,18 @@ def assembled_rows(
     work: elementary operations, an estimate.
     """
     cells = np.arange(len(mean))
-    start = np.cumsum(np.append(0, count_entries(axes, width, cells, mean, weights, noise, coupling, work)))
+    full = int(np.prod(axes.size))
+    at_once = cells.size * full <= _AT_ONCE  # every row gets room for all columns, instead of counting them first
+    if at_once:
+        entries = np.full(cells.size, full)
+    else:
+        entries = count_entries(axes, width, cells, mean, weights, noise, coupling, work)
+    start = np.append(0, np.cumsum(entries))
     columns, values = np.empty(start[-1], np.int32), np.empty(start[-1])
-    spread(rows, cells.size, work, axes, width, cells, mean, weights, noise, coupling, start, columns, values)
+    spread(rows, cells.size, work, axes, width, cells, mean, weights, noise, coupling, start[:-1], entries, columns, values)
+    if at_once:
+        used = (np.arange(full) < entries[:, None]).ravel()
+        start, columns, values = np.append(0, np.cumsum(entries)), columns[used], values[used]
     return start, columns, values
 
 
@@ -232,14 +240,21 @@ class TransitionOperator:
         spread(multiply, self.size, self.work, *rows, np.ascontiguousarray(x, dtype=float), y)
         return y
 
-    def matrix(self, cells: int | None = None) -> sparse.csr_array:
-        """Return P as a SciPy matrix that shares the memory of this operator, for reading; cells: columns, where rows are few."""
+    @cached_property
+    def _square(self) -> sparse.csr_array:
+        return self._with_columns(self.size)
+
+    def _with_columns(self, cells: int) -> sparse.csr_array:
         # SciPy copies the columns where the starts are of a wider type than they need to be
         start = self.start.astype(np.int32) if self.entries <= np.iinfo(np.int32).max else self.start
         views = [array.view() for array in (self.values, self.columns, start)]
         for view in views:
             view.flags.writeable = False
-        return sparse.csr_array(tuple(views), shape=(self.size, self.size if cells is None else cells))
+        return sparse.csr_array(tuple(views), shape=(self.size, cells))
+
+    def matrix(self, cells: int | None = None) -> sparse.csr_array:
+        """Return P as a SciPy matrix that shares the memory of this operator, for reading; cells: columns, where rows are few."""
+        return self._square if cells is None else self._with_columns(cells)
 
     def rows(self, cells: np.ndarray) -> sparse.csr_array:
         """Return chosen rows of P, (K, cells)."""
