@@ -154,6 +154,13 @@ def test_weights_computed_on_the_way_are_the_ones_kept(model, monkeypatch):
     # two compilations of the same sums, which a compiler may contract in different ways
     np.testing.assert_allclose(lean.apply(f), kept.apply(f), rtol=1e-13, atol=1e-15)
     np.testing.assert_allclose(lean.push(f), kept.push(f), rtol=1e-13, atol=1e-15)
+    alone = lean.apply(f), lean.push(f)
+    # as a team that has never run these loops: it calls them with no cell first
+    monkeypatch.setattr("wassgrid.transition.threads.WORTH_WAKING", 0.0)
+    monkeypatch.setattr(TEAM, "size", 2)
+    monkeypatch.setattr(TEAM, "_known", set())
+    for one, two in zip(alone, (lean.apply(f), lean.push(f)), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-13, atol=1e-15)
 
 
 def test_every_number_of_threads_gives_the_same_bits(model, monkeypatch):

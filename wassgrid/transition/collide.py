@@ -587,7 +587,7 @@ _SLAB = 512  # cells whose weights are held at once where they are computed for 
 @driver
 def collide_lean(low, high, at, reach, mean, noise, weights, laws, widths, u, out):
     """`collide` with the weights computed on the way, for cells low..high of mean (cells, N, d) and weights (cells, N)."""
-    slab = min(_SLAB, high - low)
+    slab = max(min(_SLAB, high - low), 1)
     base, mass, w = np.empty((slab, laws), np.int64), np.empty((slab, laws)), np.empty((slab, laws, widths.sum()))
     for start in range(low, high, slab):
         stop = min(start + slab, high)
