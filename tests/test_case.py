@@ -276,6 +276,17 @@ def test_overrides(override, path, value):
     assert Case.from_text(case.to_text()) == case
 
 
+def test_what_a_run_must_reach_is_of_the_problem_and_the_grid_as_they_are_written():
+    text = GOOD + "[expect]\naverage_cost = { value = 1.0, absolute = 0.1 }\n"
+    for same in ("flow.stop.gap=1e-3", "policy.particles=3", "output.trajectory_every=2"):
+        assert Case.from_text(text, overrides=[same]).expect.average_cost is not None
+    for other in ("grid.points.s=31", " parameters . sigma = 0.25", "states.s.noise=0.3"):
+        assert Case.from_text(text, overrides=[other]).expect.average_cost is None
+        given = Case.from_text(text, overrides=[other, "expect.average_cost.value=2"]).expect.average_cost
+        assert given is not None
+        assert given.value == 2.0
+
+
 def test_overrides_of_families_with_and_without_quotes():
     for override in ('states."q[i]".noise=0.5', "states.q[i].noise=0.5"):
         assert Case.from_text(FAMILY, overrides=[override]).states["q[i]"].noise == "0.5"

@@ -33,6 +33,7 @@ MAXIMUM_BYTES = 1_000_000  # of a case file
 MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
 LEAST_DISCOUNTING = 1e-8  # of 1 - discount: V grows like its inverse, and so does what rounding makes of (1 - discount) V
+_STATED = {"actions", "cost", "criterion", "grid", "indices", "parameters", "states", "time"}  # tables of problem and grid
 LEAST_SPACING = 1e-300  # between grid points: its inverse is a number
 
 
@@ -46,7 +47,8 @@ class Case(CaseTables):
         """Read and check the case file at `path`, every expression included.
 
         overrides: texts "section.key=value" that replace values of the file; the value is TOML, or plain text where it is not.
-        Raises CaseError.
+        Those that change the problem or the grid leave out [expect], which is of the file as it is written, unless they
+        give it anew. Raises CaseError.
         """
         path = Path(path)
         try:
@@ -79,6 +81,10 @@ class Case(CaseTables):
             raise CaseError(f"{name}: not valid TOML: {problem}") from None
         for setting in overrides:
             override(cls, data, setting)
+        tables = {setting.split(".")[0].strip() for setting in overrides}
+        if tables & _STATED and "expect" not in tables:
+            # of the problem and the grid as they are written
+            data.pop("expect", None)
         try:
             case = cls.model_validate(data, context={})
         except ValidationError as error:
