@@ -29,6 +29,7 @@ def write(
     bound: bool = True,
     case: str = "",
     curvature: bool = False,
+    spread: float = 1.0,
 ) -> Path:
     """Write a run whose objective is 2 + 3 exp(-2 t) and whose gradient norm is exp(-t)."""
     points = dict(zip("xyz", (9, 7, 5), strict=True))
@@ -68,7 +69,7 @@ def write(
         if curvature:
             row |= {f"curvature_{end}{part}": 1.0 for end in ("min", "max") for part in ("", "_local", "_transport", "_residual")}
         writer.append_row(row)
-        particles = generator.normal(size=(*shape, 4, len(actions)))
+        particles = 1.0 + spread * generator.normal(size=(*shape, 4, len(actions)))
         arrays = {"weights": weights, "stationary": law / law.sum(), "value": generator.normal(size=shape)}
         writer.append_frame(step, arrays | {"actions": particles if len(actions) > 1 else particles[..., 0]})
     writer.finish("converged", "")
@@ -209,6 +210,14 @@ def test_maps_are_averaged_with_the_stationary_law(tmp_path):
     mean, spread = frame.moments(0)
     weights, actions = frame.weights[2, 3, 4], frame.actions[2, 3, 4, :, 0]
     assert np.isclose(spread[2, 3, 4], np.sqrt(weights @ (actions - mean[2, 3, 4]) ** 2))
+
+
+@pytest.mark.parametrize(("states", "panes"), [("xy", 1), ("xyz", 3)])
+def test_rounding_is_not_drawn_as_a_spread(tmp_path, states, panes):
+    figure = plotting.policy(write(tmp_path / "run.h5", states, ("u",), spread=1e-15))
+    assert len(panels(figure)) == panes
+    assert not any("deviation" in text for text in texts(figure))
+    assert_complete(figure)
 
 
 def test_cells_without_mass_are_averaged_evenly(tmp_path):

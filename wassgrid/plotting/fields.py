@@ -17,6 +17,7 @@ from wassgrid.plotting.style import COLOURS, DIVERGING, canvas, colourbar, label
 from wassgrid.storage import ResultFile, StorageError
 
 _SHARES = (0.99, 0.9, 0.5)  # of the stationary law inside the contours
+_ROUNDING = 1e-12  # of the largest action
 _MANY_POINTS = 20_000  # drawn as an image inside vector formats
 
 
@@ -68,6 +69,12 @@ class Frame:
         mean = (self.weights * actions).sum(axis=-1)
         return mean, np.sqrt((self.weights * (actions - mean[..., None]) ** 2).sum(axis=-1))
 
+    @property
+    def spreads(self) -> bool:
+        """Whether the particles of some cell are apart by more than rounding."""
+        sizes = [np.abs(self.actions[..., k]).max() for k in range(self.actions.shape[-1])]
+        return any(bool(self.moments(k)[1].max() > _ROUNDING * size) for k, size in enumerate(sizes))
+
     def planes(self) -> list[tuple[int, int]]:
         return list(itertools.combinations(range(len(self.axes)), 2))
 
@@ -116,20 +123,22 @@ def policy(path: str | os.PathLike[str], index: int = -1) -> Figure:
     """Draw the policy of one stored frame, the last by default.
 
     One state: every particle, its area the weight, its colour the stationary density, and the mean. More states: maps
-    of mean and standard deviation for every action, over each pair of states (given these, averaged over the others
-    with the stationary law), with contours around 50, 90 and 99 % of the stationary law.
+    of the mean and, where the particles of a cell are spread out, the standard deviation for every action, over each pair of
+    states (given these, averaged over the others with the stationary law), with contours around 50, 90 and 99 % of the
+    stationary law.
     """
     frame = Frame.read(path, index)
     if len(frame.axes) == 1:
         return _particles(frame)
     planes = frame.planes()
+    kinds = ("mean of", "standard deviation of") if frame.spreads else ("mean of",)
     pairs = [
         (f"{text} {name}", field)
         for component, name in enumerate(frame.action_labels)
-        for text, field in zip(("mean of", "standard deviation of"), frame.moments(component), strict=True)
+        for text, field in zip(kinds, frame.moments(component), strict=False)
     ]
     # one plane: mean and deviation side by side; several: one row each
-    columns = max(2, len(planes))
+    columns = max(len(kinds), len(planes))
     figure, axes = canvas(len(pairs) * len(planes) // columns, columns, width=3.8, height=3.0)
     for axis, ((text, field), plane) in zip(axes.flat, itertools.product(pairs, planes), strict=True):
         _draw_map(figure, axis, frame, frame.conditional(field, plane), plane, text)
