@@ -16,10 +16,17 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+import wassgrid as wg
+from wassgrid.grid import StateGrid
+from wassgrid.memory import estimate_chains, estimate_memory
+from wassgrid.policy import initial_policy
+from wassgrid.transition.model import TransitionModel
 
 CASES = Path(__file__).parent.parent / "cases"
 MIB, FACTOR, SLACK = 2**20, 1.3, 16  # bytes; of the ratio; MiB
@@ -46,6 +53,10 @@ particles = 4
 [flow]
 method = "newton"
 """
+TWO_ACTIONS = (
+    THREE_ACTIONS.replace(" + 0.1*c", "").replace("[actions.c]\nbounds = [-1, 1]\n", "").replace(" + 0.1*c**2", "")
+)
+DISCOUNTED = 'criterion={kind="discounted", discount=0.99}'
 WALK = """
 [states.x]
 next = "x + 0.1*sin(y) + 0.2*a"
@@ -65,16 +76,19 @@ particles = 4
 """
 # name: text or file, overrides, points
 TRIED: dict[str, tuple[str, tuple[str, ...], dict[str, object]]] = {
-    "1-D, 1 action, 16 particles": ("scalar_regulator", (), {"s": 1501}),
+    "1-D, 1 action, 16 particles": ("scalar_regulator", (), {"s": 3001}),
     "1-D, 1 action, 1 particle": ("scalar_regulator", ("policy.particles=1",), {"s": 6001}),
-    "2-D, 1 action": ("inverted_pendulum", ("policy.particles=1",), {"theta": 256, "omega": 257}),
-    "2-D, 1 action, 8 particles": ("inverted_pendulum", ("policy.particles=8",), {"theta": 128, "omega": 129}),
-    "2-D, 3 actions, 4 particles": (THREE_ACTIONS, (), {"x": 121, "y": 121}),
+    "2-D, 1 action": ("inverted_pendulum", ("policy.particles=1",), {"theta": 384, "omega": 385}),
+    "2-D, 1 action, 8 particles": ("inverted_pendulum", ("policy.particles=8",), {"theta": 256, "omega": 257}),
+    "2-D, 2 actions": (TWO_ACTIONS, (), {"x": 201, "y": 201}),
+    "2-D, 3 actions, 4 particles": (THREE_ACTIONS, (), {"x": 181, "y": 181}),
     "2-D, walked": (WALK, (), {"x": 61, "y": 61}),
-    "3-D, 1 action": ("dubins", (), {"x": 31, "y": 31, "psi": 32}),
-    "4-D, 1 action": ("cartpole", (), {"x": 9, "v": 11, "theta": 18, "omega": 17}),
-    "4-D, 2 actions": ("oscillators_4d", (), {"q1": 15, "q2": 15, "p1": "aligned", "p2": "aligned"}),
+    "2-D, discounted": ("inverted_pendulum", ("policy.particles=2", DISCOUNTED), {"theta": 256, "omega": 257}),
+    "3-D, 1 action": ("dubins", (), {"x": 41, "y": 41, "psi": 48}),
+    "4-D, 1 action": ("cartpole", (), {"x": 15, "v": 17, "theta": 24, "omega": 23}),
+    "4-D, 2 actions": ("oscillators_4d", (), {"q1": 21, "q2": 21, "p1": "aligned", "p2": "aligned"}),
     "neural": ("coupled_oscillators", ("neural.chains=4096", "neural.steps=2"), {}),
+    "neural, 2 x 256": ("coupled_oscillators", ("neural.chains=1024", "neural.steps=2", "neural.hidden=[256, 256]"), {}),
 }
 
 
@@ -86,31 +100,33 @@ def _status(name: str) -> float:
 
 def measure(name: str) -> dict[str, float]:
     """Solve twice in this process; return estimate, its parts, peak, and what was held before, in MiB."""
-    import wassgrid as wg
-    from wassgrid.grid import StateGrid
-    from wassgrid.policy import initial_policy
-    from wassgrid.resources import estimate_memory
-    from wassgrid.transition.model import TransitionModel
-
     text, overrides, points = TRIED[name]
     settings = [*overrides, "output.estimate=false"]
-    settings += [] if name == "neural" else ["flow.stop.steps=2"]
+    settings += [] if name.startswith("neural") else ["flow.stop.steps=2"]
 
     inner = ", ".join(f"{key} = {json.dumps(value)}" for key, value in points.items())
     settings += [f"grid.points={{{inner}}}"] if points else []
     large = wg.Case.from_text(text, "case", settings) if "\n" in text else wg.Case.load(CASES / f"{text}.toml", settings)
-    grid = StateGrid.from_case(large)
-    model = TransitionModel.from_case(large, grid)
-    parts = estimate_memory(large, grid, model, initial_policy(large, grid))
-    del model, grid
-    wg.solve(large)
+    if name.startswith("neural"):
+        estimate, shown = estimate_chains(large), {}
+    else:
+        grid = StateGrid.from_case(large)
+        model = TransitionModel.from_case(large, grid)
+        parts = estimate_memory(large, grid, model, initial_policy(large, grid))
+        estimate, shown = parts.total, {part: size / MIB for part, size in asdict(parts).items()}
+        del model, grid
+    solved(large)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    wg.solve(large)
-    shown = {part: getattr(parts, part) / MIB for part in ("particles", "operator", "vectors")}
-    return {"estimate": parts.total / MIB, "peak": _status("VmHWM") - before, "before": before} | shown
+    solved(large)
+    return {"estimate": estimate / MIB, "peak": _status("VmHWM") - before, "before": before} | shown
+
+
+def solved(case: wg.Case) -> None:
+    """Solve a case, as the command line does: with what is said of its chain at the end."""
+    _ = wg.solve(case).summary
 
 
 def main() -> int:

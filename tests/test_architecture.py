@@ -30,7 +30,7 @@ FLOORS = [
     {"geometry", "resolution"},
     {"hessian", "method.box_step", "method.outcome", "method.monotone_search"},
     {"certificate"},
-    {"estimate"},
+    {"estimate", "memory"},
     {"method"},
     {"run.loop", "run.schema", "run.solution", "run.stopping"},
     {"run.grid_schema", "run.grid_solver", "neural"},

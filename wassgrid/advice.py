@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.grid import ALIGNED, GridError, StateGrid, misalignment
-from wassgrid.resources import estimate_memory
+from wassgrid.memory import estimate_memory
 from wassgrid.transition.axis_kernels import RESOLVED
 
 if TYPE_CHECKING:

@@ -16,11 +16,12 @@ from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, D
 from wassgrid.evaluation import Evaluator
 from wassgrid.geometry import gradient_norm
 from wassgrid.grid import StateGrid, misalignment
+from wassgrid.memory import estimate_memory
 from wassgrid.policy import initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.report import added_noise, resolution_table
 from wassgrid.resolution import resolution
-from wassgrid.resources import amount, estimate_memory, memory_limit
+from wassgrid.resources import amount, memory_limit
 from wassgrid.run.schema import STEP
 from wassgrid.run.solvers import SOLVERS, make_solver
 from wassgrid.transition.axis_kernels import RESOLVED

@@ -20,6 +20,7 @@ from wassgrid.grid.skeleton import Skeleton
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resources import one_blas_thread
+from wassgrid.transition.latest import Latest
 from wassgrid.transition.model import Expectation, TransitionModel
 from wassgrid.transition.operator import MarkovOperator
 
@@ -448,7 +449,7 @@ class Evaluator:
         ).law  # fmt: skip
 
     @cached_property
-    def _skeleton(self) -> Skeleton | None:
+    def skeleton(self) -> Skeleton | None:
         """The cells of coarse corrections, where these pay: dense factors must not take longer than some products."""
         grid = self.model.grid
         if grid.dimension == 1 or grid.size < _WORTH_CORRECTING:
@@ -458,7 +459,14 @@ class Evaluator:
 
     def _correction(self, operator: MarkovOperator, law: np.ndarray) -> CoarseCorrection | None:
         """Return the coarse correction for the chain of a policy, where one pays; law: with which constants are taken out."""
-        return None if self._skeleton is None else CoarseCorrection(operator, self._skeleton, law, self.discount)
+        if self.skeleton is None:
+            return None
+        return CoarseCorrection(operator, self.skeleton, law, self.discount, self._latest)
+
+    @cached_property
+    def _latest(self) -> Latest:
+        """Rows and factors of the correction of one policy."""
+        return Latest()
 
     def _occupancy(
         self, operator: MarkovOperator, law: np.ndarray | None, correction: CoarseCorrection | None

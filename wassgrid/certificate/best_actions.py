@@ -14,7 +14,7 @@ from wassgrid.method.box_step import newton_candidates
 from wassgrid.problem.control_problem import ProblemError
 
 PROBES = 9  # actions per cell that start the search for the best one
-_CHUNK = 1 << 15  # cells searched at once
+SEARCHED_AT_ONCE = 1 << 15  # cells searched at once
 _DESCENT = 40  # steps at most from the best probe to its local minimum
 _SHORTENINGS = 12  # of a step, each by four, before it is taken for a kink
 _NEAR = 1e-6  # of the length of an axis, from which on a mean is at its end
@@ -133,8 +133,8 @@ def best_actions(
     actions, values, lead = np.empty(low.shape), np.empty(len(low)), np.full(len(low), -1.0, np.float32)
     if before is not None:
         lead = before[0].lead - np.float32(evaluation.discount * np.ptp(evaluation.value - before[1]))
-    for start in range(0, len(low), _CHUNK):
-        cells = np.arange(start, min(start + _CHUNK, len(low)))
+    for start in range(0, len(low), SEARCHED_AT_ONCE):
+        cells = np.arange(start, min(start + SEARCHED_AT_ONCE, len(low)))
         first = evaluation.q[cells].argmin(axis=1)
         point = _Point(
             cells,

@@ -14,7 +14,7 @@ from wassgrid.problem.control_problem import ActionRanges
 _LOOSENESS = 0.5  # of the gap that branch and bound may leave unproven
 _BOXES = (40, 160, 320)  # per cell on average for 1, 2 and more actions, after which branch and bound stops with what it has
 _ROUNDS = 80
-_CHUNK = 1 << 15  # boxes bounded at once
+BOXES_AT_ONCE = 1 << 15  # boxes bounded at once
 
 
 def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -109,8 +109,8 @@ class BranchAndBound:
         """
         cells = self.values.size
         self.target = float(self._allowed((self.values - self.evaluation.value).min()))
-        for start in range(0, cells, _CHUNK):
-            self._run_cells(np.arange(start, min(start + _CHUNK, cells)))
+        for start in range(0, cells, BOXES_AT_ONCE):
+            self._run_cells(np.arange(start, min(start + BOXES_AT_ONCE, cells)))
 
     def _allowed(self, known: np.ndarray) -> np.ndarray:
         """Return how far down a bound of min_a Q - V may be where an action reaches `known`; it grows with `known`."""
@@ -126,8 +126,8 @@ class BranchAndBound:
             if boxes.cells.size == 0:
                 return
             waiting = [
-                self._examined(boxes[np.arange(start, min(start + _CHUNK, boxes.cells.size))])
-                for start in range(0, boxes.cells.size, _CHUNK)
+                self._examined(boxes[np.arange(start, min(start + BOXES_AT_ONCE, boxes.cells.size))])
+                for start in range(0, boxes.cells.size, BOXES_AT_ONCE)
             ]
         rest, found = _joined(waiting)
         np.minimum.at(self.lower, rest.cells, found.lower)
@@ -214,8 +214,8 @@ class BranchAndBound:
         """Bound Q on boxes from below; where a bound reaches `enough` (K,), no sharper one is sought."""
         enough = np.full(boxes.cells.size, np.inf) if enough is None else enough
         chunks = []
-        for start in range(0, boxes.cells.size, _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, boxes.cells.size))
+        for start in range(0, boxes.cells.size, BOXES_AT_ONCE):
+            rows = np.arange(start, min(start + BOXES_AT_ONCE, boxes.cells.size))
             chunks.append(self._bounded_chunk(boxes[rows], enough[rows]))
         return Bounded.joined(chunks)
 

@@ -8,7 +8,7 @@ from scipy.sparse import csgraph
 
 from wassgrid.transition.operator import MarkovOperator
 
-LISTED = 20_000_000  # entries of P up to which its classes are listed, from the matrix
+LISTED = 5_000_000  # entries of P up to which its classes are listed, from the matrix
 _EDGE = 1e-14  # transition probabilities below are rounding
 _TOGETHER = 200  # steps after which all cells reach one, or it is left open
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import sparse
@@ -13,6 +12,7 @@ from scipy.linalg.lapack import dgetrf
 from wassgrid.chain.probe import probe_function
 from wassgrid.chain.reductions import dot, largest, total
 from wassgrid.grid.skeleton import Skeleton
+from wassgrid.transition.latest import Latest
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.sparse import averaged
 
@@ -30,24 +30,30 @@ class CoarseCorrection:
         M = I + g H (I - g P_c)^{-1} S P,
 
     which has the rapid modes of (I - g P) M at one and its slow ones near it (Saad 2003, section 13). Where g = 1 the constants
-    are taken out by mu on both sides. Built at the first use; where P_c cannot be solved with, M = I.
+    are taken out by mu on both sides. Built at the first use; where P_c cannot be solved with, M = I. latest: where rows and
+    factors are kept, of one correction at a time.
     """
 
     operator: MarkovOperator
     skeleton: Skeleton
     law: np.ndarray
     discount: float
+    latest: Latest = field(default_factory=Latest)
 
-    @cached_property
+    @property
     def _rows(self) -> sparse.csr_array:
-        return self.operator.rows(self.skeleton.cells)
+        return self.latest.of(self, "rows", lambda: self.operator.rows(self.skeleton.cells))
 
-    @cached_property
+    @property
     def _columns(self) -> sparse.csc_array:
-        return self._rows.T
+        return self.latest.of(self, "columns", lambda: self._rows.T)
 
-    @cached_property
+    @property
     def _factors(self) -> tuple[np.ndarray, np.ndarray] | None:
+        found: tuple[np.ndarray, np.ndarray] | None = self.latest.of(self, "factors", self._factorised)
+        return found
+
+    def _factorised(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Factors of I - g P_c + 1 mu H; None where they are singular: the nodes part into classes that other cells join."""
         matrix = np.eye(self.skeleton.size) - self.discount * averaged(self._rows, self.skeleton)
         if self.discount == 1.0:
@@ -57,9 +63,10 @@ class CoarseCorrection:
         return (factors, pivots) if size.min() > _SINGULAR * size.max() else None
 
     def _solve(self, values: np.ndarray, transposed: bool = False) -> np.ndarray:
-        if self._factors is None:
+        factors = self._factors
+        if factors is None:
             return np.zeros_like(values)
-        return np.asarray(lu_solve(self._factors, values, trans=int(transposed), overwrite_b=True, check_finite=False))
+        return np.asarray(lu_solve(factors, values, trans=int(transposed), overwrite_b=True, check_finite=False))
 
     def right(self, function: np.ndarray) -> np.ndarray:
         """Return M f, (cells,)."""

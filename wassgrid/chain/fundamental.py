@@ -19,7 +19,7 @@ METHODS = ("auto", "iteration", "krylov", "lu")
 _RESTART = 60
 _BICGSTAB_LIMIT = 400
 _ROUNDS = 12  # of iterative refinement
-_DIRECT_COST = 400.0  # products that one factorisation of a narrow matrix may cost
+DIRECT_COST = 400.0  # products that one factorisation of a narrow matrix may cost
 
 
 class Factorisation:
@@ -76,7 +76,7 @@ class Factorisation:
 
 def direct_is_cheap(operator: MarkovOperator) -> bool:
     """Tell whether sparse LU is likely to beat some thousand products: narrow bands, few entries or small matrices."""
-    return direct_products(operator) <= _DIRECT_COST
+    return direct_products(operator) <= DIRECT_COST
 
 
 def direct_is_possible(operator: MarkovOperator) -> bool:
@@ -85,10 +85,14 @@ def direct_is_possible(operator: MarkovOperator) -> bool:
 
 
 def direct_products(operator: MarkovOperator) -> float:
-    """Estimate the cost of an LU in products with P: n b^2 operations for bandwidth b after natural ordering."""
-    n = operator.size
-    band = min(operator.bandwidth, float(n), 6.0 * np.sqrt(n) * np.sqrt(operator.entries / n))
-    return n * band * band / max(operator.entries, 1)
+    """Estimate the cost of an LU in products with P."""
+    return factorisation_products(operator.size, operator.entries, operator.bandwidth)
+
+
+def factorisation_products(n: int, entries: float, bandwidth: float) -> float:
+    """Estimate the same for n cells and so many entries: n b^2 operations for bandwidth b after natural ordering."""
+    band = min(bandwidth, float(n), 6.0 * np.sqrt(n) * np.sqrt(entries / n))
+    return n * band * band / max(entries, 1)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wassgrid.memory import require_chains
 from wassgrid.neural import make_solver
-from wassgrid.resources import require_room
 from wassgrid.run.schema import COLUMNS, COST, STANDARD_ERROR, variables
 from wassgrid.storage import Axis, Variable
 
@@ -40,7 +40,7 @@ def neural_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
 
 def neural_layout(case: Case) -> dict[str, Any]:
     """Return axes and series of a neural run's result file, as `ResultWriter.begin` takes them."""
-    require_room(case)
+    require_chains(case)
     count = make_solver(case).blueprint.parameter_count
     axes = [Axis("parameter", np.arange(count), "parameter number")]
     parameters = Variable(("parameter",), "parameters of the policy network", "1")

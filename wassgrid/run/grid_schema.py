@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wassgrid.grid import StateGrid
-from wassgrid.resources import require_room
+from wassgrid.memory import require_room
 from wassgrid.run.schema import (
     BOUND_FOUND,
     COLUMNS,

@@ -21,12 +21,12 @@ from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
 from wassgrid.grid.levels import coarser_grid, prolonged
 from wassgrid.hessian import CurvatureError, Hessian, curvature_range
+from wassgrid.memory import estimate_memory, require_memory
 from wassgrid.method import METHODS, Method, StepRequest
 from wassgrid.method.outcome import StepOutcome
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resolution import resolution
-from wassgrid.resources import estimate_memory, require_memory
 from wassgrid.run import stopping
 from wassgrid.run.loop import CONVERGED, INTERRUPTED, StepRecord, Verdict
 from wassgrid.run.schema import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from wassgrid.transition.axis_kernels import AXIS_KERNELS
 from wassgrid.transition.axis_kernels.facts import AxisKernel
 from wassgrid.transition.compiled import BOUNDARIES, PROJECT, TRUNCATE
 from wassgrid.transition.expectations import expectations, push_derivative
+from wassgrid.transition.latest import Latest
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.product_law import AxisTable, Conditioning, FollowerLaw, Passes, ProductLaw
 from wassgrid.transition.smoothing import shared_noise
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 _CELLS_AT_ONCE = 1 << 18  # whose tables are held at once
 _ABOUT_AS_MUCH = 1.5  # kernels that add up to so many times the least are equally good, and the first is the cheapest
 _SPARE = 3  # nodes of a buffer beyond the bound
-_BLOCK_BYTES = 48 * 2**20  # of derivative tables held at once
+BLOCK_BYTES = 48 * 2**20  # of derivative tables held at once
 
 
 class ResolutionError(ValueError):
@@ -82,6 +83,11 @@ class TransitionModel:
             except ResolutionError:
                 kernels[name] = "auto"
         return self.build(self.problem, grid, kernels)
+
+    @cached_property
+    def latest(self) -> Latest:
+        """Tables of the expectations of one function."""
+        return Latest()
 
     @cached_property
     def coupling(self) -> np.ndarray:
@@ -236,7 +242,7 @@ class TransitionModel:
     def blocks(self, cells: int, particles: int) -> Iterator[slice]:
         """Cut cells into slices whose action tables (to second order) stay within a fixed memory."""
         d, m = self.grid.dimension, self.problem.action_bounds.shape[0]
-        rows = max(1, _BLOCK_BYTES // (8 * particles * (d + 1) * (1 + m + m * m)))
+        rows = max(1, BLOCK_BYTES // (8 * particles * (d + 1) * (1 + m + m * m)))
         for start in range(0, cells, rows):
             yield slice(start, min(start + rows, cells))
 
@@ -260,7 +266,7 @@ class TransitionModel:
             return self.assembled(mean, weights)
 
         def rows(cells: np.ndarray) -> sparse.csr_array:
-            return TransitionOperator(*self._rows(cells, mean[cells], weights[cells])).matrix(self.grid.size)
+            return self.rows(cells, mean[cells], weights[cells])
 
         return self.product.operator(mean, weights, self.markov, rows)
 
@@ -270,17 +276,23 @@ class TransitionModel:
 
     def _rows(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> Rows:
         """Assemble chosen rows of P (K,) for means (K, N, d) and weights (K, N)."""
-        if cells.size == self.grid.size:
-            noise, coupling = self.cell_noise, self.coupling
-        else:
-            noise = np.ascontiguousarray(self.noise[cells])
-            coupling = np.ascontiguousarray(self.problem.cell_tables(self.grid.states[cells]).coupling)
+        noise, coupling = (self.cell_noise, self.coupling) if cells.size == self.grid.size else self._of_cells(cells)
         return assembled_rows(self.axes, self.width, mean, weights, noise, coupling, weights.size * self.reach)
 
     def entries(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Count the entries of chosen rows of P (K,) for means (K, N, d) and weights (K, N) of their particles."""
+        noise, coupling = self._of_cells(cells)
         work = weights.size * self.reach
-        return count_entries(self.axes, self.width, cells, mean, weights, self.cell_noise, self.coupling, work)
+        return count_entries(self.axes, self.width, np.arange(cells.size), mean, weights, noise, coupling, work)
+
+    def rows(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> sparse.csr_array:
+        """Return chosen rows of P (K, cells) for means (K, N, d) and weights (K, N) of their particles."""
+        return TransitionOperator(*self._rows(cells, mean, weights)).matrix(self.grid.size)
+
+    def _of_cells(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return noise (K, d) and coupling (K, d, d) of some cells."""
+        coupling = self.problem.cell_tables(self.grid.states_of(cells)).coupling
+        return np.ascontiguousarray(self.noise[cells]), np.ascontiguousarray(coupling)
 
     def expectation(self, function: np.ndarray) -> Expectation:
         """Prepare the expectations of a function f (cells,) at the next state, for any actions."""
@@ -300,29 +312,34 @@ class TransitionModel:
 
 @dataclass(frozen=True)
 class Expectation:
-    """E f(s') of one function f (cells,) for any actions of any cells; what no action changes is computed once."""
+    """E f(s') of one function f (cells,) for any actions of any cells; what no action changes is computed once, and kept until
+    another function of the model is asked for."""
 
     model: TransitionModel
     function: np.ndarray
 
-    @cached_property
+    @property
     def streamed(self) -> np.ndarray:
         """U of a law in product form."""
         assert self.model.product is not None
-        return self.model.product.prepared(self.function)
+        return self._kept("streamed", self.model.product.prepared, lambda: self.function)
 
-    @cached_property
+    @property
     def _conditional(self) -> np.ndarray:
         """E[f | realised values of the axes that actions move] in every cell."""
         assert self.model.conditioning is not None
-        return self.model.conditioning.table(self.streamed)
+        return self._kept("conditional", self.model.conditioning.table, lambda: self.streamed)
 
-    @cached_property
+    @property
     def streamed_plain(self) -> np.ndarray:
         """U with every noise in one part (see `TransitionModel.plain_product`)."""
         plain = self.model.plain_product
         assert plain is not None
-        return self.streamed if plain is self.model.product else plain.prepared(self.function)
+        return self.streamed if plain is self.model.product else self._kept("plain", plain.prepared, lambda: self.function)
+
+    def _kept(self, name: str, table: Callable[[np.ndarray], np.ndarray], of: Callable[[], np.ndarray]) -> np.ndarray:
+        found: np.ndarray = self.model.latest.of(self, name, lambda: table(of()))
+        return found
 
     def values(self, cells: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """Return E f(s') (K, N) for means (K, N, d) of chosen cells (K,)."""

@@ -265,27 +265,43 @@ class ProductLaw:
         self, mean: np.ndarray, weights: np.ndarray, nonnegative: bool, rows: Callable[[np.ndarray], sparse.csr_array]
     ) -> ProductOperator:
         """Return P for particles with means (cells, N, d) and weights (cells, N); rows(cells) gives rows as a matrix."""
-        at, particles = self.collision, weights.shape[1]
         mean, weights = self.inward(mean), self.inward(weights)
-        noise = self._inner_noise
-        moved = at.axis.size - at.moved
+        at, widths = self.collision, self._widths(mean)
+        if (widths != at.width).any():
+            at = self.widened(widths)
+        return ProductOperator(self, at, widths, mean, weights, self._inner_noise, nonnegative, rows)
+
+    def _widths(self, mean: np.ndarray) -> np.ndarray:
+        """Return the widths of the windows of a cell for means (K, N, d): those of a cloud start as far apart as its means."""
+        at = self.collision
         widths = at.width.copy()
-        if particles > 1 and moved == 1:
+        if mean.shape[1] > 1 and at.axis.size - at.moved == 1:
             last = at.axis.size - 1
-            # the windows of a cloud start as far apart as its means
             j, n = int(at.axis[last]), int(at.size[last] + 2 * at.pad[last])
             apart = min(float(np.ptp(mean[:, :, j], axis=1).max() / at.spacing[last]), float(n))
             widths[last] = min(_four(int(at.width[last]) + int(np.ceil(apart)) + 1), _four(n))
-            at = self.widened(widths)
-        return ProductOperator(self, at, widths, mean, weights, noise, nonnegative, rows)
+        return widths
 
-    def bytes_kept(self, particles: int) -> float:
-        """Estimate the bytes that an operator keeps, and U with a copy."""
-        at = self.collision
-        laws = 1 if at.axis.size - at.moved == 1 else particles
-        weights = 8.0 * self.cells * laws * (float(at.width.sum()) + 2)
-        blocks = self.cells // at.cells
-        return (weights if weights <= _STORED else 0.0) + 24.0 * blocks * at.block
+    def laws(self, particles: int) -> int:
+        """Return how many laws a cell has: one for all its particles where one axis is moved."""
+        return 1 if self.collision.axis.size - self.collision.moved == 1 else particles
+
+    def operator_bytes(self, mean: np.ndarray) -> float:
+        """Estimate what an operator keeps, in bytes, from means (K, N, d) of some cells."""
+        particles, d = mean.shape[1:]
+        weights = 8.0 * self.cells * self.laws(particles) * (float(self._widths(mean).sum()) + 2)
+        return weights if weights <= _STORED else 8.0 * self.cells * particles * (d + 1) * (not self._identity)
+
+    def entries(self, mean: np.ndarray) -> float:
+        """Bound the number of entries of P, from means (K, N, d) of some cells."""
+        row = self.laws(mean.shape[1]) * float(self._widths(mean).prod()) * float(np.prod([s.width for s in self.streams]))
+        return self.cells * min(row, float(self.cells))
+
+    @property
+    def bytes(self) -> float:
+        """What the law itself keeps, in bytes."""
+        parts = (part for stream in self.streams for part in vars(stream).values())
+        return float(sum(part.nbytes for part in parts if isinstance(part, np.ndarray)))
 
     @cached_property
     def _inner_noise(self) -> np.ndarray:
@@ -393,8 +409,7 @@ class ProductOperator:
     ) -> None:  # fmt: skip
         self._law, self._at, self._widths = law, at, widths
         self.nonnegative, self._assembled = nonnegative, rows
-        n, moved = law.cells, at.axis.size - at.moved
-        laws = 1 if moved == 1 else weights.shape[1]
+        n, laws = law.cells, law.laws(weights.shape[1])
         self._laws = laws
         self.work = n * laws * float(widths.prod()) + sum(stream.work for stream in law.streams)
         self._stored: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
