@@ -45,7 +45,11 @@ Array = np.ndarray
 # rows, cells and points per standard deviation, and the gap on a cell, relative to the cost, at first; by dimension
 _FIRST = {1: (8.0, 16.0, 16.0, 1e-4), 2: (2.0, 4.0, 8.0, 1e-2)}
 _MOST = {"rows": 2.0, "gap": 16.0, "points": 4.0}  # times finer at the next attempt
-_QUADRATURE = {1: 32.0, 2: 8.0}  # cells per standard deviation from which u is as good as it gets
+_QUADRATURE = {1: 32.0, 2: 4.0}  # cells per row along a noisy axis with which u is computed
+_KINKS = 0.45  # cells per standard deviation, times the root of a gap: what kinks of q cost in the
+# quadrature of u is a part of it; twice as many where noise smooths along one axis alone
+_WARM = 3  # grids of rows, each half as fine as the next, on which u is found first
+_SHARES = (1.0, 0.75, 0.5, 0.25)  # of the refinement that is wanted, in logarithms: the first that fits in the time
 _TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the numbers of states and actions; else 5
 _SEARCHED = 4  # policies found by trying all candidates, where nothing is known
 _LARGEST = 3.0e7  # cells of the lattice
@@ -225,14 +229,11 @@ def attempts(
         axes = claim.axes(plan.rows, plan.cells, plan.points)
         if axes[0].cells * axes[1].cells > _LARGEST:
             return
-        turn, before = time.monotonic(), plan
-        coarse = claim.axes(plan.rows, plan.quadrature(claim))
-        zero = np.zeros((coarse[0].row_count, coarse[1].row_count))
-        first = points_of(coarse, value.u) if value is not None else None if start is None else start(claim.frame, coarse)
+        turn = time.monotonic()
         pulse("value", 0.0)
-        goal = 0.02 * width * (abs(last.high) if last else 1.0)
-        trial = Bellman(claim.problem, claim.frame, coarse, spline_of(coarse, zero))
-        value = solve(trial, zero if first is None else first, box, tries, goal, _SEARCHED if first is None else 1)
+        # u is to cost less of the interval than the bounds of q, or than is wanted
+        goal = max(0.02 * width, 0.02 * plan.gap) * (abs(last.high) if last else 1.0)
+        value = _value(claim, plan, value, start, box, tries, goal)
         bellman = Bellman(claim.problem, claim.frame, axes, value.u)
         wanted = plan.gap * (abs(last.high) if last else value.level)
         enclosure = enclose(bellman, box, tries, wanted, lambda share: pulse("bounds", share))
@@ -250,11 +251,35 @@ def attempts(
         yield last
         if last.relative_width <= width:
             return
-        plan = plan.refined(residual, width, last)
-        # cells grow by the power d/3 of the gap where third derivatives cost it
-        growth = max(1.0, float(np.prod(plan.rows / before.rows)), (before.gap / plan.gap) ** (d / 3.0))
-        if now - began + growth * (now - turn) > seconds:
+        for share in _SHARES:
+            finer = plan.refined(residual, value.rough, width, last, share)
+            # cells grow by the power d/3 of the gap where third derivatives cost it
+            growth = max(1.0, float(np.prod(finer.rows / plan.rows)), (plan.gap / finer.gap) ** (d / 3.0))
+            if now - began + growth * (now - turn) <= seconds:
+                plan = finer
+                break
+        else:
             return
+
+
+def _value(
+    claim: Claim, plan: _Plan, known: Value | None, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None,
+    box: tuple[Array, Array], tries: int, goal: float,
+) -> Value:  # fmt: skip
+    """Return u for a plan, from one that is known, from `start`, or from those on rows that are farther apart."""
+    grids = [claim.axes(plan.rows, plan.quadrature(claim))]
+    if known is None and start is None and claim.problem.state_dimension == 2:
+        for k in range(1, _WARM):
+            coarser = plan.coarser(2.0**k)
+            grids.insert(0, claim.axes(coarser.rows, coarser.quadrature(claim)))
+    value = known
+    for axes in grids:
+        zero = np.zeros((axes[0].row_count, axes[1].row_count))
+        first = points_of(axes, value.u) if value is not None else None if start is None else start(claim.frame, axes)
+        trial = Bellman(claim.problem, claim.frame, axes, spline_of(axes, zero))
+        value = solve(trial, zero if first is None else first, box, tries, goal, _SEARCHED if first is None else 1)
+    assert value is not None
+    return value
 
 
 @dataclass(frozen=True)
@@ -275,19 +300,30 @@ class _Plan:
     def quadrature(self, claim: Claim) -> Array:
         """Cells with which u is computed: more where noise smooths along one axis alone, one per row along one without."""
         noisy = claim.noise > 0.0
-        share = _QUADRATURE[len(noisy)] * (1.0 if np.all(noisy) else 2.0)
-        return np.where(noisy, np.maximum(self.cells, share * self.rows), 2.0 * self.rows)
+        share = _QUADRATURE[len(noisy)] * self.rows
+        if len(noisy) == 2:
+            share = np.maximum(share, _KINKS * (1.0 if np.all(noisy) else 2.0) / np.sqrt(self.gap))
+        return np.where(noisy, np.maximum(self.cells, share), 2.0 * self.rows)
 
-    def refined(self, residual: Residual, width: float, last: Attempt) -> _Plan:
-        """Refine what dominates the width, and what comes near it."""
+    def coarser(self, times: float) -> _Plan:
+        return _Plan(self.rows / times, self.cells / times, self.points / times, self.gap * times * times)
+
+    def refined(self, residual: Residual, rough: tuple[float, float], width: float, last: Attempt, share: float) -> _Plan:
+        """Refine what dominates the width, and what comes near it, by the power `share` of what that asks for.
+
+        rough: see `Value`; rows of the axis along which u is smoother need not come as near each other.
+        """
         size = max(abs(last.low), abs(last.high), 1e-300)
         parts = {"rows": residual.residual, "gap": residual.curvature, "points": residual.taylor}
+        orders = {"rows": 3.0, "gap": 1.0, "points": 4.0}
+        # what is left of the largest part after as much refinement as one attempt takes: below it nothing is gained
+        left = max(0.3 * width * size, *(parts[name] / _MOST[name] ** order for name, order in orders.items()))
         factors = {}
-        for name, order in (("rows", 3.0), ("gap", 1.0), ("points", 4.0)):
+        for name, order in orders.items():
             part = parts[name] / (0.3 * width * size)
-            close = parts[name] > 0.2 * max(parts.values()) and part > 1.0
-            factors[name] = min(_MOST[name], max(1.3, part ** (1.0 / order))) if close else 1.0
-        rows = self.rows * factors["rows"]
+            factors[name] = min(_MOST[name], max(1.3, part ** (1.0 / order))) ** share if parts[name] > left else 1.0
+        uneven = np.array(rough[: len(self.rows)]) / max(*rough, 1e-300)
+        rows = self.rows * np.maximum(factors["rows"] * np.minimum(uneven, 1.0) ** 0.25, 1.0)
         points = np.maximum(self.points * factors["points"], rows)
         return _Plan(rows, np.maximum(self.cells, rows), points, self.gap / factors["gap"])
 

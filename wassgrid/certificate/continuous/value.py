@@ -21,11 +21,16 @@ _PRODUCTS, _RESTART = 240, 60
 @dataclass(frozen=True)
 class Value:
     """Hold u on the knots, as a spline, the spread max - min of S u - u on the rows, and the size of the objective, as far as
-    quadrature can tell."""
+    quadrature can tell.
+
+    rough: how far a cubic spline through values of the size of u may be from u between them, along each axis: its largest fourth
+    difference over 384.
+    """
 
     u: Spline
     spread: float
     level: float
+    rough: tuple[float, float]
 
 
 def places_of(axes: tuple[Axis, Axis]) -> tuple[Array, Array]:
@@ -94,7 +99,15 @@ def solve(bellman: Bellman, start: Array, box: tuple[Array, Array], tries: int, 
         rows = chain.evaluated(actions, image, 1e-3 * max(wanted, 1e-3 * spread))
         cost = float(rows.flat[0]) if bellman.discount == 1.0 else float(np.mean(rows))
     assert best is not None
-    return Value(spline_of(axes, best[1]), best[0], best[2])
+    return Value(spline_of(axes, best[1]), best[0], best[2], (_roughness(axes, best[1], 0), _roughness(axes, best[1], 1)))
+
+
+def _roughness(axes: tuple[Axis, Axis], rows: Array, k: int) -> float:
+    if rows.shape[k] < 5:
+        return 0.0
+    if axes[k].knots.periodic:
+        rows = np.take(rows, np.arange(rows.shape[k] + 4) % rows.shape[k], axis=k)
+    return float(np.max(np.abs(np.diff(rows, 4, axis=k)))) / 384.0
 
 
 @dataclass(frozen=True)
