@@ -242,7 +242,10 @@ def test_g_between_the_points_lies_in_its_bounds(still, model):
 def test_bounds_without_the_slack_between_points_are_found(still, monkeypatch):
     bounds = "_along_lines" if still else "_on_cells"
     whole = getattr(residual, bounds)
-    monkeypatch.setattr(residual, bounds, lambda *given: (*whole(*given)[:2], np.zeros(1), np.zeros(1)))
+    if still:
+        monkeypatch.setattr(residual, bounds, lambda *given: [(*piece[:2], np.zeros(1), np.zeros(1)) for piece in whole(*given)])
+    else:
+        monkeypatch.setattr(residual, bounds, lambda *given: (*whole(*given)[:2], np.zeros(1), np.zeros(1)))
     with pytest.raises(AssertionError):
         check_between(still, "open", 5)
 

@@ -15,6 +15,7 @@ difference of two; and p is constant there (the mean of a cut law is not affine 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ from wassgrid.certificate.continuous.value import points_of
 Array = np.ndarray
 _UNIT = 2.0**-53
 _PLACES = np.array([-1.0, -1.0 / 3.0, 1.0 / 3.0, 1.0])  # in a cell
+_STRIP = 1024  # cells along an axis without noise at a time
 _EXCHANGED = (0, 2, 1, 5, 4, 3)  # coefficients of polynomials when d_1 and d_2 change places
 _BERNSTEIN = 6.0  # sum of the sizes of the weights of `_bernstein`: 34/6
 
@@ -71,17 +73,23 @@ def bound(bellman: Bellman, q: Enclosure) -> Residual:
     rounding = 2 * (terms * _UNIT + strips) * size + bellman.u.rounding + 4 * _UNIT * abs(shift)
     still = [k for k, axis in enumerate(axes) if isinstance(axis, StillAxis)]
     rounding *= _BERNSTEIN if still else 1.0
-    low, high, drop, rise = _along_lines(bellman, q, shift, still[0]) if still else _on_cells(bellman, q, shift)
-    middle = 0.5 * (low + high)
-    least, most = np.min(low - drop) + shift - rounding, np.max(high + rise) + shift + rounding
+    pieces = _along_lines(bellman, q, shift, still[0]) if still else [_on_cells(bellman, q, shift)]
+    least, most, middle, apart, between = np.inf, -np.inf, (np.inf, -np.inf), 0.0, [0.0, 0.0]
+    for low, high, drop, rise in pieces:
+        least, most = min(least, float(np.min(low - drop))), max(most, float(np.max(high + rise)))
+        centre = 0.5 * (low + high)
+        middle = min(middle[0], float(np.min(centre))), max(middle[1], float(np.max(centre)))
+        apart = max(apart, float(np.max(high - low)))
+        between = [max(x, float(np.max(y))) for x, y in zip(between, (drop, rise), strict=True)]
+    least, most = least + shift - rounding, most + shift + rounding
     return Residual(
         float(least - 4 * _UNIT * abs(least)),
         float(most + 4 * _UNIT * abs(most)),
-        residual=float(np.ptp(middle)),
-        curvature=float(np.max(high - low)),
-        taylor=float(np.max(drop) + np.max(rise)),
+        residual=middle[1] - middle[0],
+        curvature=apart,
+        taylor=sum(between),
         minima=q.minima,
-        rounding=2 * rounding,
+        rounding=2 * float(rounding),
     )
 
 
@@ -142,8 +150,9 @@ def _on_cells(bellman: Bellman, q: Enclosure, shift: float) -> tuple[Array, Arra
     return _corner(axes, low, np.minimum), _corner(axes, high, np.maximum), np.asarray(drop), np.asarray(rise)
 
 
-def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> tuple[Array, Array, Array, Array]:
-    """Bound g on the cells between the points of the noisy axis and the edges of q's cells along the one without noise.
+def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> Iterator[tuple[Array, Array, Array, Array]]:
+    """Bound g on the cells between the points of the noisy axis and the edges of q's cells along the one without noise, some
+    cells along the latter after the others.
 
     On a line of means at a place t of the axis without noise S u is an expectation along the other alone, and E of a polynomial
     on the cells is one in t: bounded by its Bernstein coefficients, with u, which is a cubic polynomial in t there.
@@ -154,34 +163,12 @@ def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> tu
     axes: tuple[AxisLaw, NoAxis] = (law, NoAxis())
     finest = q.layers[-1].factor
     parts = line.refined(finest)
-    # (4, cells_of_the_finest): four places across every cell
-    places = parts.low + parts.spacing * (np.arange(parts.cells) + 0.5) + 0.5 * parts.spacing * _PLACES[:, None]
-    u, bends = _cubics(bellman, still, places)
-    low, high = -u, -u
-    for layer in q.layers:
-        fine = law.refined(layer.factor), line.refined(layer.factor)
-        cell = np.arange(parts.cells) // (finest // layer.factor)
-        t = places - (fine[1].low + fine[1].spacing * (cell + 0.5))
-        moments = fine[0].moments()
-        for p, result in ((layer.below, low), (layer.above, high)):
-            p = np.concatenate([p[:1] - shift, p[1:]])
-            c = [m if still == 1 else m.T for m in _sparse(fine[::-1] if still == 0 else fine, layer, p)]
-            if still == 0:
-                c = [c[k] for k in _EXCHANGED]
-            constant = moments[0] @ c[0] + moments[1] @ c[1] + moments[2] @ c[3]
-            slope, bend = moments[0] @ c[2] + moments[1] @ c[4], moments[0] @ c[5]
-            constant, slope, bend = (x.toarray()[:, cell] for x in (constant, slope, bend))
-            for k in range(4):
-                result[k] += constant + slope * t[k] + bend * (0.5 * t[k] * t[k])
-    low, high = _bernstein(low).min(axis=0), _bernstein(high).max(axis=0)
+    below, above = _lines(law, line, q, shift, still)
     middle, radius = _middle(q, shift, bellman.axes)
     if still == 0:
         middle, radius = (np.ascontiguousarray(p[list(_EXCHANGED)].transpose(0, 2, 1)) for p in (middle, radius))
     size, half = float(np.max(_size(middle, (law, line)))), 0.5 * line.spacing
-    cell = np.arange(parts.cells) // finest
-    t = places - (line.low + line.spacing * (cell + 0.5))
-    along = [law.expect(part, 2)[:, cell] for part in _in_line(middle)]
-    bend = _bernstein(np.stack([along[0] + along[1] * t[k] + along[2] * (0.5 * t[k] * t[k]) for k in range(4)]) - bends)
+    along = [law.expect(part, 2) for part in _in_line(middle)]
     slack = law.expect([(radius[0], 0)], 3) + 1e-13 * size / law.sigma**2
     slack += 16 * _BERNSTEIN * bellman.u.rounding / law.row_spacing**2
     # (q - p) at a place t: p_0 + ... and what varies with t
@@ -189,19 +176,67 @@ def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> tu
     plain = middle.copy()
     plain[[2, 4, 5]] = 0.0
     far = _distance(axes, plain, radius[0])
-    fourth = law.point_spacing**2 / 8 * _norm(axes, 0, 0) * far
-    slack = (slack + fourth)[:, cell]
-    most = _corner((law,), bend.max(axis=0) + slack, np.maximum)
-    least = _corner((law,), bend.min(axis=0) - slack, np.minimum)
     square = law.point_spacing**2 / 8
-    return (
-        _corner((law,), low, np.minimum),
-        _corner((law,), high, np.maximum),
-        np.maximum(most, 0.0) * square,
-        np.maximum(-least, 0.0) * square,
-    )
+    slack = slack + square * _norm(axes, 0, 0) * far
+    c = bellman.u.coefficients if still == 1 else bellman.u.coefficients.T
+    noisy, other = bellman.u.knots[1 - still], bellman.u.knots[still]
+    value, curved = noisy.basis(law.places) @ c, noisy.basis(law.places, second=True) @ c
+    for start in range(0, parts.cells, _STRIP):
+        cell = np.arange(start, min(start + _STRIP, parts.cells))
+        t = 0.5 * parts.spacing * _PLACES
+        # (4, K): four places across every cell
+        places = parts.low + parts.spacing * (cell + 0.5) + t[:, None]
+        across = other.basis(places.ravel()).T
+        u, bends = ((side @ across).reshape(-1, 4, cell.size).transpose(1, 0, 2) for side in (value, curved))
+        low, high = (
+            np.stack([p[0] + p[1] * t[k] + p[2] * (0.5 * t[k] * t[k]) - u[k] for k in range(4)])
+            for p in (below[:, :, cell], above[:, :, cell])
+        )
+        low, high = _bernstein(low).min(axis=0), _bernstein(high).max(axis=0)
+        whole = cell // finest
+        within = places - (line.low + line.spacing * (whole + 0.5))
+        a = [part[:, whole] for part in along]
+        bend = _bernstein(np.stack([a[0] + a[1] * s + a[2] * (0.5 * s * s) for s in within]) - bends)
+        most = _corner((law,), bend.max(axis=0) + slack[:, whole], np.maximum)
+        least = _corner((law,), bend.min(axis=0) - slack[:, whole], np.minimum)
+        yield (
+            _corner((law,), low, np.minimum),
+            _corner((law,), high, np.maximum),
+            np.maximum(most, 0.0) * square,
+            np.maximum(-least, 0.0) * square,
+        )
 
 
+def _lines(law: AxisLaw, line: StillAxis, q: Enclosure, shift: float, still: int) -> tuple[Array, Array]:
+    """Return E of the polynomials below and above q, less `shift`, over the layers: coefficients (3, points, cells) of 1, t and
+    t^2/2 on the cells of the finest layer along the axis without noise, t from their middles."""
+    sides = [np.zeros((3, law.point_count, line.cells)) for _ in range(2)]
+    factor = 1
+    for layer in q.layers:
+        while factor < layer.factor:
+            sides = [_halves(p, line.spacing / factor) for p in sides]
+            factor *= 2
+        fine = law.refined(layer.factor), line.refined(layer.factor)
+        moments = fine[0].moments()
+        for p, result in zip((layer.below, layer.above), sides, strict=True):
+            p = np.concatenate([p[:1] - shift, p[1:]])
+            c = [m if still == 1 else m.T for m in _sparse(fine[::-1] if still == 0 else fine, layer, p)]
+            if still == 0:
+                c = [c[k] for k in _EXCHANGED]
+            result[0] += (moments[0] @ c[0] + moments[1] @ c[1] + moments[2] @ c[3]).toarray()
+            result[1] += (moments[0] @ c[2] + moments[1] @ c[4]).toarray()
+            result[2] += (moments[0] @ c[5]).toarray()
+    return sides[0], sides[1]
+
+
+def _halves(p: Array, width: float) -> Array:
+    """Return polynomials p_0 + p_1 t + p_2 t^2/2 on cells of a width, (3, points, cells), about the middles of their halves."""
+    result = np.empty((3, p.shape[1], 2 * p.shape[2]))
+    for half, t in enumerate((-0.25 * width, 0.25 * width)):
+        result[0, :, half::2] = p[0] + p[1] * t + p[2] * (0.5 * t * t)
+        result[1, :, half::2] = p[1] + p[2] * t
+        result[2, :, half::2] = p[2]
+    return result
 
 
 def _bernstein(values: Array) -> Array:
@@ -214,15 +249,6 @@ def _bernstein(values: Array) -> Array:
 def _in_line(p: Array) -> list[list[tuple[Array, int]]]:
     """Return what polynomials in (d_1, d_2) are at d_2 = t: parts of the coefficients of 1, t and t^2/2, see `AxisLaw.expect`."""
     return [[(p[0], 0), (p[1], 1), (p[3], 2)], [(p[2], 0), (p[4], 1)], [(p[5], 0)]]
-
-
-def _cubics(bellman: Bellman, still: int, places: Array) -> tuple[Array, Array]:
-    """Return u and its second derivative along the noisy axis at places (4, cells) of the other: (4, points, cells)."""
-    law = bellman.axes[1 - still]
-    assert isinstance(law, AxisLaw)
-    p, y = np.broadcast_arrays(places[:, None, :], law.places[:, None])
-    found = bellman.u.at(*((p, y) if still == 0 else (y, p)))
-    return found[0].reshape(p.shape), found[5 if still == 0 else 3].reshape(p.shape)
 
 
 def _size(p: Array, axes: tuple) -> Array:
