@@ -11,7 +11,7 @@ import numpy as np
 
 from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.weight_bounds import weight_bounds
-from wassgrid.transition.compiled import PERIODIC, allocating_nothing, cached, fold
+from wassgrid.transition.compiled import PERIODIC, allocating_nothing, driver, fold
 from wassgrid.transition.expectations import expectation
 from wassgrid.transition.walk import fill, new_walk
 
@@ -247,7 +247,7 @@ def derivative_combinations(order: np.ndarray, moving: np.ndarray) -> tuple[np.n
     return np.array(list(numbers), dtype=np.int64).reshape(-1, d), first, third
 
 
-@cached
+@driver
 def enclose(
     low, high, axes, profiles, width, cells, mean, radius, noise, coupling, f, combinations, first, third,
     value, gradient, hessian, floor, slope, bend, smooth, bounded,

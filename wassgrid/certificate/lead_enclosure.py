@@ -11,12 +11,12 @@ from wassgrid.certificate.axis_bounds import axis_bounds
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.transition.axis_kernels import axis_weights
 from wassgrid.transition.axis_kernels.facts import TAIL
-from wassgrid.transition.compiled import cached, fold, slack
+from wassgrid.transition.compiled import driver, fold, slack
 from wassgrid.transition.lead import given_lead, open_cell
 from wassgrid.transition.walk import new_walk
 
 
-@cached
+@driver
 def lead_table(first_cell, last_cell, axes, width, mean, noise, coupling, f, low, high, table):
     """Write E[f(s') | lead axis at a node], table (cells, n_lead), for the nodes that means in [low, high] (cells,) may reach."""
     d = mean.shape[1]
@@ -42,7 +42,7 @@ def lead_table(first_cell, last_cell, axes, width, mean, noise, coupling, f, low
                 table[k, node] = given_lead(walk, axes, mean[k], noise[k], coupling[k], f, node)
 
 
-@cached
+@driver
 def lead_expectations(low, high, axes, lead, width, cells, mean, noise, table, shared, result):
     """Write E f with its first and second derivative in the lead's mean, result (3, K, N), for means (K, N) of cells (K,)."""
     n, h, boundary = axes.size[lead], axes.spacing[lead], axes.boundary[lead]
@@ -63,7 +63,7 @@ def lead_expectations(low, high, axes, lead, width, cells, mean, noise, table, s
             result[0, r, i], result[1, r, i], result[2, r, i] = t0, t1, t2
 
 
-@cached
+@driver
 def lead_enclosures(
     low, high, axes, profiles, lead, width, cells, mean, radius, noise, table, shared, floor, slope, second, third, smooth,
     bounded,

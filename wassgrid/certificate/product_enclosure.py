@@ -13,7 +13,7 @@ from wassgrid.certificate.axis_bounds import axis_bounds, floor_value
 from wassgrid.certificate.weight_bounds import weight_bounds
 from wassgrid.transition.axis_kernels import axis_weights
 from wassgrid.transition.collide import _tabulate, place
-from wassgrid.transition.compiled import allocating_nothing, cached, fold
+from wassgrid.transition.compiled import allocating_nothing, driver, fold
 
 MOST_MOVED = 2  # axes that these functions can do
 
@@ -61,7 +61,7 @@ def _span(nodes, count, others, number):
     return first, last - first + 1
 
 
-@cached
+@driver
 def enclose_product(
     low, high, at, profiles, reach, width, cells, mean, radius, noise, u,
     value, gradient, hessian, floor, slope, most, bend, smooth, bounded,

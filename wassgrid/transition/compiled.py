@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from numba import jit, types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.core.registry import CPUDispatcher
 
 CLAMP, REFLECT, PERIODIC, PROJECT, TRUNCATE = 0, 1, 2, 3, 4
@@ -32,6 +34,28 @@ TAIL = 8.0  # standard deviations: the normal density beyond is 1e-14 of its pea
 _options: dict[str, Any] = {"nopython": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
 
 
+class _Part(JITCodeLibrary):
+    """Code that is never run by itself, only linked into that of its callers: optimised and translated there, and not before."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+    @property
+    def codegen(self) -> Any:
+        return self
+
+    def set_env(self, name: str, environment: Any) -> None:
+        """Do nothing: there is no place in memory that would hold the environment."""
+
+
+class _PartCompiler(Compiler):
+    def __init__(self, typing: Any, target: Any, library: Any, *arguments: Any) -> None:
+        super().__init__(typing, target, _Part(target.codegen(), "part"), *arguments)
+
+
 class Helper(CPUDispatcher):
     """A function that compiled functions call, and that is plain Python where Python calls it.
 
@@ -39,7 +63,8 @@ class Helper(CPUDispatcher):
     """
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
-        super().__init__(function, targetoptions={"no_cpython_wrapper": True, **_options, **options})
+        options = {"no_cpython_wrapper": True, **_options, **options}
+        super().__init__(function, targetoptions=options, pipeline_class=_PartCompiler)
 
     def __call__(self, *arguments: Any) -> Any:
         return self.py_func(*arguments)
