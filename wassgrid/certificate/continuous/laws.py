@@ -192,15 +192,21 @@ class AxisLaw:
         """Return the law with cells cut into so many."""
         return replace(self, fine=self.fine * factor, factor=self.factor * factor)
 
-    def moments(self) -> list[csr_array]:
-        """Return the matrices (points, cells) that take coefficients of 1, d and d^2/2 on the cells to expectations."""
+    def moments(self, chosen: Array | None = None) -> list[csr_array]:
+        """Return the matrices (points, cells) that take coefficients of 1, d and d^2/2 on the cells to expectations.
+
+        chosen: the cells that have coefficients, all of them by default; the columns of others are left empty.
+        """
         index, sign, side = self.extension
-        columns = np.arange(2 * self.reach + 1)
         first = np.arange(self.point_count) * self.fine // self.points
-        take = (first[:, None] + columns).ravel()
-        rows = np.repeat(np.arange(self.point_count), columns.size)
-        phase = np.arange(self.point_count) % self.phases
-        parts = [self.windows[0][0, c][phase].ravel() for c in range(3)]
+        # the points that reach a cell follow each other
+        at = np.arange(index.size) if chosen is None else np.flatnonzero(np.isin(index, chosen))
+        low, high = np.searchsorted(first, at - 2 * self.reach), np.searchsorted(first, at, side="right")
+        count = high - low
+        take = np.repeat(at, count)
+        rows = np.arange(take.size) + np.repeat(low - np.cumsum(count) + count, count)
+        phase, place = rows % self.phases, take - first[rows]
+        parts = [self.windows[0][0, c][phase, place] for c in range(3)]
         inside, end = np.abs(sign[take]), side[take]
         if self.model == "truncate":
             parts = [part * inside / self.truncated[0][0][rows] for part in parts]
@@ -361,7 +367,7 @@ class NoAxis:
     def refined(self, factor: int) -> NoAxis:
         return self
 
-    def moments(self) -> list[csr_array]:
+    def moments(self, chosen: Array | None = None) -> list[csr_array]:
         one = csr_array(np.ones((1, 1)))
         return [one, 0.0 * one, 0.0 * one]
 

@@ -115,7 +115,9 @@ def _expected(axes: tuple[Axis, Axis], q: Enclosure, shift: float) -> tuple[Arra
     results = [np.zeros((axes[0].point_count, axes[1].point_count)) for _ in range(2)]  # type: ignore[union-attr]
     for layer in q.layers:
         fine = axes[0].refined(layer.factor), axes[1].refined(layer.factor)
-        one, two = fine[0].moments(), [w.T.tocsr() for w in fine[1].moments()]  # type: ignore[union-attr]
+        place = np.unravel_index(layer.index, (fine[0].cells, fine[1].cells))
+        one, two = (axis.moments(chosen) for axis, chosen in zip(fine, place, strict=True))  # type: ignore[union-attr]
+        two = [w.T.tocsr() for w in two]
         for p, result in zip((layer.below, layer.above), results, strict=True):
             parts = _sparse(fine, layer, np.concatenate([p[:1] - shift, p[1:]]))
             result += one[0] @ (parts[0] @ two[0] + parts[2] @ two[1] + parts[5] @ two[2]).toarray()
@@ -217,7 +219,8 @@ def _lines(law: AxisLaw, line: StillAxis, q: Enclosure, shift: float, still: int
             sides = [_halves(p, line.spacing / factor) for p in sides]
             factor *= 2
         fine = law.refined(layer.factor), line.refined(layer.factor)
-        moments = fine[0].moments()
+        place = np.unravel_index(layer.index, tuple(axis.cells for axis in (fine[::-1] if still == 0 else fine)))
+        moments = fine[0].moments(place[1 - still])
         for p, result in zip((layer.below, layer.above), sides, strict=True):
             p = np.concatenate([p[:1] - shift, p[1:]])
             c = [m if still == 1 else m.T for m in _sparse(fine[::-1] if still == 0 else fine, layer, p)]
