@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numba
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ from wassgrid.policy import ParticlePolicy
 from wassgrid.run.grid_solver import GridSolver
 from wassgrid.run.loop import StepRecord
 from wassgrid.simulate import discounted_cost, ergodic_cost
-from wassgrid.storage import ResultFile, StorageError
+from wassgrid.storage import ResultFile, StorageError, reader
 
 TINY = """
 title = "Tiny regulator"
@@ -562,6 +563,26 @@ def test_info_of_a_finished_run(case, capsys):
         f"step {STEPS - 1}", "wassgrid " + wassgrid.__version__, "physical std",
     ):  # fmt: skip
         assert part in shown
+
+
+def test_info_of_a_long_run_reads_little(case, capsys, monkeypatch):
+    assert main(["run", "tiny.toml", "-q"]) == 0
+    with h5py.File("tiny.h5", "r+") as file:
+        for data in file["convergence"].values():
+            data.resize(300_000, axis=0)
+            data[...] = np.arange(300_000)
+    read, lengths = reader.read_array, []
+
+    def watched(data, index=()):
+        found = read(data, index)
+        lengths.append(found.size)
+        return found
+
+    monkeypatch.setattr(reader, "read_array", watched)
+    assert main(["info", "tiny.h5"]) == 0
+    shown = capsys.readouterr().out
+    assert "300000 records, steps 0 to 299999" in shown and re.search("objective J +299999\n", shown)
+    assert max(lengths) < 1000
 
 
 def test_plot_names_the_figures(case, capsys):

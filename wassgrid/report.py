@@ -28,7 +28,7 @@ from wassgrid.run.schema import (
     phase_time,
 )
 from wassgrid.run.summary import summary_of
-from wassgrid.storage import Named, ResultFile
+from wassgrid.storage import ResultFile
 from wassgrid.text import visible
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _FAR, _GRID_ERROR = 4.0, 1e-2  # standard errors and share of J from which the grid's J is said to be off
+_LOOKED_AT = 100_000  # records at the end of a run, of which whole columns are read
 ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is told
 
 
@@ -64,9 +65,10 @@ def print_info(result: ResultFile, console: Console) -> None:
         ("seed", str(attributes["seed"])),
     ]
     for name in result.series:
-        steps = result.steps(name)
-        span = f", steps {steps[0]} to {steps[-1]}" if len(steps) > 1 else f", step {steps[0]}" if len(steps) else ""
-        rows.append((f"/{name}", f"{len(steps)} records{span}: {', '.join(result.variables(name))}"))
+        count = result.records(name)
+        first, last = (result.array(name, "step", end) if count else 0 for end in (0, -1))
+        span = f", steps {first} to {last}" if count > 1 else f", step {first}" if count else ""
+        rows.append((f"/{name}", f"{count} records{span}: {', '.join(result.variables(name))}"))
     rows.append(("/checkpoint", result.checkpoint_described))
     size = f"{result.path.stat().st_size / 2**20:.3g} MiB"
     rows.append(("size", size if result.has_checksums else f"{size}, without checksums (of an early version)"))
@@ -135,8 +137,7 @@ def expectations(case: Case, objective: float) -> tuple[bool, list[str]]:
 
 def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str, str]]:
     """Return the numbers of a run's last step as (name, text); `case` adds the comparison with its [expect]."""
-    columns = result.convergence
-    last = Named(columns.place, {name: float(values[-1]) for name, values in columns.items()})
+    last = result.last("convergence")
     summary = summary_of(result)
     # a neural run measures its finished policy in a long simulation of its own
     last[OBJECTIVE] = summary.pop(OBJECTIVE, last[OBJECTIVE])
@@ -163,10 +164,10 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
         second = summary.pop("second_eigenvalue", None)
         rate = f"decay of {last[MIXING_RATE]:.6g} per step" if second is None else f"second eigenvalue of modulus {second:.9g}"
         rows.append(("mixing", rate))
-    if curvature("min") in columns:
-        rows += _curvature_rows(columns)
+    if curvature("min") in last:
+        rows += _curvature_rows(result)
     rows += _summary_rows(result, summary)
-    rows.append(("wall time", _times(columns, last[WALL_TIME])))
+    rows.append(("wall time", _times(result, last[WALL_TIME])))
     if case is not None:
         rows += [("expected", text) for text in expectations(case, last[OBJECTIVE])[1]]
     return rows
@@ -199,10 +200,12 @@ def rounded(value: float, error: float) -> str:
     return f"{value:.{digits}f} +- {error:.{digits}f}"
 
 
-def _curvature_rows(columns: dict[str, np.ndarray]) -> list[tuple[str, str]]:
+def _curvature_rows(result: ResultFile) -> list[tuple[str, str]]:
     """Return the extreme eigenvalues of the Hessian at the last recorded step, and whether all were nonnegative."""
     from wassgrid.hessian import is_convex
 
+    names = [STEP, *(curvature(end, part) for end in CURVATURE_ENDS for part in ("", "_residual"))]
+    columns = {name: result.array("convergence", name, slice(-_LOOKED_AT, None)) for name in names}
     known = np.flatnonzero(np.isfinite(columns[curvature("min")]))
     if known.size == 0:
         return [("curvature", "no eigenvalue of the Hessian was found")]
@@ -244,8 +247,12 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
     return rows
 
 
-def _times(columns: dict[str, np.ndarray], total: float) -> str:
-    spent = {name: float(np.nansum(columns[phase_time(name)])) for name in PHASES if phase_time(name) in columns}
+def _times(result: ResultFile, total: float) -> str:
+    """Return the wall time and, where it is not long to read, what it was spent on."""
+    if result.records("convergence") > _LOOKED_AT:
+        return _seconds(total)
+    columns = {name: phase_time(name) for name in PHASES if phase_time(name) in result.variables("convergence")}
+    spent = {name: float(np.nansum(result.array("convergence", column))) for name, column in columns.items()}
     parts = [f"{name} {_seconds(seconds)}" for name, seconds in spent.items() if seconds > 0]
     return _seconds(total) + (f": {', '.join(parts)}" if parts else "")
 

@@ -10,6 +10,7 @@ from wassgrid.transition.operator import MarkovOperator
 
 LISTED = 5_000_000  # entries of P up to which its classes are listed, from the matrix
 _EDGE = 1e-14  # transition probabilities below are rounding
+_AT_ONCE = 1 << 20  # edges that are looked at together
 _TOGETHER = 200  # steps after which all cells reach one, or it is left open
 
 
@@ -18,12 +19,7 @@ def recurrent_classes(operator: MarkovOperator) -> list[np.ndarray]:
 
     Edges with probability below rounding do not count.
     """
-    matrix = operator.matrix()
-    # a copy: what follows works in place, and the matrix shares its memory with the operator
-    edges = sparse.csr_array(
-        (matrix.data > _EDGE, matrix.indices, matrix.indptr), shape=matrix.shape, dtype=np.int8, copy=True
-    )
-    edges.eliminate_zeros()
+    edges = _edges(operator.matrix())
     count, label = csgraph.connected_components(edges, directed=True, connection="strong")
     source = np.repeat(label, np.diff(edges.indptr))
     open_classes = np.unique(source[source != label[edges.indices]])
@@ -66,12 +62,25 @@ def reached_together(operator: MarkovOperator, cell: int) -> bool:
 
 def period(operator: MarkovOperator, cells: np.ndarray) -> int:
     """Return the period of one recurrent class: the gcd of its cycle lengths, by breadth-first levels."""
-    matrix = operator.matrix()[cells][:, cells]
-    matrix.data = np.where(matrix.data > _EDGE, 1.0, 0.0)
-    matrix.eliminate_zeros()
-    order, parents = csgraph.breadth_first_order(matrix, 0, directed=True)
+    edges = _edges(operator.matrix())
+    if cells.size < operator.size:
+        edges = edges[cells][:, cells]
+    order, parents = csgraph.breadth_first_order(edges, 0, directed=True)
     level = np.zeros(cells.size, np.int64)
     for node in order[1:]:
         level[node] = level[parents[node]] + 1
-    source = np.repeat(np.arange(cells.size), np.diff(matrix.indptr))
-    return int(np.gcd.reduce(np.abs(level[source] + 1 - level[matrix.indices]))) or 1
+    found, rows = 0, max(1, _AT_ONCE * cells.size // max(edges.nnz, 1))
+    for first in range(0, cells.size, rows):
+        start = edges.indptr[first : first + rows + 1]
+        source = np.repeat(level[first : first + rows], np.diff(start))
+        found = int(np.gcd.reduce(np.abs(source + 1 - level[edges.indices[start[0] : start[-1]]]), initial=found))
+    return found or 1
+
+
+def _edges(matrix: sparse.csr_array) -> sparse.csr_array:
+    """Return the graph of a matrix: a copy, without what is rounding."""
+    edges = sparse.csr_array(
+        (matrix.data > _EDGE, matrix.indices, matrix.indptr), shape=matrix.shape, dtype=np.int8, copy=True
+    )
+    edges.eliminate_zeros()
+    return edges

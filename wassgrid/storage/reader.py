@@ -229,6 +229,13 @@ class ResultFile:
             columns = {name: read_array(group[name]) for name in ("step", *variable_names(group))}
         return Named(f"/convergence of '{self.path}'", columns)
 
+    def last(self, series: str) -> Named:
+        """Return the scalars of the last record of a series by name, ``step`` among them; nothing else is read."""
+        group = self._file[series]
+        with self._reading(f"/{series}"):
+            names = [name for name in ("step", *variable_names(group)) if group[name].ndim == 1 and len(group[name])]
+        return Named(f"/{series} of '{self.path}'", {name: float(self.array(series, name, -1)) for name in names})
+
     def array(self, series: str, name: str, index: Any = ()) -> np.ndarray:
         """Return (records, ...) one array of a series, or the part of it that a NumPy ``index`` selects, read alone."""
         with self._reading(f"/{series}/{name}"):
