@@ -131,6 +131,10 @@ def test_help_is_quick_and_imports_nothing_heavy():
     script = f"import sys, wassgrid, wassgrid.cli; print(sorted({heavy} & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert output == "[]\n"
+    # until the command's first line is reached, Ctrl-C shows a traceback
+    script = "import sys; before = set(sys.modules); import wassgrid.__main__; print(*set(sys.modules) - before)"
+    output = subprocess.run([sys.executable, "-S", "-c", script], check=True, capture_output=True, text=True).stdout
+    assert not {"typing", "re", "enum", "contextlib", "collections"} & set(output.split())
 
 
 def test_help_and_version(capsys):

@@ -6,9 +6,12 @@ The public names are imported on first use, so that ``import wassgrid`` costs no
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+# not from `typing`, whose import takes longer than Python's own start: until `__main__` is reached, Ctrl-C shows a traceback
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wassgrid.case import Case, CaseError
     from wassgrid.load_policy import Policy
     from wassgrid.policy import ParticlePolicy

@@ -1,11 +1,16 @@
 """`python -m wassgrid`, and the command `wassgrid`."""
 
+# what is imported here and by `wassgrid` itself is there before anything can be said of Ctrl-C: nothing that takes long
+from __future__ import annotations
+
 import atexit
 import gc
 import os
 import sys
-from contextlib import suppress
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _BETWEEN_COLLECTIONS = 5_000  # objects; at Python's own 700 the libraries' half a million cost 0.15 s, and none is garbage
 
@@ -24,8 +29,10 @@ def _leave(status: int) -> NoReturn:
     """End this process without taking the libraries down object by object, which would last 0.3 s."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # closed, full, or none at all
+        try:
             stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed, full, or none at all
+            pass
     os._exit(status)
 
 

@@ -97,7 +97,11 @@ class Manufactured:
 
     @classmethod
     def correlated(cls) -> Self:
-        """Return a two-dimensional problem with correlated noise and two actions."""
+        """Return a two-dimensional problem with correlated noise and two actions.
+
+        For evaluating policies: h is no polynomial of degree two, and where axes end the cost -E h(x') of actions that lead far
+        beyond them falls without bound, so that on a grid there is nothing to be optimised.
+        """
         return cls(
             title="Manufactured problem with correlated noise",
             states=(
