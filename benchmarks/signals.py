@@ -75,9 +75,18 @@ class Moment:
     file: str = "r.h5"
 
 
-def rows(folder: Path) -> int:
-    """Return how many steps the result file holds; -1 where there is none."""
-    with suppress(StorageError, OSError), ResultFile(folder / "r.h5") as result:
+def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
+    """Return once a condition holds.  Raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("waited in vain")
+        time.sleep(0.005)
+
+
+def rows(path: Path) -> int:
+    """Return how many steps a result file holds; -1 where there is none."""
+    with suppress(StorageError, OSError), ResultFile(path) as result:
         return result.records("convergence")
     return -1
 
@@ -87,15 +96,15 @@ def at_once(folder: Path) -> bool:
 
 
 def begun(folder: Path) -> bool:
-    return rows(folder) >= 0
+    return rows(folder / FILE) >= 0
 
 
 def stepped(folder: Path) -> bool:
-    return rows(folder) >= 1
+    return rows(folder / FILE) >= 1
 
 
 def writing(folder: Path) -> bool:
-    return rows(folder) >= 1 and (folder / ".r.h5.partial").exists()
+    return rows(folder / FILE) >= 1 and (folder / ".r.h5.partial").exists()
 
 
 def run(case: str, *settings: str) -> tuple[str, ...]:
@@ -103,6 +112,7 @@ def run(case: str, *settings: str) -> tuple[str, ...]:
     return ("run", f"{case}.toml", "-o", "r.h5", *(word for setting in settings for word in ("--set", setting)))
 
 
+FILE = "r.h5"
 SHORT = ("flow.stop.steps=2",)
 MOMENTS = {
     "start": Moment(run("write"), at_once, (0.05, 0.15, 0.3, 0.6, 1.0, 1.5)),
@@ -112,7 +122,7 @@ MOMENTS = {
     "write": Moment(run("write"), writing, (0.0, 0.05, 0.2)),
     "resume, reading": Moment(("resume", "r.h5"), at_once, (0.6, 1.0, 1.5), (run("write", *SHORT),)),
     "resume, steps": Moment(
-        ("resume", "r.h5", "--set", "flow.stop.steps=50"), lambda folder: rows(folder) > 3, (0.2,), (run("write", *SHORT),)
+        ("resume", "r.h5", "--set", "flow.stop.steps=50"), lambda folder: rows(folder / FILE) > 3, (0.2,), (run("write", *SHORT),)
     ),
     "neural": Moment(run("neural"), begun, (0.5, 3.0, 8.0)),
     "prove": Moment(("prove", "lq.toml", "--time", "60", "--width", "1e-13"), at_once, (2.0, 4.0, 8.0), file=""),
@@ -166,8 +176,7 @@ def trial(moment: Moment, delay: float, number: int) -> tuple[float, int, str, b
             start(folder, command).communicate()
         process = start(folder, moment.command, folder / "compiled" if moment.cold else None)
         try:
-            while not moment.ready(folder) and process.poll() is None:
-                time.sleep(0.002)
+            wait_for(lambda: moment.ready(folder) or process.poll() is not None)
             time.sleep(delay)
             over, began = process.poll() is not None, time.monotonic()
             process.send_signal(number)

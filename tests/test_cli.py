@@ -23,6 +23,7 @@ import pytest
 from bad_cases import BAD_CASES
 
 import wassgrid
+from benchmarks.signals import rows, wait_for
 from wassgrid.case import Case
 from wassgrid.cli import main
 from wassgrid.grid import StateGrid
@@ -33,7 +34,7 @@ from wassgrid.policy import ParticlePolicy
 from wassgrid.run.grid_solver import GridSolver
 from wassgrid.run.loop import StepRecord
 from wassgrid.simulate import discounted_cost, ergodic_cost
-from wassgrid.storage import ResultFile, StorageError, reader
+from wassgrid.storage import ResultFile, reader
 
 TINY = """
 title = "Tiny regulator"
@@ -102,19 +103,6 @@ sys.exit(main({list(arguments)!r}))
     return subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-
-
-def wait_for(condition, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
-def rows(path: Path) -> int:
-    with contextlib.suppress(StorageError), ResultFile(path) as result:
-        return len(result.convergence["step"])
-    return -1
 
 
 # ---- the command itself ----
