@@ -206,6 +206,35 @@ def test_noise_that_no_number_of_points_carries_is_reported():
     assert [axis["points"] for axis in solution.summary["resolution"]] == [None]
 
 
+WITHOUT_NOISE = """
+[states.x]
+next = "x + 0.1*(y - x + u)"
+noise = {noise}
+domain = [-1, 1]
+[states.y]
+next = "y + 0.1*(x - y + v)"
+noise = {noise}
+domain = [-1, 1]
+[actions.u]
+[actions.v]
+[cost]
+stage = "x**2 + y**2 + u**2 + v**2"
+[grid]
+points = {{ x = 11, y = 11 }}
+[flow]
+stop = {{ steps = 1 }}
+"""
+
+
+def test_noise_that_no_law_shows_is_none():
+    """Its square is zero: bounds of the kernel's derivatives divided by it, and a bound of 1.8e308 was called proven."""
+    found = [solve(Case.from_text(WITHOUT_NOISE.format(noise=noise))) for noise in ("0.0", "5e-324", "1e-200")]
+    assert len({(solution.objective, solution.lower_bound) for solution in found}) == 1
+    assert found[0].lower_bound < found[0].objective
+    # chains without noise never forget their start: what that takes is counted before
+    assert "refused" in found[0].summary["estimate"]
+
+
 def test_an_estimate_that_meets_infinite_costs_is_left_out():
     """The run itself never takes such an action; the search off the grid tries the bounds."""
     text = walk("x**2 + 0.1*a**2", "-x").replace("bounds = [-1, 1]", "bounds = [-1e308, 1]") + "[output]\nestimate = true\n"

@@ -244,7 +244,8 @@ def plan(evaluation: Evaluation, best: BestActions, allowed: float = ASKED) -> P
     policy = _greedy(evaluation, best)
     share = float(np.maximum(evaluation.law, 0.0) @ policy.switching((-1,)))
     compared = share * rule * (1 + min(2**d, _MOST_NEIGHBOURS))
-    steps = _EXPECTED_STEPS if evaluation.discount == 1.0 else 1.0 / (1.0 - evaluation.discount)
+    # without noise chains do not forget their start
+    steps = (_EXPECTED_STEPS if noisy else _MOST_STEPS) if evaluation.discount == 1.0 else 1.0 / (1.0 - evaluation.discount)
     batch = CHAINS * point * (steps * (1 + compared) + size_of_shifted(noisy))
     if batch > allowed:
         return Plan(0, (1,) * d, 0, 0.0)

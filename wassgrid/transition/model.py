@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _CELLS_AT_ONCE = 1 << 18  # whose tables are held at once
 _ABOUT_AS_MUCH = 1.5  # kernels that add up to so many times the least are equally good, and the first is the cheapest
+_SHOWS = 1e-100  # of the spacing: noise whose square is still a number
 _SPARE = 3  # nodes of a buffer beyond the bound
 BLOCK_BYTES = 48 * 2**20  # of derivative tables held at once
 
@@ -370,10 +371,11 @@ class Expectation:
 
 
 def _noise(problem: ControlProblem, grid: StateGrid) -> np.ndarray:
-    """Tabulate the noise (cells, d); a view of one row where it is the same everywhere."""
+    """Tabulate the noise (cells, d); a view of one row where it is the same everywhere. What no law would show is no noise."""
     rows = []
     for start in range(0, grid.size, _CELLS_AT_ONCE):
         block = problem.cell_tables(grid.states[start : start + _CELLS_AT_ONCE]).noise
+        block = np.where(block > _SHOWS * grid.spacing, block, 0.0)
         rows.append(block[:1] if (block == block[:1]).all() else block)
     if all(len(block) == 1 and (block == rows[0]).all() for block in rows):
         return np.broadcast_to(rows[0], (grid.size, grid.dimension))
