@@ -517,6 +517,15 @@ def test_a_stream_that_is_full_leaves_the_exit_status(tmp_path, arguments, strea
     assert b"Traceback" not in (done.stderr or b"")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
+def test_a_log_that_is_full_ends_no_run(case):
+    command = [sys.executable, "-m", "wassgrid", "run", "tiny.toml"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=False)
+    assert done.returncode == 0 and b"objective J" in done.stdout
+    assert rows(Path("tiny.h5")) == STEPS + 1
+
+
 def test_numbers_that_stop_being_finite_fail_the_run(case, capsys):
     # the particles drift to where the cost is no number: sqrt of a negative one
     cost = "cost.stage=s**2 - 2*a + sqrt(0.5 - a)"

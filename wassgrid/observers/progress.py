@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,12 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def _say(console: Console, line: str) -> None:
+    """Print a line; a log that is full or closed does not end the run."""
+    with suppress(OSError, ValueError):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 class Notice:
     """Observer that prints a line once a run has started, and nothing where it is refused."""
 
@@ -112,7 +119,7 @@ class Notice:
         self._console, self._line = console, line
 
     def start(self, case: Case, solver: Any, first: StepRecord, resumed: bool) -> None:
-        self._console.print(self._line, highlight=False)
+        _say(self._console, self._line)
 
     def step(self, record: StepRecord) -> str | None:
         return None
@@ -153,7 +160,7 @@ class CompilationNotice:
 
     def _begin(self) -> None:
         if self._functions == 0 and self._depth == 0:
-            self._console.print("compiling kernels, once per machine: some 20 s", highlight=False)
+            _say(self._console, "compiling kernels, once per machine: some 20 s")
         if self._depth == 0:
             self._began = time.monotonic()
         self._depth += 1
@@ -167,7 +174,7 @@ class CompilationNotice:
     def _done(self) -> None:
         if self._functions and not self._said:
             self._said = True
-            self._console.print(f"compiled {self._functions} functions in {clock(self._seconds)}", highlight=False)
+            _say(self._console, f"compiled {self._functions} functions in {clock(self._seconds)}")
 
     def start(self, case: Case, solver: Any, first: StepRecord, resumed: bool) -> None:
         pass
@@ -259,7 +266,7 @@ class ProgressLines:
     def _print(self, record: StepRecord) -> None:
         left = self._pace.seconds_left()
         tail = f"  about {clock(left)} left" if math.isfinite(left) and left >= 1 else ""
-        self._console.print(f"step {record.step:<6d} {describe(record)}{tail}", highlight=False, soft_wrap=True)
+        _say(self._console, f"step {record.step:<6d} {describe(record)}{tail}")
         self._printed = time.monotonic()
 
 
