@@ -19,6 +19,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numba
 from numba import jit, types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
@@ -32,6 +33,9 @@ BOUNDARIES = {
 TAIL = 8.0  # standard deviations: the normal density beyond is 1e-14 of its peak
 
 _options: dict[str, Any] = {"nopython": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+
+
+_NEWEST = (0, 68)  # Numba whose libraries of code are known to be as `_Part` takes them; with later ones helpers compile twice
 
 
 class _Part(JITCodeLibrary):
@@ -64,7 +68,8 @@ class Helper(CPUDispatcher):
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
         options = {"no_cpython_wrapper": True, **_options, **options}
-        super().__init__(function, targetoptions=options, pipeline_class=_PartCompiler)
+        known = tuple(int(part) for part in numba.__version__.split(".")[:2]) <= _NEWEST
+        super().__init__(function, targetoptions=options, pipeline_class=_PartCompiler if known else Compiler)
 
     def __call__(self, *arguments: Any) -> Any:
         return self.py_func(*arguments)
