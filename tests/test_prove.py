@@ -10,8 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wassgrid.case import Case
-from wassgrid.certificate.continuous.interval import ProveError
+from wassgrid.certificate.continuous import value as values
+from wassgrid.certificate.continuous.bellman import Bellman
+from wassgrid.certificate.continuous.interval import Claim, ProveError
 from wassgrid.certificate.continuous.laws import AxisLaw, NoAxis, expect
+from wassgrid.certificate.continuous.value import solve
+from wassgrid.certificate.continuous.value import spline_of as through
 from wassgrid.cli import main
 from wassgrid.problem import jets
 from wassgrid.problem.compilation import compile_functions
@@ -205,3 +209,35 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert "J, grid" in capsys.readouterr().out
     assert main(["prove", "line.toml", "--width", "1e-9", "--time", "1e-3", "-q"]) == 1
     assert main(["prove", "line.toml", "--boundary", "closed"]) == 2
+
+
+def test_kinks_of_q_between_the_nodes_cost_u_little(monkeypatch):
+    # q bends where the mean meets the end of the domain, at 3 - 0.2, between two nodes
+    line = Line("x + 0.2*a", "x**2", 0.2, -3.0, 3.0, "open", 1.0)
+    claim = Claim.of(Case.from_text(line.text(), "line").problem, "open")
+    axes = claim.axes(np.array([31.0]), np.array([250.0]))
+    zero = np.zeros((axes[0].row_count, 1))
+    box = np.array([-1.0]), np.array([1.0])
+
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+
+    def spread() -> float:
+        trial = Bellman(claim.problem, claim.frame, axes, through(axes, zero))
+        u = solve(trial, zero, box, 5, 1e-8, 1).u
+        function = spline_of(u.coefficients[:, 0], u.knots[0].low, u.knots[0].spacing, None)
+        rows = axes[0].places
+        g = []
+        for y in rows[[0, 7, 100, 465, 900, -20, -1]]:
+            # u is convex and even: the best action brings the mean as near to 0 as it can; panels end where q is not smooth
+            ends = np.sort(np.concatenate([rows + 0.2, rows - 0.2, [-3.2, 3.2], y + np.linspace(-1.8, 1.8, 400)]))
+            ends = ends[(ends >= y - 1.8) & (ends <= y + 1.8)]
+            x = 0.5 * (ends[1:] + ends[:-1])[:, None] + 0.5 * np.diff(ends)[:, None] * nodes
+            q = x**2 + function(np.clip(x - np.clip(x, -0.2, 0.2), -3.0, 3.0))
+            density = np.exp(-0.5 * ((x - y) / 0.2) ** 2) / (0.2 * np.sqrt(2 * np.pi))
+            g.append(float(np.sum(0.5 * np.diff(ends) @ (q * density * weights))) - float(function(np.array([y]))[0]))
+        return float(np.ptp(g))
+
+    mended = spread()
+    monkeypatch.setattr(values, "_at_kinks", lambda bellman, *_: np.zeros(bellman.axes[0].row_count))
+    assert mended < 2e-8
+    assert spread() > 10 * mended

@@ -34,7 +34,7 @@ _CHUNK = 1 << 13  # boxes at a time
 _ROUNDS = 14  # of halving boxes of actions, at nodes
 _TURNS = 6  # of halving them over cells, where what is left costs no more than curvature
 _SHARE = 0.05  # what the minima over the actions may cost, of what is wanted
-_FINEST = 32  # parts of a cell along an axis
+_FINEST = {1: 1024, 2: 32}  # parts of a cell along an axis, by the number of states
 _LARGEST = 1 << 18  # cells of a layer but the coarsest
 _MOVED = 0.25  # of the box of an action: what it may move by within a cell
 _NEAR = 0.25  # of what is lost between the nodes: what bounds of curvature for several actions may add
@@ -129,7 +129,7 @@ def enclose(
     while True:
         gap = _gap(layer, [axis.spacing / factor for axis in axes])
         cut = gap > factor * wanted
-        if factor >= _FINEST or np.count_nonzero(cut) == 0:
+        if factor >= _FINEST[d] or np.count_nonzero(cut) == 0:
             layers.append(layer)
             break
         most = _LARGEST >> d

@@ -45,7 +45,7 @@ Array = np.ndarray
 # rows, cells and points per standard deviation, and the gap on a cell, relative to the cost, at first; by dimension
 _FIRST = {1: (8.0, 16.0, 16.0, 1e-4), 2: (2.0, 4.0, 8.0, 1e-2)}
 _MOST = {"rows": 2.0, "gap": 16.0, "points": 4.0}  # times finer at the next attempt
-_QUADRATURE = {1: 32.0, 2: 4.0}  # cells per row along a noisy axis with which u is computed
+_QUADRATURE = {1: 8.0, 2: 4.0}  # cells per row along a noisy axis with which u is computed
 _KINKS = 0.45  # cells per standard deviation, times the root of a gap: what kinks of q cost in the
 # quadrature of u is a part of it; twice as many where noise smooths along one axis alone
 _WARM = 3  # grids of rows, each half as fine as the next, on which u is found first
@@ -231,8 +231,8 @@ def attempts(
             return
         turn = time.monotonic()
         pulse("value", 0.0)
-        # u is to cost less of the interval than the bounds of q, or than is wanted
-        goal = max(0.02 * width, 0.02 * plan.gap) * (abs(last.high) if last else 1.0)
+        # u is to cost less of the interval than is wanted; of two states, where it takes long, than the bounds of q
+        goal = 0.02 * (width if d == 1 else max(width, plan.gap)) * (abs(last.high) if last else 1.0)
         value = _value(claim, plan, value, start, box, tries, goal)
         bellman = Bellman(claim.problem, claim.frame, axes, value.u)
         wanted = plan.gap * (abs(last.high) if last else value.level)
@@ -315,7 +315,7 @@ class _Plan:
         """
         size = max(abs(last.low), abs(last.high), 1e-300)
         parts = {"rows": residual.residual, "gap": residual.curvature, "points": residual.taylor}
-        orders = {"rows": 3.0, "gap": 1.0, "points": 4.0}
+        orders = {"rows": 3.0, "gap": 1.0, "points": 2.0}
         # what is left of the largest part after as much refinement as one attempt takes: below it nothing is gained
         left = max(0.3 * width * size, *(parts[name] / _MOST[name] ** order for name, order in orders.items()))
         factors = {}

@@ -154,16 +154,24 @@ class AxisLaw:
         """Places within a cell that points take, in turn."""
         return self.points // math.gcd(self.fine, self.points)
 
+    @property
+    def _shift(self) -> Array:
+        """Where points lie within a cell, in cells, by their phase."""
+        return (np.arange(self.phases) * self.fine % self.points) / self.points
+
     def window(self, sigma: float) -> Array:
-        """Return the moments (3, 3, phases, 2 reach + 1) of z^p d^c on the cells from -reach to reach, under noise of this sigma.
+        """Return the moments (3, 3, phases, 2 reach + 1) of z^p d^c on the cells from -reach to reach, under noise `sigma`."""
+        return self._on(np.arange(-self.reach, self.reach + 1) + 0.5 - self._shift[:, None], sigma)
+
+    def _on(self, middle: Array, sigma: float) -> Array:
+        """Return the moments (3, 3, ...) on cells whose middles (...) are so many cells from the mean.
 
         Gauss and Legendre's rule: with cells at most half a standard deviation wide its error is below rounding.
         """
-        d, n = self.spacing, self.reach
+        d = self.spacing
         nodes, weights = np.polynomial.legendre.leggauss(10 if d > 0.05 * sigma else 4)
         place = 0.5 * d * nodes
-        shift = (np.arange(self.phases) * self.fine % self.points) / self.points
-        z = ((np.arange(-n, n + 1) + 0.5 - shift[:, None])[..., None] * d + place) / sigma
+        z = (middle[..., None] * d + place) / sigma
         density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi) * (0.5 * d / sigma) * weights
         return np.array([[np.sum(density * z**p * place**c, axis=-1) for c in range(3)] for p in range(3)])
 
@@ -206,10 +214,15 @@ class AxisLaw:
         take = np.repeat(at, count)
         rows = np.arange(take.size) + np.repeat(low - np.cumsum(count) + count, count)
         phase, place = rows % self.phases, take - first[rows]
-        parts = [self.windows[0][0, c][phase, place] for c in range(3)]
+        if take.size < self.phases * self.reach:
+            parts = list(self._on(place - self.reach + 0.5 - self._shift[phase], self.sigma)[0])
+        else:
+            parts = [self.windows[0][0, c][phase, place] for c in range(3)]
         inside, end = np.abs(sign[take]), side[take]
         if self.model == "truncate":
-            parts = [part * inside / self.truncated[0][0][rows] for part in parts]
+            # the same whatever the cells are cut into
+            whole = self if self.factor == 1 else replace(self, fine=self.fine // self.factor, factor=1)
+            parts = [part * inside / whole.truncated[0][0][rows] for part in parts]
         else:
             # q at an end, at d = `side`, where the sign is 0
             parts = [

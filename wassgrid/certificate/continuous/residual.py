@@ -67,7 +67,7 @@ def bound(bellman: Bellman, q: Enclosure) -> Residual:
     shift = 0.5 * (float(np.min(q.below[0])) + float(np.max(q.above[0])))
     size = max(float(np.max(_size(p, axes))) for p in (q.below, q.above)) + abs(shift)
     # a sum of n terms is right to n units of the sum of their sizes; moments to a few; noise that is left out has mass 2e-17
-    terms = sum(2 * axis.reach * q.layers[-1].factor for axis in axes if isinstance(axis, AxisLaw)) + 200
+    terms = sum(min(2 * axis.reach * q.layers[-1].factor, q.cells) for axis in axes if isinstance(axis, AxisLaw)) + 200
     # strips that cells leave out: f is continuous there, but for jumps at some nodes (16 per axis are allowed for)
     strips = sum(16 * 2 * NUDGE * np.max(np.abs(axis.edges)) / axis.sigma for axis in axes if isinstance(axis, AxisLaw))
     rounding = 2 * (terms * _UNIT + strips) * size + bellman.u.rounding + 4 * _UNIT * abs(shift)

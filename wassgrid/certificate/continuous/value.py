@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from wassgrid.certificate.continuous.bellman import Bellman
-from wassgrid.certificate.continuous.laws import Axis, StillAxis
+from wassgrid.certificate.continuous.laws import Axis, AxisLaw, StillAxis
 from wassgrid.certificate.continuous.spline import Spline
 from wassgrid.chain.krylov import gmres
 from wassgrid.chain.reductions import largest
@@ -16,6 +16,9 @@ from wassgrid.chain.reductions import largest
 Array = np.ndarray
 _ITERATIONS = 30  # policies
 _PRODUCTS, _RESTART = 240, 60
+_PARTS = 16  # of a cell with a kink of q
+_MISSED = 0.05  # of what is wanted: what a cell may miss
+_MOST_TORN = 96  # cells for one with a kink, at least: those that miss most
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ def solve(bellman: Bellman, start: Array, box: tuple[Array, Array], tries: int, 
             found, values = bellman.improve(nodes, actions, *box, steps=4)
         actions = found
         image = chain.expect(values)
+        # what the quadrature misses at kinks of q; it changes little from one u to the next
+        defect = _at_kinks(bellman, nodes[:, 0], values, actions, box, wanted)[:, None] if d == 1 else np.zeros((1, 1))
+        image = image + defect
         spread = float(np.ptp(image - rows))
         # early policies bring the cost down while the spread is far from what it will be
         moving = turn < 2 or abs(cost - before) > 0.01 * abs(cost)
@@ -96,7 +102,7 @@ def solve(bellman: Bellman, start: Array, box: tuple[Array, Array], tries: int, 
         if spread < wanted or late > 2:
             break
         before = cost
-        rows = chain.evaluated(actions, image, 1e-3 * max(wanted, 1e-3 * spread))
+        rows = chain.evaluated(actions, image, 1e-3 * max(wanted, 1e-3 * spread), defect)
         cost = float(rows.flat[0]) if bellman.discount == 1.0 else float(np.mean(rows))
     assert best is not None
     return Value(spline_of(axes, best[1]), best[0], best[2], (_roughness(axes, best[1], 0), _roughness(axes, best[1], 1)))
@@ -108,6 +114,49 @@ def _roughness(axes: tuple[Axis, Axis], rows: Array, k: int) -> float:
     if axes[k].knots.periodic:
         rows = np.take(rows, np.arange(rows.shape[k] + 4) % rows.shape[k], axis=k)
     return float(np.max(np.abs(np.diff(rows, 4, axis=k)))) / 384.0
+
+
+def _at_kinks(
+    bellman: Bellman, nodes: Array, values: Array, actions: Array, box: tuple[Array, Array], wanted: float
+) -> Array:  # fmt: skip
+    """Return what is missing in E q on the rows (rows) where q has kinks between the nodes of one state.
+
+    The rule of `AxisLaw.matrix` is right to fourth order where q is smooth. Cells where its bends are not are cut into parts, on
+    which q is linear between values found there. wanted: of S u - u.
+    """
+    axis = bellman.axes[0]
+    assert isinstance(axis, AxisLaw)
+    n, width = axis.cells, axis.spacing
+    inner = np.diff(values, 2) / width**2
+    bends = inner[np.clip(np.arange(-1, n), 0, n - 2)]
+    # a kink between two nodes bends q at both, by its jump over the width
+    missed = np.abs(np.diff(bends)) * width**3 / (8.0 * axis.sigma)
+    torn = missed > max(_MISSED * wanted, float(np.partition(missed, -(n // _MOST_TORN) - 1)[-(n // _MOST_TORN) - 1]))
+    cells = np.flatnonzero(np.convolve(torn, np.ones(3), "same") > 0)
+    if cells.size == 0:
+        return np.zeros(axis.row_count)
+    part = np.arange(_PARTS + 1) / _PARTS
+    places = nodes[cells, None] + (nodes[cells + 1] - nodes[cells])[:, None] * part
+    found = np.empty(places.shape)
+    found[:, 0], found[:, -1] = values[cells], values[cells + 1]
+    s = places[:, 1:-1].reshape(-1, 1)
+    of = np.repeat(cells, _PARTS - 1)
+    left, right = bellman.values(s, actions[of]), bellman.values(s, actions[of + 1])
+    start = np.where((left <= right)[:, None], actions[of], actions[of + 1])
+    found[:, 1:-1] = bellman.improve(s, start, *box, steps=4)[1].reshape(cells.size, -1)
+    parts = (cells[:, None] * _PARTS + np.arange(_PARTS)).ravel()
+    fine = axis.refined(_PARTS)
+    mean, slope = np.zeros(fine.cells), np.zeros(fine.cells)
+    mean[parts] = 0.5 * (found[:, 1:] + found[:, :-1]).ravel()
+    slope[parts] = np.diff(found, axis=1).ravel() / fine.spacing
+    one = fine.moments(parts)
+    known = np.zeros((3, n))
+    known[2, cells] = 0.5 * (bends[cells] + bends[cells + 1])
+    known[1, cells] = (values[cells + 1] - values[cells]) / width
+    known[0, cells] = 0.5 * (values[cells + 1] + values[cells]) - known[2, cells] * width**2 / 8.0
+    two = axis.moments(cells)
+    missing: Array = one[0] @ mean + one[1] @ slope - sum(law @ c for law, c in zip(two, known, strict=True))
+    return missing
 
 
 @dataclass(frozen=True)
@@ -125,9 +174,9 @@ class _Means:
         along = self.first @ values.reshape(self.shape)
         return np.ascontiguousarray((self.second @ along.T).T)
 
-    def evaluated(self, actions: Array, start: Array, tolerance: float) -> Array:
-        """Return u = E [c + g u(F)] - J on the rows for actions at the nodes, from `start`; J = 0 when discounted, else u[0] at
-        the first row."""
+    def evaluated(self, actions: Array, start: Array, tolerance: float, defect: Array) -> Array:
+        """Return u = E [c + g u(F)] + defect - J on the rows for actions at the nodes, from `start`; J = 0 when discounted, else
+        u[0] at the first row."""
         bellman, discounted = self.bellman, self.bellman.discount < 1.0
         tables = bellman.problem.action_tables(bellman.frame.points(self.nodes), actions[:, None, :], 0)
         means = []
@@ -135,7 +184,7 @@ class _Means:
             ends = bellman.clip(k)
             means.append(tables.mean[:, 0, k] if ends is None else np.clip(tables.mean[:, 0, k], *ends))
         weights = bellman.u.weights(means[0], means[1] if bellman.d == 2 else np.zeros(len(means[0])))
-        cost = self.expect(tables.cost[:, 0])
+        cost = self.expect(tables.cost[:, 0]) + defect
 
         def apply(flat: Array) -> Array:
             u = flat.reshape(cost.shape)
