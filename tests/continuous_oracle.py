@@ -31,6 +31,7 @@ class Line:
     model: str
     bound: float
     discount: float | None = None
+    jumps: tuple[float, ...] = ()  # places where the cost does
 
     def text(self) -> str:
         """The case file."""
@@ -60,10 +61,10 @@ class Line:
         return self.low + np.minimum(place, 2 * length - place)
 
     def panels(self, y: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return next states and weights of a quadrature of their law, panels cut at the ends."""
+        """Return next states and weights of a quadrature of their law, panels cut at the ends and where the cost jumps."""
         reach, length = 9.0 * self.sigma, self.high - self.low
         turns = np.arange(np.floor((y - reach - self.low) / length), np.ceil((y + reach - self.low) / length) + 1)
-        cuts = np.concatenate([self.low + length * turns, np.linspace(y - reach, y + reach, 900)])
+        cuts = np.concatenate([self.low + length * turns, np.linspace(y - reach, y + reach, 900), self.jumps])
         cuts = np.unique(cuts[(cuts >= y - reach) & (cuts <= y + reach)])
         points, weights = np.polynomial.legendre.leggauss(5)
         half = 0.5 * np.diff(cuts)

@@ -25,7 +25,7 @@ from wassgrid.prove import prove
 LINES = [
     Line("0.9*x + a", "x**2 + 0.5*a**2", 0.5, -3.0, 3.0, "open", 2.0),
     Line("x + 0.2*sin(3*x) + 0.4*a", "abs(x - 0.3) + 0.1*abs(a)", 0.4, -2.0, 2.0, "truncate", 1.0),
-    Line("x + 0.3*a", "where(abs(x) > 0.7, 1.0, 0.0) + 0.05*a**2", 0.35, -2.0, 2.0, "project", 1.0),
+    Line("x + 0.3*a", "where(abs(x) > 0.7, 1.0, 0.0) + 0.05*a**2", 0.35, -2.0, 2.0, "project", 1.0, jumps=(-0.7, 0.7)),
     Line("clip(x + a, -0.8, 1.1)", "min((x - 1)**2, (x + 1)**2 + 0.1) + 0.2*a**2", 0.3, -2.0, 2.0, "reflect", 1.0),
     Line("x + 0.5*a", "wrap_angle(x)**2 + 0.3*max(a, -0.5)**2", 0.6, -np.pi, np.pi, "periodic", 1.0),
     Line("0.8*x + max(a, 0.3*a)", "exp(-x**2) + 0.1*abs(a)**2 + 0.1*x**2", 0.4, -2.5, 2.5, "open", 1.5, 0.9),
@@ -223,7 +223,7 @@ def test_kinks_of_q_between_the_nodes_cost_u_little(monkeypatch):
 
     def spread() -> float:
         trial = Bellman(claim.problem, claim.frame, axes, through(axes, zero))
-        u = solve(trial, zero, box, 5, 1e-8, 1).u
+        u = solve(trial, zero, box, 9, 1e-8, 4).u
         function = spline_of(u.coefficients[:, 0], u.knots[0].low, u.knots[0].spacing, None)
         rows = axes[0].places
         g = []
