@@ -15,7 +15,7 @@ import wassgrid as wg
 from benchmarks.soundness import WELL, compare, judge
 
 # a seed cannot be made simpler
-FEW = settings(max_examples=50, derandomize=True, phases=(Phase.explicit, Phase.generate))
+FEW = settings(max_examples=30, derandomize=True, phases=(Phase.explicit, Phase.generate))
 
 
 def fails(text: str) -> str:

@@ -93,14 +93,16 @@ def extend_series(group: h5py.Group, records: Records) -> None:
     for name in dict.fromkeys(name for _, values in records for name in values):
         if name not in group:
             _create_variable(group, name, Variable((), name.replace("_", " ")), ())
-    start = len(group["step"])
-    resize_series(group, start + len(records))
+    start, length = len(group["step"]), len(group["step"]) + len(records)
+    group["step"].resize(length, axis=0)
     group["step"][start:] = [step for step, _ in records]
     for name in variable_names(group):
         data = group[name]
-        block = np.stack([values.get(name, np.full(data.shape[1:], np.nan)) for _, values in records])
-        if block.shape[1:] != data.shape[1:]:
-            raise ValueError(f"a record of {data.name} has shape {data.shape[1:]}, got {block.shape[1:]}")
+        shape = data.shape[1:]
+        block = np.stack([values.get(name, np.full(shape, np.nan)) for _, values in records])
+        if block.shape[1:] != shape:
+            raise ValueError(f"a record of {data.name} has shape {shape}, got {block.shape[1:]}")
+        data.resize(length, axis=0)
         data[start:] = block
 
 
