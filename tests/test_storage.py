@@ -264,6 +264,16 @@ def test_many_transactions_leave_no_holes(tmp_path):
     assert sizes[1] < 2.0 * sizes[0]
 
 
+def test_a_list_of_many_names_is_kept(tmp_path):
+    """Names of actions are an attribute, which may be as long as they are many: in any dimension."""
+    names = [f"u[{i}]" for i in range(20_000)]
+    writer = create(tmp_path / "r.h5", attributes=ATTRIBUTES | {"action_names": names})
+    append(writer, 0)
+    writer.finish("stopped", "")
+    with ResultFile(tmp_path / "r.h5") as result:
+        assert result.texts("action_names") == names
+
+
 def test_transactions_are_due_after_a_while_or_when_memory_fills(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("wassgrid.storage.writer.time.monotonic", lambda: clock[0])
