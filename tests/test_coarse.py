@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -53,9 +54,17 @@ def test_hats(sizes, seed):
 
 
 @settings(deadline=None, max_examples=60)
-@given(axes, st.integers(0, 10_000), st.sampled_from([1.0, 0.9]))
-def test_laws_of_the_correction(sizes, seed, discount):
-    """One operator from both sides; constants and masses pass it right; with every cell a node it is the fundamental matrix."""
+@given(axes, st.integers(0, 10_000), st.sampled_from([1.0, 0.9]), st.booleans())
+def test_laws_of_the_correction(sizes, seed, discount, light):
+    """One operator from both sides; constants and masses pass it right; with every cell a node it is the fundamental matrix.
+
+    Whether rows are kept or whole products are taken.
+    """
+    with mock.patch("wassgrid.chain.coarse.rows_are_light", lambda entries, work: light):
+        _check_laws(sizes, seed, discount)
+
+
+def _check_laws(sizes, seed, discount):
     rng = np.random.default_rng(seed)
     shape, periodic = zip(*sizes, strict=True)
     n = int(np.prod(shape))

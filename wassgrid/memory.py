@@ -13,6 +13,7 @@ from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.certificate.best_actions import SEARCHED_AT_ONCE, probe_pattern
 from wassgrid.certificate.branch_and_bound import BOXES_AT_ONCE
 from wassgrid.chain.classes import LISTED
+from wassgrid.chain.coarse import rows_are_light
 from wassgrid.chain.fundamental import DIRECT_COST, factorisation_products
 from wassgrid.evaluation import Evaluator
 from wassgrid.resources import ResourceError, amount, krylov_vectors, memory_limit, require_narrow
@@ -83,9 +84,9 @@ def estimate_memory(
     factors = 0.0
     if (skeleton := Evaluator.from_case(case, model).skeleton) is not None:
         nodes = skeleton.cells[np.unique(np.linspace(0, skeleton.size - 1, min(_SAMPLE, skeleton.size)).astype(np.int64))]
-        row = _mean_entries(model, policy, nodes)
+        rows = skeleton.size * _mean_entries(model, policy, nodes)
         factors = 8.0 * skeleton.size**2
-        operator += _ENTRY * skeleton.size * row + factors
+        operator += factors + (_ENTRY * rows if rows_are_light(rows, model.product.operator_work(mean)) else 0.0)
     solve = krylov + factors  # P_c beside its factors
     entries = model.product.entries(mean)
     summary = (_ENTRY + _EDGES) * entries if entries <= LISTED else 0.0

@@ -16,8 +16,16 @@ from wassgrid.transition.latest import Latest
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.sparse import averaged
 
+_TRIED = 16  # rows of P by which all of them are judged
+_TOGETHER = 128  # rows that are averaged at once where they are not kept
+_READ = 4.0  # operations of a product with P that take as long as an entry of a row
 _SINGULAR = 1e-13  # of the largest pivot
 _SLOW_STEPS = 30  # of inverse iteration for the slowest mode
+
+
+def rows_are_light(entries: float, work: float) -> bool:
+    """Tell whether rows of P with so many entries are worth keeping, where a product with P takes so many operations."""
+    return _READ * entries <= work
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +49,43 @@ class CoarseCorrection:
     latest: Latest = field(default_factory=Latest)
 
     @property
-    def _rows(self) -> sparse.csr_array:
-        return self.latest.of(self, "rows", lambda: self.operator.rows(self.skeleton.cells))
+    def _rows(self) -> sparse.csr_array | None:
+        """The rows of P at the nodes; None where a product with all of P takes no longer than one with them."""
+        return self.latest.of(self, "rows", self._light_rows)
+
+    def _light_rows(self) -> sparse.csr_array | None:
+        cells = self.skeleton.cells
+        some = cells[:: -(-cells.size // _TRIED)]
+        entries = self.operator.rows(some).nnz / some.size * cells.size
+        return self.operator.rows(cells) if rows_are_light(entries, self.operator.work) else None
 
     @property
     def _columns(self) -> sparse.csc_array:
-        return self.latest.of(self, "columns", lambda: self._rows.T)
+        return self.latest.of(self, "columns", lambda: self._rows.T)  # type: ignore[union-attr]
+
+    def _at_nodes(self, function: np.ndarray) -> np.ndarray:
+        """Return S P f, (size,)."""
+        rows = self._rows
+        return np.asarray(rows @ function) if rows is not None else self.operator.apply(function)[self.skeleton.cells]
+
+    def _from_nodes(self, masses: np.ndarray) -> np.ndarray:
+        """Return nu S P for masses nu at the nodes (size,), (cells,)."""
+        if self._rows is not None:
+            return np.asarray(self._columns @ masses)
+        measure = np.zeros(self.operator.size)
+        measure[self.skeleton.cells] = masses
+        return self.operator.push(measure)
+
+    def _coarse_law(self) -> np.ndarray:
+        """Return P_c = S P H, (size, size)."""
+        rows, cells = self._rows, self.skeleton.cells
+        if rows is not None:
+            return averaged(rows, self.skeleton)
+        result = np.empty((cells.size, cells.size))
+        for start in range(0, cells.size, _TOGETHER):
+            some = slice(start, start + _TOGETHER)
+            result[some] = averaged(self.operator.rows(cells[some]), self.skeleton)
+        return result
 
     @property
     def _factors(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -55,7 +94,7 @@ class CoarseCorrection:
 
     def _factorised(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Factors of I - g P_c + 1 mu H; None where they are singular: the nodes part into classes that other cells join."""
-        matrix = np.eye(self.skeleton.size) - self.discount * averaged(self._rows, self.skeleton)
+        matrix = np.eye(self.skeleton.size) - self.discount * self._coarse_law()
         if self.discount == 1.0:
             matrix += self.skeleton.restricted(self.law)
         factors, pivots, _ = dgetrf(matrix, overwrite_a=1)
@@ -71,19 +110,19 @@ class CoarseCorrection:
     def right(self, function: np.ndarray) -> np.ndarray:
         """Return M f, (cells,)."""
         if self.discount < 1.0:
-            slow = self._solve(self._rows @ function)
+            slow = self._solve(self._at_nodes(function))
             return function + self.discount * self.skeleton.prolonged(slow)
         mean = dot(self.law, function)
-        rest = self.skeleton.prolonged(self._solve(self._rows @ function - mean))
+        rest = self.skeleton.prolonged(self._solve(self._at_nodes(function) - mean))
         return function + (rest - dot(self.law, rest))
 
     def left(self, measure: np.ndarray) -> np.ndarray:
         """Return nu M, (cells,)."""
         if self.discount < 1.0:
             slow = self._solve(self.skeleton.restricted(measure), transposed=True)
-            return measure + self.discount * (self._columns @ slow)
+            return measure + self.discount * self._from_nodes(slow)
         mass = total(measure)
-        rest = self._columns @ self._solve(self.skeleton.restricted(measure - mass * self.law), transposed=True)
+        rest = self._from_nodes(self._solve(self.skeleton.restricted(measure - mass * self.law), transposed=True))
         return measure + (rest - total(rest) * self.law)
 
     def slow_function(self) -> np.ndarray | None:

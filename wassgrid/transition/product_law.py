@@ -188,7 +188,7 @@ class ProductLaw:
     @property
     def work(self) -> float:
         """Elementary operations of one product for one particle a cell."""
-        return self.cells * float(self.collision.width.prod()) + sum(stream.work for stream in self.streams)
+        return self.work_of(self.collision.width, 1)
 
     @cached_property
     def _identity(self) -> bool:
@@ -285,6 +285,14 @@ class ProductLaw:
     def laws(self, particles: int) -> int:
         """Return how many laws a cell has: one for all its particles where one axis is moved."""
         return 1 if self.collision.axis.size - self.collision.moved == 1 else particles
+
+    def operator_work(self, mean: np.ndarray) -> float:
+        """Return the elementary operations of a product with an operator, from means (K, N, d) of some cells."""
+        return self.work_of(self._widths(mean), self.laws(mean.shape[1]))
+
+    def work_of(self, widths: np.ndarray, laws: int) -> float:
+        """Return the elementary operations of a product where a cell has so many laws, of windows of the given widths."""
+        return self.cells * laws * float(widths.prod()) + sum(stream.work for stream in self.streams)
 
     def operator_bytes(self, mean: np.ndarray) -> float:
         """Estimate what an operator keeps, in bytes, from means (K, N, d) of some cells."""
@@ -411,7 +419,7 @@ class ProductOperator:
         self.nonnegative, self._assembled = nonnegative, rows
         n, laws = law.cells, law.laws(weights.shape[1])
         self._laws = laws
-        self.work = n * laws * float(widths.prod()) + sum(stream.work for stream in law.streams)
+        self.work = law.work_of(widths, laws)
         self._stored: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         if 8.0 * n * laws * (float(widths.sum()) + 2) <= _STORED:
             base, mass = np.empty((n, laws), np.int64), np.empty((n, laws))
