@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.case.neural_tables import NeuralSettings
-from wassgrid.certificate.best_actions import SEARCHED_AT_ONCE, probe_pattern
+from wassgrid.certificate.best_actions import probe_pattern, searched_at_once
 from wassgrid.certificate.branch_and_bound import BOXES_AT_ONCE
 from wassgrid.chain.classes import LISTED
 from wassgrid.chain.coarse import rows_are_light
@@ -86,7 +86,9 @@ def estimate_memory(
         nodes = skeleton.cells[np.unique(np.linspace(0, skeleton.size - 1, min(_SAMPLE, skeleton.size)).astype(np.int64))]
         rows = skeleton.size * _mean_entries(model, policy, nodes)
         factors = 8.0 * skeleton.size**2
-        operator += factors + (_ENTRY * rows if rows_are_light(rows, model.product.operator_work(mean)) else 0.0)
+        # by the time that it counts particles have come together
+        work = model.product.work_of(model.product.collision.width, model.product.laws(particles))
+        operator += factors + (_ENTRY * rows if rows_are_light(rows, work) else 0.0)
     solve = krylov + factors  # P_c beside its factors
     entries = model.product.entries(mean)
     summary = (_ENTRY + _EDGES) * entries if entries <= LISTED else 0.0
@@ -142,7 +144,7 @@ def _search_bytes(n: int, m: int, tables: int) -> float:
     first = probe_pattern(m)[1]
     probes = max(int(first.sum()), int((~first).sum()))
     # probes, moves; Q, what is expected of it and what that is made of
-    return 8.0 * min(n, SEARCHED_AT_ONCE) * (probes * (2 * m + 8) + 3 * tables)
+    return 8.0 * min(n, searched_at_once(m)) * (probes * (2 * m + 8) + 3 * tables)
 
 
 def _proof_bytes(n: int, d: int, m: int, tables: int) -> float:

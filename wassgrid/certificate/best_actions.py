@@ -14,7 +14,7 @@ from wassgrid.method.box_step import newton_candidates
 from wassgrid.problem.control_problem import ProblemError
 
 PROBES = 9  # actions per cell that start the search for the best one
-SEARCHED_AT_ONCE = 1 << 15  # cells searched at once
+PROBED_AT_ONCE = 1 << 18  # probes of the cells that are searched at once
 _DESCENT = 40  # steps at most from the best probe to its local minimum
 _SHORTENINGS = 12  # of a step, each by four, before it is taken for a kink
 _NEAR = 1e-6  # of the length of an axis, from which on a mean is at its end
@@ -103,6 +103,11 @@ def probe_pattern(m: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([corners, inside]), np.arange(2**m + len(inside)) < 2**m
 
 
+def searched_at_once(m: int) -> int:
+    """Return how many cells are searched together, for m actions."""
+    return PROBED_AT_ONCE // len(probe_pattern(m)[0])
+
+
 def probe_actions(
     unit: np.ndarray, low: np.ndarray, high: np.ndarray, centre: np.ndarray, bounded: np.ndarray
 ) -> np.ndarray:
@@ -133,8 +138,9 @@ def best_actions(
     actions, values, lead = np.empty(low.shape), np.empty(len(low)), np.full(len(low), -1.0, np.float32)
     if before is not None:
         lead = before[0].lead - np.float32(evaluation.discount * np.ptp(evaluation.value - before[1]))
-    for start in range(0, len(low), SEARCHED_AT_ONCE):
-        cells = np.arange(start, min(start + SEARCHED_AT_ONCE, len(low)))
+    at_once = searched_at_once(low.shape[1])
+    for start in range(0, len(low), at_once):
+        cells = np.arange(start, min(start + at_once, len(low)))
         first = evaluation.q[cells].argmin(axis=1)
         point = _Point(
             cells,

@@ -16,9 +16,9 @@ from wassgrid.transition.latest import Latest
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.sparse import averaged
 
-_TRIED = 16  # rows of P by which all of them are judged
+_TRIED = 32  # rows of P by which all of them are judged
 _TOGETHER = 128  # rows that are averaged at once where they are not kept
-_READ = 4.0  # operations of a product with P that take as long as an entry of a row
+_READ = 6.0  # operations of a product with P that take as long as an entry of a row
 _SINGULAR = 1e-13  # of the largest pivot
 _SLOW_STEPS = 30  # of inverse iteration for the slowest mode
 
@@ -55,7 +55,7 @@ class CoarseCorrection:
 
     def _light_rows(self) -> sparse.csr_array | None:
         cells = self.skeleton.cells
-        some = cells[:: -(-cells.size // _TRIED)]
+        some = cells[np.linspace(0, cells.size - 1, min(_TRIED, cells.size)).astype(np.int64)]
         entries = self.operator.rows(some).nnz / some.size * cells.size
         return self.operator.rows(cells) if rows_are_light(entries, self.operator.work) else None
 

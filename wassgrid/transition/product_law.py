@@ -286,10 +286,6 @@ class ProductLaw:
         """Return how many laws a cell has: one for all its particles where one axis is moved."""
         return 1 if self.collision.axis.size - self.collision.moved == 1 else particles
 
-    def operator_work(self, mean: np.ndarray) -> float:
-        """Return the elementary operations of a product with an operator, from means (K, N, d) of some cells."""
-        return self.work_of(self._widths(mean), self.laws(mean.shape[1]))
-
     def work_of(self, widths: np.ndarray, laws: int) -> float:
         """Return the elementary operations of a product where a cell has so many laws, of windows of the given widths."""
         return self.cells * laws * float(widths.prod()) + sum(stream.work for stream in self.streams)
