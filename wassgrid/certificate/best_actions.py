@@ -14,7 +14,7 @@ from wassgrid.method.box_step import newton_candidates
 from wassgrid.problem.control_problem import ProblemError
 
 PROBES = 9  # actions per cell that start the search for the best one
-PROBED_AT_ONCE = 1 << 18  # probes of the cells that are searched at once
+_PROBED_AT_ONCE = 1 << 18  # probes of the cells that are searched at once
 _DESCENT = 40  # steps at most from the best probe to its local minimum
 _SHORTENINGS = 12  # of a step, each by four, before it is taken for a kink
 _NEAR = 1e-6  # of the length of an axis, from which on a mean is at its end
@@ -105,7 +105,7 @@ def probe_pattern(m: int) -> tuple[np.ndarray, np.ndarray]:
 
 def searched_at_once(m: int) -> int:
     """Return how many cells are searched together, for m actions."""
-    return PROBED_AT_ONCE // len(probe_pattern(m)[0])
+    return _PROBED_AT_ONCE // len(probe_pattern(m)[0])
 
 
 def probe_actions(

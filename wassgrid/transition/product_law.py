@@ -293,12 +293,20 @@ class ProductLaw:
     def operator_bytes(self, mean: np.ndarray) -> float:
         """Estimate what an operator keeps, in bytes, from means (K, N, d) of some cells."""
         particles, d = mean.shape[1:]
-        weights = 8.0 * self.cells * self.laws(particles) * (float(self._widths(mean).sum()) + 2)
+        weights = self.weight_bytes(self._widths(mean), self.laws(particles))
         return weights if weights <= _STORED else 8.0 * self.cells * particles * (d + 1) * (not self._identity)
+
+    def weight_bytes(self, widths: np.ndarray, laws: int) -> float:
+        """Return the bytes of the weights of all cells where each has so many laws, of windows of the given widths."""
+        return 8.0 * self.cells * laws * (float(widths.sum()) + 2)
 
     def entries(self, mean: np.ndarray) -> float:
         """Bound the number of entries of P, from means (K, N, d) of some cells."""
-        row = self.laws(mean.shape[1]) * float(self._widths(mean).prod()) * float(np.prod([s.width for s in self.streams]))
+        return self.entries_of(self._widths(mean), self.laws(mean.shape[1]))
+
+    def entries_of(self, widths: np.ndarray, laws: int) -> float:
+        """Bound the number of entries of P where a cell has so many laws, of windows of the given widths."""
+        row = laws * float(widths.prod()) * float(np.prod([stream.width for stream in self.streams]))
         return self.cells * min(row, float(self.cells))
 
     @property
@@ -417,7 +425,7 @@ class ProductOperator:
         self._laws = laws
         self.work = law.work_of(widths, laws)
         self._stored: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        if 8.0 * n * laws * (float(widths.sum()) + 2) <= _STORED:
+        if law.weight_bytes(widths, laws) <= _STORED:
             base, mass = np.empty((n, laws), np.int64), np.empty((n, laws))
             w = np.empty((n, laws, int(widths.sum())))
             spread(
@@ -435,8 +443,7 @@ class ProductOperator:
     @property
     def entries(self) -> int:
         """Bound of the number of entries that P would have."""
-        row = self._laws * float(self._widths.prod()) * float(np.prod([stream.width for stream in self._law.streams]))
-        return int(self.size * min(row, float(self.size)))
+        return int(self._law.entries_of(self._widths, self._laws))
 
     @property
     def bandwidth(self) -> float:

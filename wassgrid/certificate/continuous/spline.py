@@ -57,16 +57,12 @@ class Knots:
         if self.periodic:
             place = place - np.floor(place / self.cells) * self.cells
         k = np.clip(np.floor(place).astype(np.int64), 0, self.cells - 1)
-        t = place - k
-        s = 1.0 - t
-        if second:
-            weights = np.stack([s, 3.0 * t - 2.0, 1.0 - 3.0 * t, t], axis=1) / self.spacing**2
-        else:
-            inner = [(4.0 - 3.0 * t * t * (1.0 + s)) / 6.0, (4.0 - 3.0 * s * s * (1.0 + t)) / 6.0]
-            weights = np.stack([s * s * s / 6.0, *inner, t * t * t / 6.0], axis=1)
+        weights = np.empty((3, 4, k.size))
+        _basis(place - k, weights)
+        chosen = weights[2] / self.spacing**2 if second else weights[0]
         columns = k[:, None] + np.arange(4)
-        pointers = np.arange(0, 4 * t.size + 1, 4)
-        return csr_array((weights.ravel(), columns.ravel(), pointers), shape=(t.size, self.cells + 3))
+        pointers = np.arange(0, 4 * k.size + 1, 4)
+        return csr_array((chosen.T.ravel(), columns.ravel(), pointers), shape=(k.size, self.cells + 3))
 
 
 NONE = Knots(0.0, 1.0, 0, False)
