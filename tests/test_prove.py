@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wassgrid.case import Case
+from wassgrid.certificate.continuous import jets
 from wassgrid.certificate.continuous import value as values
 from wassgrid.certificate.continuous.bellman import Bellman
 from wassgrid.certificate.continuous.interval import Claim, ProveError
@@ -17,7 +18,6 @@ from wassgrid.certificate.continuous.laws import AxisLaw, NoAxis, expect
 from wassgrid.certificate.continuous.value import solve
 from wassgrid.certificate.continuous.value import spline_of as through
 from wassgrid.cli import main
-from wassgrid.problem import jets
 from wassgrid.problem.compilation import compile_functions
 from wassgrid.problem.expression import Scope, parse
 from wassgrid.prove import prove
@@ -140,7 +140,7 @@ def test_jets_bound_values_slopes_and_distances_from_chords(text):
     x, a = sp.symbols("x a")
     expression = parse(text, Scope(values={"x": x, "a": a}))
     values = compile_functions([x, a], [expression])
-    ranges = compile_functions([x, a], [expression], "jet", broadcast=False)
+    ranges = compile_functions([x, a], [expression], jets, broadcast=False)
     rng, count = np.random.default_rng(3), 1500
     low = [rng.uniform(-1.5, 1.5, count) for _ in range(2)]
     width = [10.0 ** rng.uniform(-3, 0, count) for _ in range(2)]

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
-from wassgrid.problem import functions, intervals, jets
+from wassgrid.problem import functions, intervals
 
 ArrayFunction = Callable[..., tuple[Any, ...]]
 Stages = Sequence[tuple[sp.Symbol, sp.Expr]]
-_OWN: dict[str, Any] = {"interval": intervals, "jet": jets}  # arithmetics of our own
 
 
 def compile_functions(
     arguments: Sequence[sp.Symbol],
     expressions: Sequence[sp.Expr],
-    backend: str = "numpy",
+    backend: str | ModuleType = "numpy",
     stages: Stages = (),
     broadcast: bool = True,
 ) -> ArrayFunction:
@@ -27,9 +27,9 @@ def compile_functions(
 
     arguments: the symbols, in the order of the arrays.
     stages: (symbol, expression) pairs computed first, in order; later stages and `expressions` may use their symbols.
-    backend: "numpy", "jax" (imported only then; the function can be traced, differentiated and jitted) or "interval" (the
-    function takes Intervals and arrays, and gives Intervals where its value depends on one; with `broadcast=False`) or "jet" (the
-    same of Jets).
+    backend: "numpy", "jax" (imported only then; the function can be traced, differentiated and jitted), "interval" (the
+    function takes Intervals and arrays, and gives Intervals where its value depends on one; with `broadcast=False`) or a module
+    of the functions and operations of another arithmetic, likewise.
 
     Returns a function of arrays that broadcast together; it gives a tuple with one array per expression, all of the
     broadcast shape (constants included; NumPy arrays may be read-only views), or with `broadcast=False` the values as they come:
@@ -46,11 +46,12 @@ def compile_functions(
             staged.insert(0, (symbol, expression.xreplace(names)))
             needed |= expression.free_symbols
     arrays = array_module(backend)
+    own = arrays is intervals or not isinstance(backend, str)
     raw = sp.lambdify(
         plain,
         reduced,
-        modules=[functions.namespace(arrays) | {"power": _power(backend)}, vars(arrays) if backend in _OWN else backend],
-        printer=_printer(backend),
+        modules=[functions.namespace(arrays) | {"power": arrays.power if own else _power}, vars(arrays) if own else backend],
+        printer=_printer(backend == "jax"),
         cse=lambda outputs: _common_subexpressions(staged, outputs),
     )
 
@@ -177,45 +178,41 @@ def _common_subexpressions(staged: Stages, outputs: sp.Expr) -> tuple[list[tuple
     return ordered, list(reduced[len(staged) :])
 
 
-def array_module(backend: str) -> Any:
-    """Return `numpy`, `jax.numpy` (imported only here) or one of `wassgrid.problem`.  Raises ValueError."""
+def array_module(backend: str | ModuleType) -> Any:
+    """Return `numpy`, `jax.numpy` (imported only here), `intervals` or the given module.  Raises ValueError."""
+    if isinstance(backend, ModuleType):
+        return backend
     if backend == "numpy":
         return np
-    if backend in _OWN:
-        return _OWN[backend]
+    if backend == "interval":
+        return intervals
     if backend == "jax":
         import jax.numpy
 
         return jax.numpy
-    raise ValueError(f"backend: expected 'numpy', 'jax', 'interval' or 'jet', got {backend!r}")
+    raise ValueError(f"backend: expected 'numpy', 'jax', 'interval' or a module, got {backend!r}")
 
 
-def _power(backend: str) -> Callable[[Any, int], Any]:
+def _power(base: Any, exponent: int) -> Any:
     """Return x**n for an integer n by repeated multiplication, several times faster than NumPy's general power."""
-    if backend in _OWN:
-        return _OWN[backend].power
-
-    def power(base: Any, exponent: int) -> Any:
-        result: Any = None
-        square, rest = base, abs(exponent)
-        while rest:
-            if rest & 1:
-                result = square if result is None else result * square
-            rest >>= 1
-            if rest:
-                square = square * square
-        return 1.0 / result if exponent < 0 else result
-
-    return power
+    result: Any = None
+    square, rest = base, abs(exponent)
+    while rest:
+        if rest & 1:
+            result = square if result is None else result * square
+        rest >>= 1
+        if rest:
+            square = square * square
+    return 1.0 / result if exponent < 0 else result
 
 
-@lru_cache(maxsize=4)
-def _printer(backend: str) -> Any:
-    """Return SymPy's printer for the backend, with constants printed to the last bit and integer powers by multiplication."""
+@lru_cache(maxsize=2)
+def _printer(jax: bool) -> Any:
+    """Return SymPy's printer for JAX or NumPy, with constants printed to the last bit and integer powers by multiplication."""
     from sympy.printing.numpy import JaxPrinter, NumPyPrinter
     from sympy.printing.precedence import PRECEDENCE
 
-    parent = JaxPrinter if backend == "jax" else NumPyPrinter
+    parent = JaxPrinter if jax else NumPyPrinter
 
     class Printer(parent):  # type: ignore[misc, valid-type]
         def _print_Float(self, expression: sp.Float) -> str:

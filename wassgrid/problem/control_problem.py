@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -275,9 +276,9 @@ class ControlProblem:
                 smoothness = np.where(endless | (np.isfinite(ends.lower) & np.isfinite(ends.upper)), smoothness, 0)
         return ActionRanges(tuple(mean), tuple(cost), smoothness)
 
-    def action_jets(self, *variables: Any) -> tuple[Any, ...]:
-        """Return the jets of the means (d) and of the cost, from those of states and actions (see `jets`)."""
-        plan, function = self._action_functions(0, "jet")
+    def action_values(self, arithmetic: ModuleType, *variables: Any) -> tuple[Any, ...]:
+        """Return the means (d) and the cost in another arithmetic, from states and actions (see `compile_functions`)."""
+        plan, function = self._action_functions(0, arithmetic)
         rows: list[Any] = [0.0] * (self.state_dimension + 1)
         for (row, _), value in zip(plan, function(*variables), strict=True):
             rows[row] = value
@@ -352,10 +353,10 @@ class ControlProblem:
         return compile_functions(self.model.scalars.states, [*self._law.noise, *self._law.coupling.values()])
 
     @cached_property
-    def _compiled(self) -> dict[tuple[int, str], tuple[Plan, ArrayFunction]]:
+    def _compiled(self) -> dict[tuple[int, str | ModuleType], tuple[Plan, ArrayFunction]]:
         return {}
 
-    def _action_functions(self, order: int, backend: str = "numpy") -> tuple[Plan, ArrayFunction]:
+    def _action_functions(self, order: int, backend: str | ModuleType = "numpy") -> tuple[Plan, ArrayFunction]:
         """Return the plan, (row, action axes) of every entry that is not zero, and the function that gives those entries.
 
         Row j < d is the mean of axis j, row d the cost; no axes: the value, one: a first derivative, two: a second.

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from wassgrid.certificate.continuous import jets
 from wassgrid.certificate.continuous.frame import Frame
+from wassgrid.certificate.continuous.jets import Jet
 from wassgrid.certificate.continuous.laws import Axis
 from wassgrid.certificate.continuous.spline import Spline
-from wassgrid.problem import jets
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.intervals import Interval
-from wassgrid.problem.jets import Jet
 
 Array = np.ndarray
 _SECONDS = ((0, 0), (0, 1), (1, 1))  # of u, in the order of the spline's last three derivatives
@@ -70,7 +70,7 @@ class Bellman:
         with np.errstate(all="ignore"):
             if paths is not None:
                 parts[self.d :] = [path + part for part, path in zip(parts[self.d :], paths(constant), strict=True)]
-            *means, cost = self.problem.action_jets(*self.frame.states(parts[: self.d]), *parts[self.d :])
+            *means, cost = self.problem.action_values(jets, *self.frame.states(parts[: self.d]), *parts[self.d :])
             inner = []
             for k, mean in enumerate(means):
                 jet = mean if isinstance(mean, Jet) else replace(constant, value=mean)

@@ -24,9 +24,9 @@ from itertools import product
 import numpy as np
 
 from wassgrid.certificate.continuous.bellman import Bellman
+from wassgrid.certificate.continuous.jets import Jet, as_range, place
 from wassgrid.certificate.continuous.laws import Axis
 from wassgrid.problem.intervals import Interval
-from wassgrid.problem.jets import Jet, as_range, place
 
 Array = np.ndarray
 NUDGE = 2e-14  # what cells are narrower by at their ends, of the size of the states: more than a few roundings

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wassgrid.problem import jets
+from wassgrid.certificate.continuous import jets
 
 Array = np.ndarray
 

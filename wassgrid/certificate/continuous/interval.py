@@ -31,15 +31,16 @@ from functools import cached_property
 
 import numpy as np
 
+from wassgrid.certificate.continuous import jets
 from wassgrid.certificate.continuous.bellman import Bellman
 from wassgrid.certificate.continuous.enclosure import Enclosure, enclose
 from wassgrid.certificate.continuous.frame import Frame
+from wassgrid.certificate.continuous.jets import Jet, as_range
 from wassgrid.certificate.continuous.laws import TAIL, WIDER, Axis, AxisLaw, NoAxis, StillAxis
 from wassgrid.certificate.continuous.residual import Residual, bound
 from wassgrid.certificate.continuous.value import Value, points_of, solve, spline_of
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.intervals import Interval
-from wassgrid.problem.jets import Jet, as_range
 
 Array = np.ndarray
 # rows, cells and points per standard deviation, and the gap on a cell, relative to the cost, at first; by dimension
@@ -201,7 +202,7 @@ def _reached(problem: ControlProblem, frame: Frame, models: tuple[str, ...]) -> 
     zeros = np.zeros(low.shape[1])
     parts += [_range_jet(zeros + a, zeros + b) for a, b in problem.action_bounds]
     with np.errstate(all="ignore"):
-        mean = problem.action_jets(*parts)[j]
+        mean = problem.action_values(jets, *parts)[j]
     found = as_range(mean.value if isinstance(mean, Jet) else mean, low.shape[1])
     least, most = float(found.lower.min()), float(found.upper.max())
     if not (np.isfinite(least) and np.isfinite(most)):
@@ -385,7 +386,7 @@ def _tails_are_worse(bellman: Bellman, box: tuple[Array, Array], q: Enclosure) -
             parts = bellman.frame.states([_range_jet(x[:, j, 0], x[:, j, 1]) for j in range(d)])
             parts += [_range_jet(zeros + low, zeros + high) for low, high in ends]
             with np.errstate(all="ignore"):
-                cost = problem.action_jets(*parts)[-1]
+                cost = problem.action_values(jets, *parts)[-1]
             least = as_range(cost.value if isinstance(cost, Jet) else cost, len(x)).lower
             if not np.all(least + bellman.discount * bellman.least_u > top):
                 return False

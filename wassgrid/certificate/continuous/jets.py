@@ -1,6 +1,6 @@
 """Second-order intervals: ranges of a function, its gradient and Hessian over boxes, and of the kinks that it has inside.
 
-`compile_functions(..., backend="jet")` compiles expressions to functions of `Jet` and of numbers. Kinks are no derivatives: what
+`compile_functions(..., backend=jets)` compiles expressions to functions of `Jet` and of numbers. Kinks are no derivatives: what
 counts is by how much slopes may jump, and which way. Along a line in the direction of variable k through the box, `up[k]` bounds
 the sum of all upward jumps of the slope (convex kinks), `down[k]` that of the downward ones; `hessian` is the range of the second
 derivatives wherever they exist, `gradient` that of all slopes. Where a value may jump, or is not defined, `broken` is set and
