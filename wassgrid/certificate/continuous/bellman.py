@@ -57,8 +57,8 @@ class Bellman:
 
         seeds: the variables, some of "s" and "a", in this order. paths: jets like the given one that are added to the actions.
         """
-        boxes = [(s[0][:, k], s[1][:, k], "s" in seeds) for k in range(s[0].shape[1])]
-        boxes += [(a[0][:, k], a[1][:, k], "a" in seeds) for k in range(a[0].shape[1])]
+        boxes = [(*ends, "s" in seeds) for ends in zip(*(np.array(end.T) for end in s), strict=True)]
+        boxes += [(*ends, "a" in seeds) for ends in zip(*(np.array(end.T) for end in a), strict=True)]
         varied = [(low, high) for low, high, varies in boxes if varies]
         seeded = iter(jets.variables([low for low, _ in varied], [high for _, high in varied]))
         n, widths = len(varied), tuple(high - low for low, high in varied)

@@ -17,7 +17,7 @@ what was found are halved, or left with their ends where f is concave; those tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -30,7 +30,7 @@ from wassgrid.problem.intervals import Interval
 
 Array = np.ndarray
 NUDGE = 2e-14  # what cells are narrower by at their ends, of the size of the states: more than a few roundings
-_CHUNK = 1 << 13  # boxes at a time
+_ENTRIES = 1 << 19  # second derivatives at a time
 _ROUNDS = 14  # of halving boxes of actions, at nodes
 _TURNS = 6  # of halving them over cells, where what is left costs no more than curvature
 _SHARE = 0.05  # what the minima over the actions may cost, of what is wanted
@@ -177,25 +177,32 @@ def _enclosed(
 ) -> tuple[Layer, float]:
     """Enclose q on some cells, from actions (nodes, m); return also the most that is lost at the minima."""
     at = _Nodes(bellman, box, cells.node_low, cells.node_high, actions, _SHARE * wanted)
-    at.prove()
-    corners, count = cells.corners, len(cells.low)
-    below, above = np.zeros((6, count)), np.zeros((6, count))
-    best = np.zeros((len(corners), count, actions.shape[1]))
-    moving = _moving(at.actions[corners], box)
-    for start in range(0, count, _CHUNK):
-        part = np.arange(start, min(start + _CHUNK, count))
+    nodes, count = len(at.low), len(cells.low)
+    for part in _chunks(nodes, actions.shape[1]):
+        at.prove(part)
+    layer = Layer(factor, index, np.zeros((6, count)), np.zeros((6, count)), np.zeros((2**bellman.d, count, actions.shape[1])))
+    moving = _moving(at.actions[cells.corners], box)
+    for part in _chunks(count, bellman.d + actions.shape[1]):
         rest = part[~moving[part]]
         for kind in (_Path, _Fixed):
             cell = part[moving[part]] if kind is _Path else rest
             if cell.size == 0:
                 continue
-            chunk = kind(bellman, box, cells.low[cell], cells.high[cell], corners[:, cell], at, cells.spacing, wanted)
-            under, good = chunk.below()
+            chunk = kind(bellman, box, cells.low[cell], cells.high[cell], cells.corners[:, cell], at, cells.spacing, wanted)
+            below, good = chunk.below()
             rest = np.concatenate([rest, cell[~good]])
             kept = cell[good]
-            above[:, kept], below[:, kept], best[:, kept] = chunk.above()[:, good], under[:, good], chunk.actions()[:, good]
+            layer.below[:, kept], layer.above[:, kept] = below[:, good], chunk.above()[:, good]
+            layer.actions[:, kept] = chunk.actions()[:, good]
     lost = np.where(np.isfinite(at.least), at.known.high - at.least, 0.0)
-    return Layer(factor, index, below, above, best), float(np.max(lost))
+    return layer, float(np.max(lost))
+
+
+def _chunks(count: int, variables: int) -> Iterator[Array]:
+    """Cut 0 ... count - 1 into parts for which the jets in so many variables take no more than some megabytes."""
+    size = 2 * _ENTRIES // (variables * (variables + 1))
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))
 
 
 @dataclass(frozen=True)
@@ -210,8 +217,7 @@ class _Known:
     @classmethod
     def of(cls, bellman: Bellman, low: Array, high: Array, actions: Array) -> _Known:
         parts = []
-        for start in range(0, len(low), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for part in _chunks(len(low), actions.shape[1]):
             at = actions[part]
             jet = bellman.jet((low[part], high[part]), (at, at), "a")
             value = as_range(jet.value, len(at))
@@ -240,18 +246,16 @@ class _Nodes:
         self.room = room + 1e-13 * np.abs(self.known.high)
         self.least = np.full(len(low), np.inf)
 
-    def prove(self) -> None:
-        """Bound q from below, to within the room or as near as halving boxes of actions brings it."""
-        for start in range(0, len(self.low), _CHUNK):
-            node = np.arange(start, min(start + _CHUNK, len(self.low)))
-            alow, ahigh = (np.broadcast_to(end, (node.size, end.size)) for end in self.box)
-            for turn in range(_ROUNDS + 1):
-                bound, alow, ahigh, where, concave = self._bound(node, alow, ahigh)
-                late = (bound < self.known.high[node] - self.room[node]) & np.any(alow < ahigh, axis=1) & (turn < _ROUNDS)
-                np.minimum.at(self.least, node[~late], bound[~late])
-                if not np.any(late):
-                    break
-                node, alow, ahigh = _halved(node[late], alow[late], ahigh[late], where[late], concave[late])
+    def prove(self, node: Array) -> None:
+        """Bound q from below at some nodes, to within the room or as near as halving boxes of actions brings it."""
+        alow, ahigh = (np.broadcast_to(end, (node.size, end.size)) for end in self.box)
+        for turn in range(_ROUNDS + 1):
+            bound, alow, ahigh, where, concave = self._bound(node, alow, ahigh)
+            late = (bound < self.known.high[node] - self.room[node]) & np.any(alow < ahigh, axis=1) & (turn < _ROUNDS)
+            np.minimum.at(self.least, node[~late], bound[~late])
+            if not np.any(late):
+                break
+            node, alow, ahigh = _halved(node[late], alow[late], ahigh[late], where[late], concave[late])
 
     def _bound(self, node: Array, alow: Array, ahigh: Array) -> tuple[Array, Array, Array, Array, Array]:
         """Bound f from below over boxes of actions; return the bounds, what is left of the boxes, where to cut them, and in which

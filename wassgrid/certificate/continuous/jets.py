@@ -18,12 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from wassgrid.certificate.continuous.outward import UP as _UP
+from wassgrid.certificate.continuous.outward import add as _add
+from wassgrid.certificate.continuous.outward import as_ends as _range
+from wassgrid.certificate.continuous.outward import is_zero as _is_zero
+from wassgrid.certificate.continuous.outward import rounded as _out
+from wassgrid.certificate.continuous.outward import square as _square
+from wassgrid.certificate.continuous.outward import times as _times
 from wassgrid.problem import intervals
 from wassgrid.problem.intervals import Interval
 
 Array = np.ndarray
-_UP, _DOWN = 1.0 + 2.0**-49, 1.0 - 2.0**-49  # 8 units in the last place: the worst of a library's elementary functions
-_TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +170,12 @@ class Saw(Jet):
         """Return function(self): where it takes the same value at both ends, to rounding, it has a kink there, not a jump."""
         smooth = self.broken & ~self.crossed if self.broken is not False else False
         whole = Jet(self.value, self.gradient, self.hessian, self.up, self.down, self.broken, self.widths)
-        first, second = (float(_middle(function(_constant(end, self)))) for end in self.ends)
+        first, second = (_middle(function(_constant(end, self))).item() for end in self.ends)
         if not abs(first - second) <= 1e-14 * max(abs(first), abs(second), 1e-2):
             return function(whole)
         one = function(Jet(self.before, self.gradient, self.hessian, self.up, self.down, smooth, self.widths))
+        if not np.any(self.crossed):
+            return one
         two = function(Jet(self.after, self.gradient, self.hessian, self.up, self.down, smooth, self.widths))
         hull = lambda p, q: _hull(p, q, ~self.crossed, np.zeros_like(self.crossed))  # noqa: E731
         up: list[Any] = []
@@ -258,48 +265,8 @@ def compose(values: Any, first: list[Any], second: list[list[Any]], inner: list[
 # -- ranges: an Interval, or a number --------------------------------------------------------------------------------
 
 
-def _is_zero(x: Any) -> bool:
-    return isinstance(x, float | int) and x == 0
-
-
-def _range(x: Any) -> Interval:
-    return x if isinstance(x, Interval) else Interval(np.asarray(x, dtype=float), np.asarray(x, dtype=float))
-
-
-def _out(x: Any) -> Any:
-    """Round outward by 8 units in the last place."""
-    if not isinstance(x, Interval):
-        x = _range(x)
-    lower = np.where(x.lower > 0, x.lower * _DOWN, x.lower * _UP) - _TINY
-    return Interval(lower, np.where(x.upper > 0, x.upper * _UP, x.upper * _DOWN) + _TINY)
-
-
 def _negative(x: Any) -> Any:
     return -x if not _is_zero(x) else 0.0
-
-
-def _add(x: Any, y: Any) -> Any:
-    if _is_zero(x):
-        return y
-    if _is_zero(y):
-        return x
-    return _out(_range(x) + _range(y))
-
-
-def _times(x: Any, y: Any) -> Any:
-    if _is_zero(x) or _is_zero(y):
-        return 0.0
-    if isinstance(x, float | int) and not isinstance(y, Interval) and isinstance(y, float | int):
-        return _out(_range(x) * _range(y))
-    if isinstance(x, float | int) and x == 1:
-        return y
-    if isinstance(y, float | int) and y == 1:
-        return x
-    return _out((x * y) if isinstance(x, Interval) else (y * x if isinstance(y, Interval) else _range(x) * _range(y)))
-
-
-def _square(x: Any) -> Any:
-    return _times(x, x) if not isinstance(x, Interval) else _out(intervals.power(x, 2))
 
 
 def _total(terms: Any) -> Any:
@@ -458,6 +425,11 @@ def maximum(x: Any, y: Any) -> Any:
     x, y = _pair(x, y)
     a, b = _range(x.value), _range(y.value)
     first, second = np.asarray(a.lower >= b.upper), np.asarray(b.lower >= a.upper)
+    # most boxes are far from the ends that means are clipped at
+    if np.all(first):
+        return x
+    if np.all(second):
+        return y
     value = Interval(np.maximum(a.lower, b.lower), np.maximum(a.upper, b.upper))
     n, gap, switch = len(x.gradient), x - y, ~(first | second)
     up, down = [], []
@@ -628,6 +600,10 @@ def where(condition: Any, x: Any, y: Any) -> Any:
         return x if condition else y
     first, second = condition.condition.holds, condition.condition.fails
     x, y = (z if isinstance(z, Jet) else _constant(z, condition.like) for z in (x, y))
+    if np.all(first):
+        return x
+    if np.all(second):
+        return y
     return Jet(
         _hull(x.value, y.value, first, second),
         tuple(_hull(p, q, first, second) for p, q in zip(x.gradient, y.gradient, strict=True)),
