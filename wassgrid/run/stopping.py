@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wassgrid.evaluation import Evaluation, rounding
+from wassgrid.evaluation import Evaluation
 from wassgrid.run.loop import CONVERGED, STOPPED, Verdict
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _HALF = 0.5  # a gap that fell to this share has fallen
 _FALL = 1e-2  # of the gap: what the cost has to fall by to count
 _PATIENCE = 8  # steps without either from which a run is at its end
-_ROUNDINGS = 64  # of Q: what a bound may lie above the cost by
 _AFTER_PROOF = 3  # the same, where a proof has already said that what was found is not enough
 
 
@@ -56,9 +55,9 @@ def wanted_gap(stop: StopTable, evaluation: Evaluation) -> float | None:
 class Standing:
     """What is known of a state when it is asked whether the run ends with it.
 
-    gap: of J above its bound, proven or found as is asked; found: the gap to the best actions that were found; unprovable: a
-    proof was tried and there can be none; at_rest: no particle moves; stalled: see `Headway`; escapes: whether particles may
-    jump to better actions.
+    gap: of J above its bound, proven or found as is asked; found: the gap to the best actions that were found; excess: of a
+    proven bound above the cost, beyond rounding; unprovable: a proof was tried and there can be none; at_rest: no particle moves;
+    stalled: see `Headway`; escapes: whether particles may jump to better actions.
     """
 
     step: int
@@ -66,6 +65,7 @@ class Standing:
     gradient_norm: float
     gap: float
     found: float
+    excess: float
     unprovable: bool
     at_rest: bool
     stalled: bool
@@ -78,12 +78,11 @@ def verdict(stop: StopTable, evaluation: Evaluation, now: Standing) -> Verdict |
     A run to which the user gave no end is complete where it can get no further, too.
     """
     wanted = wanted_gap(stop, evaluation)
+    if now.excess > 0.0:
+        text = f"the bound lies {now.excess:.2g} above the cost of the policy, more than rounding: nothing is claimed"
+        return Verdict(STOPPED, text, False)
     if stop.gradient_norm is not None and now.gradient_norm <= stop.gradient_norm:
         return Verdict(CONVERGED, f"the gradient norm {now.gradient_norm:.3g} is at most {stop.gradient_norm:.3g}", True)
-    if now.gap < -_ROUNDINGS * rounding(evaluation):
-        # the bound lies above the cost of a policy: one of the two is wrong
-        text = f"the bound lies {-now.gap:.2g} above the cost of the policy, more than rounding: nothing is claimed"
-        return Verdict(STOPPED, text, False)
     if wanted is not None and now.gap <= wanted:
         return Verdict(CONVERGED, f"{proven(now.gap, evaluation)}; {wanted:.2g} was asked for", True)
     if stop.flow_time is not None and now.flow_time >= stop.flow_time * (1 - 1e-12):
