@@ -29,7 +29,7 @@ from wassgrid.cli import main
 from wassgrid.grid import StateGrid
 from wassgrid.observers.progress import Pace, ProgressLines, clock
 from wassgrid.observers.recorder import is_stored
-from wassgrid.observers.watches import SIGNALS, FinitenessWatch
+from wassgrid.observers.watches import SIGNALS, FinitenessWatch, SignalWatch
 from wassgrid.policy import ParticlePolicy
 from wassgrid.run.grid_solver import GridSolver
 from wassgrid.run.loop import StepRecord
@@ -331,7 +331,7 @@ def test_interrupted_runs_can_be_resumed(case, number, signals, capsys):
         time.sleep(0.05)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
-    assert errors.splitlines()[-1] == f"wassgrid: interrupted; to go on: wassgrid resume {case.parent / 'tiny.h5'}"
+    assert errors.endswith(f"\nwassgrid: interrupted; to go on: wassgrid resume {case.parent / 'tiny.h5'}\n"), errors
     assert "Traceback" not in errors
     assert ("status" in output) == ("objective J" in output)
     with ResultFile("tiny.h5") as result:
@@ -345,6 +345,31 @@ def test_interrupted_runs_can_be_resumed(case, number, signals, capsys):
     assert main(["resume", "tiny.h5", "-q"]) == 0
     assert main(["run", "tiny.toml", "-q", "-o", "whole.h5"]) == 0
     assert_same_numbers("whole.h5", "tiny.h5")
+
+
+@pytest.mark.parametrize("line", range(6))
+def test_a_second_signal_in_any_line_that_receives_the_first_ends_with_its_status(line):
+    lines = itertools.count()
+
+    def trace(frame, event, argument):
+        if frame.f_code.co_name != "_receive":
+            return None
+        if event == "line" and next(lines) == line:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+
+    before, handlers = sys.gettrace(), {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with SignalWatch(lambda: False) as watch:
+            sys.settrace(trace)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5.0)
+    finally:
+        sys.settrace(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert watch.status == 128 + signal.SIGTERM
 
 
 LONG = """

@@ -229,8 +229,8 @@ def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
     recorder: Recorder | None = None
     watch = SignalWatch(lambda: recorder is None or recorder.busy)
     try:
-        with ExitStack() as stack:
-            stack.enter_context(watch)
+        # the watch outermost: nothing that a signal raises in between may leave it behind
+        with watch, ExitStack() as stack:
             opened = stack.enter_context(open_recorder())
             recorder, path = opened, opened.path
             observers: list[Any] = [FinitenessWatch()]

@@ -92,13 +92,13 @@ class SignalWatch:
         pass
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        again = self.received is not None
-        name = signal.Signals(number).name
-        self.received = "interrupted" if number == signal.SIGINT else f"ended by {name}"
+        again = self.number is not None
+        # the number first: a second signal may come in any line of this
+        self.number = number if self.number is None else self.number
+        self.received = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
         if again:
             self._end_now()
             return
-        self.number = number
         signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
         with suppress(OSError):  # stderr may be closed
             os.write(2, b"\nending; press Ctrl-C again to end at once\n")  # print is not safe here
