@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from wassgrid.case import Case
 from wassgrid.certificate import certify, find_best
 from wassgrid.certificate.action_value import ActionValue
-from wassgrid.certificate.branch_and_bound import Boxes, BranchAndBound, least_curvature
+from wassgrid.certificate.branch_and_bound import Boxes, BranchAndBound, _product, least_curvature
 from wassgrid.certificate.search_box import search_box
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.method.newton import newton_step
 from wassgrid.policy import ParticlePolicy
+from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.exact import Manufactured, ScalarLQ, VectorLQ
 
 DISCOUNTED = {"criterion": {"kind": "discounted", "discount": 0.9}}
@@ -258,3 +259,33 @@ def test_least_curvature_is_below_every_matrix_of_the_range(m, seed):
             error = radius * rng.uniform(-1, 1, (m, m))
             matrix = middle + np.triu(error) + np.triu(error, 1).T
             assert np.linalg.eigvalsh(matrix - np.diag(diagonal[0])).min() >= -1e-9
+
+
+@pytest.mark.parametrize("end", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("cells", [slice(None), slice(0, 3)])
+@pytest.mark.parametrize("name", ["wells", "two actions, bounded", "means beyond the ends"])
+def test_ends_of_enclosures_that_are_no_numbers_become_no_finite_bound(name, cells, end, monkeypatch):
+    evaluation, right = random_evaluation(name, 2), ControlProblem.action_ranges
+    honest = certify(evaluation).lower_bound
+
+    def broken(self, states, low, high, order=2):
+        found = right(self, states, low, high, order)
+        some = np.isin(states, evaluation.model.grid.states[cells]).all(axis=1)
+        for table in (*found.cost, *found.mean[1:]):
+            table[:, some] = end
+        return found
+
+    monkeypatch.setattr(ControlProblem, "action_ranges", broken)
+    certificate = certify(evaluation)
+    assert np.all(np.abs(certificate.slack) != np.finfo(float).max)
+    # without the broken cells the others may give a higher bound, never all of them
+    assert not certificate.guaranteed or (end == np.inf and cells != slice(None))
+    if end != np.inf:
+        assert certificate.lower_bound == -np.inf < honest
+
+
+def test_products_of_ranges_keep_what_is_not_a_number():
+    nan, inf = np.nan, np.inf
+    x = np.array([[0.0, 0.0, -1.0, 0.0, nan], [0.0, 2.0, 1.0, 0.0, nan]])
+    y = np.array([[-inf, -inf, 3.0, nan, 0.0], [inf, 1.0, 4.0, nan, 0.0]])
+    np.testing.assert_array_equal(_product(x, y), [[0.0, -inf, -4.0, nan, nan], [0.0, 2.0, 4.0, nan, nan]])

@@ -106,6 +106,6 @@ def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None
         method += f"; {found.assumed}"
     # average: V is relative and Q holds - J;  discounted: (1 - g) rho V = J
     bound = evaluation.anchor + float(slack.min())
-    return Certificate(
-        bound, evaluation.bracket[1] - bound, slack, actions, values, markov and found.coercive, method, boxes
-    )
+    # an infinite end of an enclosure is no bound
+    guaranteed = markov and found.coercive and bool(np.isfinite(bound))
+    return Certificate(bound, evaluation.bracket[1] - bound, slack, actions, values, guaranteed, method, boxes)

@@ -19,9 +19,11 @@ BOXES_AT_ONCE = 1 << 15  # boxes bounded at once
 
 def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Multiply ranges stacked as (lower, upper) along the first axis."""
-    corners = x[:, None] * y[None, :]
-    # an infinite end times 0: the other factor's range touches 0 only
-    corners = np.where(np.isnan(corners), 0.0, corners).reshape(4, *np.shape(x)[1:])
+    x, y = x[:, None], y[None, :]
+    # an infinite end times 0: infinity itself is not in the range; what is not a number stays that
+    none = ((x == 0.0) & np.isinf(y)) | (np.isinf(x) & (y == 0.0))
+    corners = np.where(none, 0.0, x * y)
+    corners = corners.reshape(4, *corners.shape[2:])
     return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
 
@@ -266,7 +268,7 @@ class BranchAndBound:
             )
             if change is not None:
                 lower[rows] = np.fmax(lower[rows], value[rows] + change)
-        lower = np.fmax(np.nan_to_num(lower, nan=-np.inf), np.nan_to_num(zeroth, nan=-np.inf))
+        lower = np.fmax(np.fmax(lower, zeroth), -np.inf)
         at_point = np.einsum("kaa->ka", hessian)
         return Bounded(lower, value, at_point, np.nan_to_num(least[0], nan=-np.inf), smooth, side, cut)
 

@@ -320,7 +320,7 @@ def weight_bounds(kernel, boundary, lower, h, n, mean, radius, s, profiles, j, u
         m = m % period
         low, high = m - radius, m + radius
     c, r = 0.5 * (low + high), 0.5 * (high - low)
-    if r > REACH * max(s, h) or kernel == CUBIC:
+    if not r <= REACH * max(s, h) or kernel == CUBIC:  # not a number is not within reach
         return 0, 0.0, 0, False, False
     first = math.ceil((low - TAIL * s) / h)
     last = math.floor((high + TAIL * s) / h)

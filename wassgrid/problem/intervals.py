@@ -92,10 +92,10 @@ class Condition:
 
 
 def interval(value: Any, shape: tuple[int, ...]) -> Interval:
-    """Return a number, array or Interval as an Interval of arrays of the given shape."""
+    """Return numbers or an Interval as an Interval of arrays of the given shape, [-inf, inf] where an end is not a number."""
     if not isinstance(value, Interval):
         value = Interval(value, value)
-    return Interval(*(np.broadcast_to(part, shape) for part in (value.lower, value.upper, value.order)))
+    return _defined(*(np.broadcast_to(part, shape) for part in (value.lower, value.upper, value.order)))
 
 
 def _least(x: Any, y: Any) -> Any:
