@@ -254,8 +254,8 @@ def attempts(
             return
         for share in _SHARES:
             finer = plan.refined(residual, value.rough, width, last, share)
-            # cells grow by the power d/3 of the gap where third derivatives cost it
-            growth = max(1.0, float(np.prod(finer.rows / plan.rows)), (plan.gap / finer.gap) ** (d / 3.0))
+            # cells grow by the power d/3 of the gap where third derivatives cost it; many are fine as they are
+            growth = max(1.0, float(np.prod(finer.rows / plan.rows)), (plan.gap / finer.gap) ** (d / 3.5))
             if now - began + growth * (now - turn) <= seconds:
                 plan = finer
                 break
@@ -316,7 +316,7 @@ class _Plan:
         """
         size = max(abs(last.low), abs(last.high), 1e-300)
         parts = {"rows": residual.residual, "gap": residual.curvature, "points": residual.taylor}
-        orders = {"rows": 3.0, "gap": 1.0, "points": 2.0}
+        orders = {"rows": 3.0, "gap": 1.0, "points": 3.0}  # of points: what bounds of q cost falls too
         # what is left of the largest part after as much refinement as one attempt takes: below it nothing is gained
         left = max(0.3 * width * size, *(parts[name] / _MOST[name] ** order for name, order in orders.items()))
         factors = {}

@@ -411,6 +411,30 @@ def expect(axes: tuple[Axis, Axis], p: Array, orders: tuple[int, int] = (0, 0), 
     return two.expect([(x.T, c) for c, x in enumerate(inner) if x is not None], orders[1], wider).T
 
 
+def expect_on(moments: list[csr_array], coefficients: list[Array], result: Array) -> None:
+    """Add to result (points, n) the expectations along an axis of functions with n coefficients (cells, n) of 1, d and d^2/2.
+
+    moments: see `AxisLaw.moments`; all have the same cells.
+    """
+    law = moments[0]
+    total = np.zeros(result.shape)
+    work = 6.0 * law.nnz * result.shape[1]
+    spread(_weigh, law.shape[0], work, law.indptr, law.indices, *(m.data for m in moments), *coefficients, total)
+    result += total
+
+
+@driver
+def _weigh(begin, end, pointers, cells, w0, w1, w2, c0, c1, c2, result):
+    """result[i] = sum_p w0[p] c0[cells[p]] + w1[p] c1[cells[p]] + w2[p] c2[cells[p]] over the entries p of rows begin to end."""
+    for i in range(begin, end):
+        row = result[i]
+        for p in range(pointers[i], pointers[i + 1]):
+            x0, x1, x2 = c0[cells[p]], c1[cells[p]], c2[cells[p]]
+            a0, a1, a2 = w0[p], w1[p], w2[p]
+            for k in range(row.size):
+                row[k] += a0 * x0[k] + a1 * x1[k] + a2 * x2[k]
+
+
 @driver
 def _contract(begin, end, extended, window, fine, points, result):
     """result[i] = sum_v window[i modulo phases, v] extended[i fine/points + v], points begin to end."""

@@ -23,12 +23,13 @@ from scipy.sparse import csr_array
 
 from wassgrid.certificate.continuous.bellman import Bellman
 from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure, Layer
-from wassgrid.certificate.continuous.laws import WIDER, Axis, AxisLaw, NoAxis, StillAxis, expect
+from wassgrid.certificate.continuous.laws import WIDER, Axis, AxisLaw, NoAxis, StillAxis, expect, expect_on
 from wassgrid.certificate.continuous.value import points_of
 
 Array = np.ndarray
 _UNIT = 2.0**-53
 _PLACES = np.array([-1.0, -1.0 / 3.0, 1.0 / 3.0, 1.0])  # in a cell
+_COLUMNS = 128  # points along the second axis at a time: what they need stays near the processor
 _STRIP = 1024  # cells along an axis without noise at a time
 _EXCHANGED = (0, 2, 1, 5, 4, 3)  # coefficients of polynomials when d_1 and d_2 change places
 _BERNSTEIN = 6.0  # sum of the sizes of the weights of `_bernstein`: 34/6
@@ -117,12 +118,13 @@ def _expected(axes: tuple[Axis, Axis], q: Enclosure, shift: float) -> tuple[Arra
         fine = axes[0].refined(layer.factor), axes[1].refined(layer.factor)
         place = np.unravel_index(layer.index, (fine[0].cells, fine[1].cells))
         one, two = (axis.moments(chosen) for axis, chosen in zip(fine, place, strict=True))  # type: ignore[union-attr]
-        two = [w.T.tocsr() for w in two]
         for p, result in zip((layer.below, layer.above), results, strict=True):
             parts = _sparse(fine, layer, np.concatenate([p[:1] - shift, p[1:]]))
-            result += one[0] @ (parts[0] @ two[0] + parts[2] @ two[1] + parts[5] @ two[2]).toarray()
-            result += one[1] @ (parts[1] @ two[0] + parts[4] @ two[1]).toarray()
-            result += one[2] @ (parts[3] @ two[0]).toarray()
+            for start in range(0, result.shape[1], _COLUMNS):
+                column = slice(start, start + _COLUMNS)
+                w = [law[column].T.tocsr() for law in two]
+                c = [parts[0] @ w[0] + parts[2] @ w[1] + parts[5] @ w[2], parts[1] @ w[0] + parts[4] @ w[1], parts[3] @ w[0]]
+                expect_on(one, [part.toarray() for part in c], result[:, column])
     return results[0], results[1]
 
 
