@@ -1,4 +1,4 @@
-"""Damage case files and put them through reading, grid, memory and the first evaluation: one line or a state, nothing else.
+"""Damage case files and put them through check, prove, or run to the first evaluation: one line or a state, nothing else.
 
     python tests/fuzz_cases.py --count 20000
 
@@ -82,7 +82,13 @@ def trial(generator: random.Random, folder: Path) -> str:
         large = False
     if large:
         return "large"
-    status = main(["run", str(path), *overrides])
+    draw = generator.random()
+    if draw < 0.1:
+        status = main(["check", str(path), "--suggest"])
+    elif draw < 0.2:
+        status = main(["prove", str(path), "--width", "0.5", "--time", "0.2", "--quiet", "-o", str(folder / "tried.proof.h5")])
+    else:
+        status = main(["run", str(path), *overrides])
     if status == 2 and (folder / "tried.h5").exists():
         return "LEFT a file behind although it was refused"
     return {0: "run", 1: "run", 2: "refused"}.get(status, f"STATUS {status}")

@@ -166,9 +166,11 @@ def trial(generator: random.Random, folder: Path) -> str:
             if not type(error).__module__.startswith("wassgrid."):
                 raise
             status = 2
-    elif draw < 0.95:
+    elif draw < 0.94:
         status = main(["simulate", str(path), "--steps", "5", "--chains", "2"])
-    elif draw < 0.97:
+    elif draw < 0.96:
+        status = main(["prove", str(path), "--width", "0.5", "--time", "0.2", "--quiet", "-o", str(folder / "tried.proof.h5")])
+    elif draw < 0.975:
         status = main(["resume", str(path), "--set", "flow.stop.steps=8", "--quiet"])
     elif draw < 0.985:
         status = main(["compare", str(path), str(sound), "-o", str(folder / "c.png"), "--points", "2"])

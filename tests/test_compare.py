@@ -81,6 +81,13 @@ def test_compare_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().out
     assert f"{found.distance:.8g} under the law of one" in printed
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    # the name of a figure without an ending, and endings that no figure has
+    assert main(["compare", str(first), str(second), "-o", str(tmp_path / "plain"), "--points", "2"]) == 0
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'plain.png'}\n") and (tmp_path / "plain.png").exists()
+    for name in ("figure.nosuch", first.name):
+        assert main(["compare", str(first), str(second), "-o", str(tmp_path / name)]) == 2
+        assert "no figure has that ending" in capsys.readouterr().err
+    assert main(["info", str(first)]) == 0
 
 
 def test_figure_shows_the_numbers(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import h5py
 import numpy as np
 import pytest
@@ -193,6 +195,29 @@ def test_what_cannot_be_proven_says_why(text, words):
     rest += '[policy]\ninitial = { distribution = "uniform" }\n'
     with pytest.raises(ProveError, match=words):
         prove(Case.from_text(text + rest, "case"), width=1e-2, seconds=5.0)
+
+
+def test_costs_of_any_size_end_soon():
+    for stage, width in (("0", 1.0), ("1e-300*x**2", 1.0)):
+        began = time.process_time()
+        proof = prove(Case.from_text(LINE_OF_ANY_COST.format(stage=stage), "line"), width=width, seconds=0.1)
+        assert proof.low <= 0.0 <= proof.high < 1e-289 and time.process_time() - began < 10.0
+    with pytest.raises(ProveError, match="smaller units"):
+        prove(Case.from_text(LINE_OF_ANY_COST.format(stage="1e300*x**2*a**2"), "line"), seconds=0.1)
+
+
+LINE_OF_ANY_COST = """
+[states.x]
+next = "0.8*x + a"
+noise = 0.3
+domain = [-2, 2]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "{stage}"
+[grid]
+points = {{ x = 21 }}
+"""
 
 
 def test_command_line(tmp_path, capsys, monkeypatch):

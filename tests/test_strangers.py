@@ -26,6 +26,7 @@ from wassgrid.policy import ParticlePolicy, PolicyError
 from wassgrid.run.loop import CheckpointError, require_arrays
 from wassgrid.run.solvers import SOLVERS, make_solver
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
+from wassgrid.storage.proof import write_proof
 
 CASE = """
 title = "a state that is held"
@@ -64,7 +65,7 @@ def test_every_array_of_a_checkpoint_is_one_that_is_looked_at():
         require_arrays(wrong, SOLVERS["grid"].checkpoint(case))
 
 
-VERBS = ("info", "plot", "compare", "simulate", "resume")
+VERBS = ("info", "plot", "compare", "simulate", "prove", "resume")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,66 @@ def solved(tmp_path_factory) -> Path:
 def ours(solved, tmp_path) -> Path:
     """A copy of it that a test may damage."""
     return Path(shutil.copy(solved, tmp_path / "ours.h5"))
+
+
+@pytest.mark.parametrize("how", ["to a file", "hard"])
+def test_the_temporary_file_of_a_proof_cannot_be_pointed_elsewhere(tmp_path, how):
+    folder, victim = tmp_path / "shared", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text("precious")
+    for name in (".p.h5.partial", "p.h5.part"):
+        os.link(victim, folder / name) if how == "hard" else (folder / name).symlink_to(victim)
+    write_proof(folder / "p.h5", {"low": 1.0}, {"a": np.arange(3.0)})
+    assert victim.read_text() == "precious" and stat.S_ISREG((folder / "p.h5").lstat().st_mode)
+    with h5py.File(folder / "p.h5") as file:
+        assert file.attrs["low"] == 1.0
+
+
+def test_a_proof_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("held.toml").write_text(CASE)
+    Path("note").write_text("precious")
+    Path("link.h5").symlink_to("note")
+    command = ["prove", "held.toml", "--width", "0.5", "-q", "-o"]
+    for name in ("held.toml", "note", "link.h5", ".", "/proc/p.h5", "no/p.h5"):
+        began = time.monotonic()
+        assert main([*command, name]) == 2
+        assert time.monotonic() - began < 5.0  # seen before any work is done
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert Path("held.toml").read_text() == CASE and Path("note").read_text() == "precious"
+    assert main([*command, "p.h5"]) == main([*command, "p.h5"]) == 0
+    assert sorted(os.listdir()) == ["held.toml", "link.h5", "note", "p.h5"]
+
+
+# ---- the value function that a proof begins with ----
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.full((7, 21), np.nan), "not one number for every state"),
+        (np.full((7, 21), np.inf), "not one number for every state"),
+        (np.zeros((7, 4)), "not one number for every state"),
+        (np.broadcast_to(1e300 * np.arange(21), (7, 21)), "nothing is proven"),
+    ],
+)
+def test_a_value_function_that_is_none_is_refused_by_prove(ours, tmp_path, capsys, value, words):
+    def make(group, key, shape):
+        group.create_dataset(key, data=value, maxshape=(None, value.shape[1]), chunks=(1, value.shape[1]))
+
+    replaced(ours, "trajectory/value", make)
+    assert every_verb(ours, tmp_path, ["prove"]) == [("prove", 2)]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and not ours.with_suffix(".proof.h5").exists()
+
+
+def test_a_proof_of_a_file_without_records_begins_with_nothing(ours, tmp_path):
+    with h5py.File(ours, "r+") as file:
+        for name in ("convergence", "trajectory"):
+            for data in file[name].values():
+                if data.maxshape[0] is None:
+                    data.resize(0, axis=0)
+    assert every_verb(ours, tmp_path, ["prove"]) == [("prove", 0)]
 
 
 @pytest.fixture
@@ -108,6 +169,7 @@ def every_verb(path: Path, folder: Path, verbs: Sequence[str] = VERBS) -> list[t
         "plot": ["plot", str(path), "-o", str(folder)],
         "compare": ["compare", str(path), str(path), "-o", str(folder / "c.png"), "--points", "2"],
         "simulate": ["simulate", str(path), "--steps", "5", "--chains", "2"],
+        "prove": ["prove", str(path), "--width", "0.5", "--time", "0.2", "-q", "-o", str(path.with_suffix(".proof.h5"))],
         "resume": ["resume", str(path), "--set", "flow.stop.steps=8"],
     }
     found = []
@@ -128,7 +190,7 @@ def refused(path: Path, folder: Path, capsys, *fragments: str) -> None:
     for verb, status in every_verb(path, folder):
         assert status == 2, verb
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 5, lines
+    assert len(lines) == len(VERBS), lines
     for line in lines:
         assert line.startswith("wassgrid: ")
         for fragment in fragments:

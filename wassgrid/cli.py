@@ -140,13 +140,14 @@ def compare(
     first: ResultPath,
     second: Annotated[Path, typer.Argument(metavar="OTHER", help="Result file of the same problem.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FIGURE", help="Figure.")] = Path("comparison.png"),
-    points: Annotated[int, typer.Option(min=2, help="Policies along the geodesic that are evaluated.")] = 21,
+    points: Annotated[int, typer.Option(min=2, max=100_000, help="Policies along the geodesic that are evaluated.")] = 21,
 ) -> None:
     """Compare the policies of two result files: Wasserstein distance, and J along the geodesic between them."""
     from wassgrid import plotting
     from wassgrid.compare import compare as compare_files
     from wassgrid.report import print_rows
 
+    output = plotting.figure_path(output)  # before any work is done
     found = compare_files(first, second, points)
     print_rows(_console(), found.rows())
     plotting.save(plotting.comparison(found), output)
@@ -186,6 +187,7 @@ def prove(
     """
     from wassgrid.certificate.continuous.interval import Attempt, ProveError
     from wassgrid.prove import prove_file
+    from wassgrid.storage.proof import require_place
 
     for name, number in (("--width", width), ("--time", time)):
         if number is not None and not number > 0.0:
@@ -198,8 +200,9 @@ def prove(
             found = f"{attempt.seconds:7.1f} s  {attempt.enclosure.cells:>9} cells  [{attempt.low:.10g}, {attempt.high:.10g}]"
             print(found, file=sys.stderr, flush=True)
 
-    proof = prove_file(file, tuple(overrides or ()), width, time, boundary, seen=seen)
     path = output or Path(f"{file.stem}.proof.h5")
+    require_place(path)  # before any work is done
+    proof = prove_file(file, tuple(overrides or ()), width, time, boundary, seen=seen)
     proof.save(path)
     if not quiet:
         print(proof.describe())

@@ -13,7 +13,7 @@ from wassgrid.case import Case
 from wassgrid.certificate.continuous.frame import Frame
 from wassgrid.certificate.continuous.interval import Attempt, Claim, ProveError, attempts, in_words
 from wassgrid.certificate.continuous.laws import Axis, NoAxis
-from wassgrid.storage import ResultFile
+from wassgrid.storage import ResultFile, StorageError
 from wassgrid.storage.proof import write_proof
 
 Pulse = Callable[[str, float], None]
@@ -101,6 +101,7 @@ class Proof:
         write_proof(path, attributes, arrays)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # numbers of any size: an end that is none is seen below
 def prove(
     case: Case, result: ResultFile | None = None, width: float | None = None, seconds: float | None = None,
     boundary: str | None = None, pulse: Pulse = lambda _what, _share: None,
@@ -115,20 +116,23 @@ def prove(
     claim = Claim.of(case.problem, boundary or settings.boundary)
     wanted = settings.width if width is None else width
     limit = settings.time if seconds is None else seconds
-    value = None if result is None else _value_of(result)
+    value = None if result is None else _value_of(result, case)
     best: Attempt | None = None
     low, high, table = -np.inf, np.inf, []
     for attempt in attempts(claim, value, wanted, limit, pulse):
+        if not np.isfinite(attempt.high - attempt.low):
+            continue
         seen(attempt)
         table.append((attempt.seconds, attempt.low, attempt.high))
         low = max(low, attempt.low)
         if best is None or attempt.high <= best.high:
             best = attempt
             high = attempt.high
-    assert best is not None
+    if best is None:
+        raise ProveError("prove: nothing is proven: the noise asks for too many cells, or numbers overflow")
     if low > high:
-        raise AssertionError("proven bounds contradict each other: a defect of wassgrid, please report the case")
-    cost = None if result is None else float(result.convergence["objective"][-1])
+        raise ProveError("prove: bounds contradict each other, nothing is claimed: a defect of wassgrid, please report it")
+    cost = float(result.last("convergence")["objective"]) if result is not None and result.records("convergence") else None
     width_reached = (high - low) / max(abs(low), abs(high), 1e-300)
     return Proof(case, claim, best, low, high, bool(width_reached <= wanted), tuple(table), cost)
 
@@ -150,13 +154,18 @@ def prove_file(
         return prove(case, result, width, seconds, boundary, pulse, seen)
 
 
-def _value_of(result: ResultFile) -> Callable[[Frame, tuple[Axis, Axis]], np.ndarray | None]:
-    """Return V of the last frame as a function of the rows of the means, taken as states; None for a file without one."""
+def _value_of(result: ResultFile, case: Case) -> Callable[[Frame, tuple[Axis, Axis]], np.ndarray | None]:
+    """Return V of the last frame as a function of the rows of the means, taken as states; None for a file without one.
+
+    Raises StorageError where V is no function of the states of the case.
+    """
     from scipy.interpolate import RegularGridInterpolator
 
     if "trajectory" not in result.series or not len(result.steps("trajectory")):
         return lambda _frame, _axes: None
     axes, value, boundaries = result.axes, result.frame("value"), result.boundaries
+    if result.state_names != case.problem.state_names or value.shape != tuple(map(len, axes)) or not np.isfinite(value).all():
+        raise StorageError(f"'{result.path}': /trajectory/value is not one number for every state of the grid")
 
     def at(frame: Frame, laws: tuple[Axis, Axis]) -> np.ndarray:
         rows = np.meshgrid(*(law.knots.positions[: law.row_count] for law in laws[: len(axes)]), indexing="ij")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 from wassgrid.plotting.comparison import comparison
@@ -17,7 +18,7 @@ from wassgrid.plotting.trajectories import trajectories
 from wassgrid.run.schema import curvature as curvature_column
 from wassgrid.storage import ResultFile, StorageError
 
-__all__ = ["comparison", "convergence", "curvature", "figures", "policy", "save", "stationary", "trajectories", "value"]
+__all__ = ["comparison", "convergence", "curvature", "figure_path", "figures", "policy", "save", "stationary", "trajectories", "value"]
 
 DOTS_PER_INCH = 150
 
@@ -37,10 +38,18 @@ def figures(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Figure]:
     return made
 
 
+def figure_path(path: Path) -> Path:
+    """Return the path of a figure, PNG where it has no ending.  Raises StorageError for an ending that no format has."""
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in formats:
+        raise StorageError(f"cannot write '{path}': no figure has that ending, take one of {', '.join(sorted(formats))}")
+    return path if path.suffix else path.with_name(f"{path.name}.png")
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's ending; the folder is made where it is missing.
 
-    Raises StorageError where the file cannot be written, ValueError for a format that Matplotlib does not know.
+    Raises StorageError where the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,20 @@ DAMAGE = (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, At
 _ATTEMPTS = 20  # to open a file that a run replaces
 
 
+def is_of_format(path: Path, expected: str) -> bool:
+    """Whether a file says that it is of a format, sound or not: only such a file is replaced by a new one."""
+    try:
+        with closing(open_regular(path)) as descriptor:
+            name = held(descriptor, path)
+            if not survived(name, os.fstat(descriptor).st_size):
+                return False
+            with h5py.File(name, "r") as file:
+                found = file.attrs.get("format") if h5py.h5a.exists(file.id, b"format") else None
+                return isinstance(found, str | bytes) and python_value(found) == expected
+    except DAMAGE:
+        return False
+
+
 class Named(dict[str, Any]):
     """What a place in a file holds, by name; asking for what it lacks raises StorageError."""
 

@@ -32,14 +32,12 @@ from wassgrid.storage.layout import (
     explain,
     extend_series,
     lock_path,
-    python_value,
     resize_series,
     write_checkpoint,
 )
 from wassgrid.storage.lock import FileLock, Locked
 from wassgrid.storage.paths import closing, copy, create_anew, held, is_at, open_regular
-from wassgrid.storage.reader import DAMAGE, ResultFile
-from wassgrid.storage.rehearsal import survived
+from wassgrid.storage.reader import ResultFile, is_of_format
 from wassgrid.storage.soundness import UnsoundError, require_sound
 
 COMMIT_INTERVAL = 2.0  # seconds from one transaction to the next, at least ...
@@ -90,7 +88,7 @@ class ResultWriter:
             if os.path.lexists(lock):
                 text += f"; its lock '{lock.name}' is a link or not this program's: remove it or name another file"
             raise StorageError(text) from error
-        if exists and not _is_result(self.path):
+        if exists and not is_of_format(self.path, FORMAT):
             self.close()
             raise StorageError(f"'{path}' exists and is not a wassgrid result; it is left as it is: name another file")
 
@@ -298,20 +296,6 @@ class ResultWriter:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
-
-
-def _is_result(path: Path) -> bool:
-    """Whether a file says that it is a result, sound or not: only such a file is replaced by a new one, and kept beside it."""
-    try:
-        with closing(open_regular(path)) as descriptor:
-            name = held(descriptor, path)
-            if not survived(name, os.fstat(descriptor).st_size):
-                return False
-            with h5py.File(name, "r") as file:
-                found = file.attrs.get("format") if h5py.h5a.exists(file.id, b"format") else None
-                return isinstance(found, str | bytes) and python_value(found) == FORMAT
-    except DAMAGE:
-        return False
 
 
 def _is_empty_result(path: Path) -> bool:

@@ -54,6 +54,8 @@ _SHARES = (1.0, 0.75, 0.5, 0.25)  # of the refinement that is wanted, in logarit
 _TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the numbers of states and actions; else 5
 _SEARCHED = 4  # policies found by trying all candidates, where nothing is known
 _LARGEST = 3.0e7  # cells of the lattice
+_LARGEST_COST = 1e150
+_LEAST_GAP = 1e-290  # of bounds of q on a cell: of a cost of zero no share of it is reached
 
 
 class ProveError(ValueError):
@@ -223,6 +225,7 @@ def attempts(
     began, d = time.monotonic(), claim.problem.state_dimension
     plan = _Plan.first(claim)
     box = _first_box(claim.problem)
+    _require_size(claim.problem, box)
     tries = _TRIES[d].get(claim.problem.action_dimension, 5)
     value: Value | None = None
     last: Attempt | None = None
@@ -236,7 +239,7 @@ def attempts(
         goal = 0.02 * (width if d == 1 else max(width, plan.gap)) * (abs(last.high) if last else 1.0)
         value = _value(claim, plan, value, start, box, tries, goal)
         bellman = Bellman(claim.problem, claim.frame, axes, value.u)
-        wanted = plan.gap * (abs(last.high) if last else value.level)
+        wanted = max(plan.gap * (abs(last.high) if last else value.level), _LEAST_GAP)
         enclosure = enclose(bellman, box, tries, wanted, lambda share: pulse("bounds", share))
         if not _tails_are_worse(bellman, box, enclosure):
             middle, half = 0.5 * (box[0] + box[1]), box[1] - box[0]
@@ -281,6 +284,15 @@ def _value(
         value = solve(trial, zero if first is None else first, box, tries, goal, _SEARCHED if first is None else 1)
     assert value is not None
     return value
+
+
+def _require_size(problem: ControlProblem, box: tuple[Array, Array]) -> None:
+    """Raise ProveError for a cost whose squares overflow, at the ends of the domain and of the box of actions."""
+    states = np.stack([end.ravel() for end in np.meshgrid(*problem.domain)], axis=1)
+    actions = np.broadcast_to(np.stack(box), (len(states), 2, problem.action_dimension))
+    cost = problem.action_tables(states, actions, 0, strict=False).cost
+    if np.any(np.isfinite(cost) & (np.abs(cost) > _LARGEST_COST)):
+        raise ProveError(f"prove: the cost exceeds {_LARGEST_COST:g}, squares of it overflow: give it smaller units")
 
 
 @dataclass(frozen=True)
