@@ -206,6 +206,15 @@ def test_costs_of_any_size_end_soon():
         prove(Case.from_text(LINE_OF_ANY_COST.format(stage="1e300*x**2*a**2"), "line"), seconds=0.1)
 
 
+@pytest.mark.parametrize("boundary", ["truncate", "project", "open"])
+def test_noise_of_thousands_of_domains_is_refused_before_its_memory_is_asked_for(boundary):
+    text = LINE_OF_ANY_COST.format(stage="x**2").replace("noise = 0.3", "noise = 1e6")
+    began = time.process_time()
+    with pytest.raises(ProveError, match="too many cells"):
+        prove(Case.from_text(text, "line"), boundary=boundary)
+    assert time.process_time() - began < 2.0
+
+
 LINE_OF_ANY_COST = """
 [states.x]
 next = "0.8*x + a"

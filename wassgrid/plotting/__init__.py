@@ -18,7 +18,9 @@ from wassgrid.plotting.trajectories import trajectories
 from wassgrid.run.schema import curvature as curvature_column
 from wassgrid.storage import ResultFile, StorageError
 
-__all__ = ["comparison", "convergence", "curvature", "figure_path", "figures", "policy", "save", "stationary", "trajectories", "value"]
+__all__ = [
+    "comparison", "convergence", "curvature", "figure_path", "figures", "policy", "save", "stationary", "trajectories", "value",
+]  # fmt: skip
 
 DOTS_PER_INCH = 150
 

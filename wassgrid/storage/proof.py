@@ -51,8 +51,9 @@ def write_proof(path: str | os.PathLike[str], attributes: Mapping[str, Any], arr
                     file.create_dataset(name, data=array, compression="gzip" if np.size(array) > 1000 else None)
             os.replace(part, target)
     except (OSError, RuntimeError) as error:  # h5py raises either where HDF5 cannot write
-        part.unlink(missing_ok=True)
         raise StorageError(explain("write", target, error)) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _part(target: Path) -> Path:
