@@ -6,6 +6,7 @@ Every import counts, those for typing and those inside functions too.
 from __future__ import annotations
 
 import ast
+import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "wassgrid"
 # A room is a module or a package; a module of a package may stand on a floor of its own, its longest name counts. Each may import
 # from its own floor and from the floors before it.
 FLOORS = [
-    {"text"},
+    {"errors", "text"},
     {"problem", "storage", "method.facts"},
     {"case"},
     {"grid"},
@@ -118,16 +119,16 @@ def test_imports_go_one_way(module):
 def test_the_problem_knows_nothing_of_the_case():
     for module, path in FILES.items():
         if module.startswith("problem."):
-            assert all(other.startswith("problem.") for other in imports_of(path)), module
+            assert all(other == "errors" or other.startswith("problem.") for other in imports_of(path)), module
 
 
 def test_storage_knows_nothing_of_the_method():
     for path in (PACKAGE / "storage").glob("*.py"):
-        assert all(other == "text" or other.startswith("storage.") for other in imports_of(path)), path
+        assert all(other in ("errors", "text") or other.startswith("storage.") for other in imports_of(path)), path
 
 
 def test_the_loop_knows_no_solver():
-    assert {room_of(other) for other in imports_of(PACKAGE / "run" / "loop.py")} <= {"case"}
+    assert {room_of(other) for other in imports_of(PACKAGE / "run" / "loop.py")} <= {"case", "errors"}
 
 
 def test_help_loads_no_heavy_library():
@@ -151,3 +152,19 @@ def test_every_word_of_the_case_has_its_entry():
     assert list(METHODS) == list(METHOD_FACTS)
     assert KERNELS == ("auto", *AXIS_KERNELS)
     assert [phase_time(phase) for phase in PHASES] == [name for name in [*GRID_COLUMNS, *CURVATURE] if name.startswith("time_")]
+
+
+def test_all_errors_have_one_base():
+    """Users catch `WassgridError`, and the command line makes one line of it; an interruption is no error."""
+    found = {
+        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
+        for path in FILES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+    bases = {"WassgridError"}
+    while more := {name for name, parents in found.items() if parents & bases} - bases:
+        bases |= more
+    builtin = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    raised = {name for name, parents in found.items() if parents & builtin}
+    assert raised - bases == {"RunInterrupted"}

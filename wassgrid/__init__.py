@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wassgrid.case import Case, CaseError
+    from wassgrid.errors import WassgridError
     from wassgrid.load_policy import Policy
     from wassgrid.policy import ParticlePolicy
     from wassgrid.run.solution import Solution
@@ -29,6 +30,7 @@ _HOMES = {
     "ResultFile": ("wassgrid.storage", "ResultFile"),
     "Solution": ("wassgrid.run.solution", "Solution"),
     "StorageError": ("wassgrid.storage", "StorageError"),
+    "WassgridError": ("wassgrid.errors", "WassgridError"),
     "solve": ("wassgrid.run.solvers", "solve"),
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "ResultFile",
     "Solution",
     "StorageError",
+    "WassgridError",
     "__version__",
     "solve",
 ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 import typer
 
 from wassgrid import __version__
+from wassgrid.errors import WassgridError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -334,7 +335,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # of the parser of the command line
             _complain(f"{error.format_message()} (see wassgrid --help)")
-        elif type(error).__module__.startswith("wassgrid."):
+        elif isinstance(error, WassgridError):
             _complain(str(error))
         elif isinstance(error, MemoryError):
             _complain(f"not enough memory: {error}")

@@ -15,6 +15,7 @@ from wassgrid.chain.coarse import CoarseCorrection
 from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possible
 from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
 from wassgrid.chain.stationary import ReducibleChainError, StationaryError, StationaryResult, starting_law, stationary_law
+from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
 from wassgrid.grid.skeleton import Skeleton
 from wassgrid.policy import ParticlePolicy
@@ -40,7 +41,7 @@ _MOST_COARSE = 1500.0  # cells of one
 _LARGEST_VALUE = 1e13  # in units of the cost: a V from which a residual says little
 
 
-class EvaluationError(ValueError):
+class EvaluationError(WassgridError, ValueError):
     """A value function that could not be computed to the tolerance."""
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from scipy.sparse import linalg as sparse_linalg
 
+from wassgrid.errors import WassgridError
 from wassgrid.evaluation import Evaluation
 from wassgrid.geometry import free_components
 from wassgrid.resources import one_blas_thread
@@ -18,7 +19,7 @@ _DENSE = 64  # unknowns up to which the spectrum is computed from the full matri
 _KRYLOV_VECTORS = 24
 
 
-class CurvatureError(ValueError):
+class CurvatureError(WassgridError, ValueError):
     """An eigenvalue of the Hessian that could not be computed to the tolerance."""
 
 

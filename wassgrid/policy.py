@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
 from wassgrid.storage import ResultFile, StorageError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _MODES = 1.25  # times the distance of their means: neighbours that differ so much in a quantile have it in different modes
 
 
-class PolicyError(ValueError):
+class PolicyError(WassgridError, ValueError):
     """A policy that cannot be: wrong shapes, weights or values."""
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import psutil
 from threadpoolctl import ThreadpoolController
 
+from wassgrid.errors import WassgridError
+
 if TYPE_CHECKING:
     from wassgrid.case import Case
     from wassgrid.grid import StateGrid
@@ -30,7 +32,7 @@ def krylov_vectors(cells: int) -> int:
     return vectors if vectors >= _LEAST_VECTORS else SHORT_RECURRENCE
 
 
-class ResourceError(ValueError):
+class ResourceError(WassgridError, ValueError):
     """A run that would not fit in memory; the message gives the estimate, the limit and the remedy."""
 
 

@@ -14,12 +14,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from wassgrid.errors import WassgridError
 from wassgrid.problem.names import nearest
 
 Reader = Callable[[Any, ValidationInfo], Any]
 
 
-class CaseError(ValueError):
+class CaseError(WassgridError, ValueError):
     """A case that cannot be read or is not valid; one line: the path of the key, what was expected, the remedy.
 
     Characters of the case or of its name that would break the line are replaced.

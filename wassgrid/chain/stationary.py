@@ -15,6 +15,7 @@ from wassgrid.chain.fundamental import Factorisation, direct_is_cheap, direct_is
 from wassgrid.chain.probe import probe_function
 from wassgrid.chain.reductions import total, total_variation
 from wassgrid.chain.spectrum import direct_rate, observed_rate
+from wassgrid.errors import WassgridError
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.operator import MarkovOperator
 
@@ -28,7 +29,7 @@ _ROUNDING = 2e-15  # residuals |mu P - mu|_1 at rounding level
 _NEGATIVE_MASS = 1e-2  # total that the signed weights of the cubic kernel may leave in the law
 
 
-class StationaryError(ValueError):
+class StationaryError(WassgridError, ValueError):
     """A stationary law that does not exist, is not unique, or could not be computed to the tolerance."""
 
 

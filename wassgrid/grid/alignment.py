@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from wassgrid.errors import WassgridError
 from wassgrid.problem.boundary import BOUNDARIES
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ ALIGNED = "aligned"
 _ON_NODE = 1e-9  # in cells: a mean this close to a node is on it
 
 
-class GridError(ValueError):
+class GridError(WassgridError, ValueError):
     """A grid that cannot be built as asked; the message names the axis and the remedy."""
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wassgrid.errors import PackageMissingError
+
 if TYPE_CHECKING:
     from wassgrid.case import Case
     from wassgrid.neural.computed_policy import NeuralPolicy
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from wassgrid.storage import ResultFile
 
 
-class NeuralExtraMissingError(ImportError):
+class NeuralExtraMissingError(PackageMissingError):
     """JAX or one of its companions is not installed; the message is one line that names the extra."""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from wassgrid.case.neural_tables import NeuralSettings
+from wassgrid.errors import WassgridError
 from wassgrid.neural import training
 from wassgrid.neural.computed_policy import NeuralPolicy, blueprint_of, precision, with_units
 from wassgrid.neural.dynamics import Dynamics
@@ -31,7 +32,7 @@ EVALUATION_STREAM = 2**31 - 1  # the stream of random numbers of the final measu
 SIGNIFICANCE = 2.0  # standard errors
 
 
-class ChainsDivergedError(ArithmeticError):
+class ChainsDivergedError(WassgridError, ArithmeticError):
     """States or costs left the finite numbers; the message names the chain step and the remedy."""
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+from wassgrid.errors import WassgridError
 from wassgrid.run.loop import RunInterrupted, StepRecord, Verdict
 from wassgrid.run.schema import GRADIENT_NORM, OBJECTIVE, STATIONARY_RESIDUAL, STEP_LENGTH, VALUE_RESIDUAL
 
@@ -20,7 +21,7 @@ _FIRST_STEPS, _FALLEN = 1, 1e15  # the scale of J is that of so many steps; belo
 PATIENCE = 0.7  # seconds that a step may go on after a signal
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(WassgridError, ValueError):
     """A case whose first numbers are beyond the finite doubles."""
 
 

@@ -8,11 +8,12 @@ from functools import cached_property
 
 import sympy as sp
 
+from wassgrid.errors import WassgridError
 from wassgrid.problem.expression import ExpressionError, Index, Scope, parse
 from wassgrid.problem.names import member
 
 
-class ProblemError(ValueError):
+class ProblemError(WassgridError, ValueError):
     """A control problem that is not well posed; the message is one line that begins with the key or names the quantity."""
 
 

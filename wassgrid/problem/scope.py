@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
+from wassgrid.errors import WassgridError
 
-class ExpressionError(ValueError):
+
+class ExpressionError(WassgridError, ValueError):
     """An expression outside the grammar; the message is one line: what is wrong, the column, the expression, the remedy."""
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from wassgrid.errors import WassgridError
+
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
@@ -21,7 +23,7 @@ class RunInterrupted(Exception):
     """Raised by an observer to end the run with status "interrupted"; the state reached stays resumable."""
 
 
-class RunFailedError(RuntimeError):
+class RunFailedError(WassgridError, RuntimeError):
     """A run that could not go on after its first step: numbers that are not finite, a law that was not found."""
 
 
@@ -88,7 +90,7 @@ class Observer(Protocol):
         """Called once at the end, whatever the end is."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(WassgridError, ValueError):
     """A checkpoint that the solver cannot go on from."""
 
 
@@ -102,7 +104,7 @@ def require_arrays(checkpoint: Mapping[str, Any], shapes: Mapping[str, tuple[int
             raise CheckpointError(f"checkpoint: '{name}' holds what is no finite number")
 
 
-class NumbersError(ValueError):
+class NumbersError(WassgridError, ValueError):
     """A case whose numbers overflow before its first step."""
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from wassgrid.errors import WassgridError
 from wassgrid.text import visible
 
 FORMAT = "wassgrid"
@@ -40,7 +41,7 @@ HDF5_FORMAT = ("v110", "latest")  # the first in which the structure has checksu
 Records = Sequence[tuple[int, dict[str, np.ndarray]]]
 
 
-class StorageError(Exception):
+class StorageError(WassgridError):
     """A result file cannot be read or written; the message is one line that names the file and what to do."""
 
     def __init__(self, message: str) -> None:
@@ -191,7 +192,7 @@ def read_array(data: h5py.Dataset, index: Any = ()) -> np.ndarray:
         raise ChecksumError(f"{data.name} is damaged: {_cause(error)}") from error
 
 
-class ChecksumError(ValueError):
+class ChecksumError(WassgridError, ValueError):
     """An array of a file is not what was written there; the message names it."""
 
 

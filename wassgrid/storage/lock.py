@@ -8,11 +8,12 @@ import os
 import platform
 from pathlib import Path
 
+from wassgrid.errors import WassgridError
 from wassgrid.storage.paths import is_at, open_private, open_regular
 from wassgrid.text import visible
 
 
-class Locked(Exception):
+class Locked(WassgridError):
     """The lock is held; the message says by which process."""
 
 

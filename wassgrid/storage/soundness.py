@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 import psutil
 
+from wassgrid.errors import WassgridError
+
 MOST_MEMBERS = 10_000  # of a group
 MOST_RANK = 16
 MOST_ATTRIBUTE = 1 << 20  # entries
@@ -28,7 +30,7 @@ LAYOUTS = {h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED}
 SCALE_ATTRIBUTES = {b"DIMENSION_LIST", b"REFERENCE_LIST"}  # hold references, by which arrays find their scales
 
 
-class UnsoundError(Exception):
+class UnsoundError(WassgridError):
     """Something that a result file must not hold; the message names it."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
 from wassgrid.problem.model import ProblemError
 from wassgrid.transition.axis_kernels import AXIS_KERNELS
@@ -34,7 +35,7 @@ _SPARE = 3  # nodes of a buffer beyond the bound
 BLOCK_BYTES = 48 * 2**20  # of derivative tables held at once
 
 
-class ResolutionError(ValueError):
+class ResolutionError(WassgridError, ValueError):
     """Noise that the chosen kernel cannot carry on this grid; the message names the axis, cell and remedy."""
 
 

@@ -39,6 +39,7 @@ from wassgrid.certificate.continuous.jets import Jet, as_range
 from wassgrid.certificate.continuous.laws import TAIL, WIDER, Axis, AxisLaw, NoAxis, StillAxis
 from wassgrid.certificate.continuous.residual import Residual, bound
 from wassgrid.certificate.continuous.value import Value, points_of, solve, spline_of
+from wassgrid.errors import WassgridError
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.intervals import Interval
 
@@ -59,7 +60,7 @@ _LARGEST_COST = 1e150
 _LEAST_GAP = 1e-290  # of bounds of q on a cell: of a cost of zero no share of it is reached
 
 
-class ProveError(ValueError):
+class ProveError(WassgridError, ValueError):
     """A problem, or a part of it, for which the theorem gives nothing; one line that says why."""
 
 
