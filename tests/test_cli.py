@@ -285,6 +285,17 @@ def test_resumed_run_is_the_uninterrupted_run(case, every, capsys):
     assert "a resumed run keeps its case" in capsys.readouterr().err
 
 
+def test_a_resumed_newton_run_is_the_uninterrupted_run(case):
+    """Its checkpoint keeps V to a fraction of what is left to gain, and not how well the law is known."""
+    pendulum = [str(Path(__file__).parent.parent / "cases" / "pendulum.toml"), "-q", "--set", "grid.points.theta=64"]
+    assert main(["run", *pendulum, "-o", "whole.h5"]) == 0
+    assert main(["run", *pendulum, "-o", "parts.h5", "--set", "flow.stop.steps=1"]) == 1
+    assert main(["resume", "parts.h5", "-q", "--set", "flow.stop.steps=2"]) == 1
+    assert main(["resume", "parts.h5", "-q", "--set", "flow.stop.steps=200"]) == 0
+    assert_same_numbers("whole.h5", "parts.h5")
+    assert main(["resume", "parts.h5", "-q"]) == 0
+
+
 def test_frames_of_long_runs_become_rarer(case):
     assert main(["run", "tiny.toml", "-q", "-o", "whole.h5", "--set", "output.frames=4"]) == 0
     with ResultFile("whole.h5") as result:

@@ -35,6 +35,8 @@ class FinitenessWatch:
         self._scale = 0.0  # of J in the first steps
 
     def start(self, case: Any, solver: Any, first: StepRecord, resumed: bool) -> None:
+        if resumed:  # seen when it was recorded; a checkpoint does not keep all of its numbers
+            return
         try:
             self.step(first)
         except FloatingPointError as error:
@@ -66,10 +68,12 @@ class SignalWatch:
     waited for.
 
     A context manager, in the main thread. Signals that the process was started to ignore (nohup) stay ignored; after the run, so
-    are those that would end a process which is on its way out because of one already.
+    are those that would end a process which is on its way out because of one already. leaves: whether the process is, after the
+    run; where it goes on, signals other than Ctrl-C reach it then as if nobody had watched.
     """
 
-    def __init__(self, busy: Callable[[], bool]) -> None:
+    def __init__(self, busy: Callable[[], bool], leaves: bool = True) -> None:
+        self._leaves = leaves
         self.received: str | None = None
         self.number: int | None = None  # of the first signal
         self._busy = busy
@@ -132,5 +136,7 @@ class SignalWatch:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             sys.unraisablehook = self._hook
         for number, handler in self._before.items():
-            ignored = self.received is not None and number in SIGNALS
+            ignored = self._leaves and self.received is not None and number in SIGNALS
             signal.signal(number, signal.SIG_IGN if ignored else handler)
+        if not self._leaves and self.number not in (None, signal.SIGINT):
+            signal.raise_signal(self.number)
