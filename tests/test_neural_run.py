@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,10 +188,15 @@ def test_the_stored_policy_is_the_computed_one_and_simulates_to_its_objective(tm
 def test_mean_and_sample_of_a_stochastic_policy_agree():
     case = scalar_lq(mean="0", latent_dimension=1, steps=0, input_scale="none", evaluation={"chains": 2, "steps": 8})
     policy = solve(case).policy
-    policy = type(policy)(policy.transport, np.array([-0.5, 0.7, 0.25], dtype=np.float32), policy.precision)
+    policy = replace(policy, parameters=np.array([-0.5, 0.7, 0.25], dtype=np.float32))
     np.testing.assert_allclose(policy.mean(np.array([[2.0]])), [[-0.75]], atol=1e-4)
     draws = policy.sample(np.full((20_000, 1), 2.0), np.random.default_rng(0))
     assert abs(draws.mean() + 0.75) < 4 * 0.7 / math.sqrt(20_000)
+    law = policy.distribution(np.array([[2.0]]))
+    assert law.actions.shape == (1, 4096, 1)
+    np.testing.assert_allclose(law.mean(), policy.mean(np.array([[2.0]])), atol=1e-5)
+    np.testing.assert_allclose(policy.std(np.array([2.0])), draws.std(), rtol=0.05)
+    np.testing.assert_allclose(policy.quantile(np.array([2.0]), 0.9), np.quantile(draws, 0.9), atol=0.05)
     assert draws.std() == pytest.approx(0.7, rel=0.03)
 
 

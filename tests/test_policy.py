@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
 from wassgrid.policy import ParticlePolicy, PolicyError
 
@@ -84,3 +85,46 @@ def test_two_actions_between_cells_are_shifted_and_not_mixed():
     assert np.all((low <= everywhere) & (everywhere <= high))
     with pytest.raises(ValueError, match="shape"):
         cloud.mean(np.float64(0.5))
+
+
+@pytest.mark.parametrize("kind", ["equal weights", "weights of every cell", "two actions", "one particle"])
+def test_the_distribution_is_what_is_sampled(kind):
+    """Held to 200,000 draws of `sample`, between cells, on them and beyond the ends."""
+    rng = np.random.default_rng(4)
+    grid = StateGrid(("x", "y"), (np.linspace(0, 1, 4), np.linspace(0, 0.75, 4)), ("clamp", "periodic"))
+    particles, m = (1 if kind == "one particle" else 3), (2 if kind == "two actions" else 1)
+    weights = rng.dirichlet(np.ones(3), 16) if kind == "weights of every cell" else np.full((16, particles), 1 / particles)
+    policy = ParticlePolicy(grid, rng.standard_normal((16, particles, m)), weights)
+    states = np.array([[0.5, 0.3], [1 / 3, 0.25], [1.4, -0.1], [0.1, 0.99]])
+    law = policy.distribution(states)
+    np.testing.assert_allclose(law.weights.sum(axis=-1), 1.0, atol=1e-14)
+    if m == 1:
+        np.testing.assert_allclose(law.mean(), policy.mean(states), atol=1e-14)
+    drawn = policy.sample(np.repeat(states[None], 200_000, axis=0), rng)
+    np.testing.assert_allclose(drawn.mean(axis=0), law.mean(), atol=0.01)
+    np.testing.assert_allclose(drawn.std(axis=0), policy.std(states), atol=0.01)
+    levels = np.array([0.0, 0.137, 0.419, 0.777, 1.0])
+    found = np.quantile(drawn, levels, axis=0, method="inverted_cdf")
+    np.testing.assert_allclose(found, policy.quantile(states, levels), atol=1e-12)
+    for k in range(len(states)):
+        atoms = {tuple(atom.round(9)) for atom, weight in zip(law.actions[k], law.weights[k], strict=True) if weight > 0}
+        assert {tuple(action) for action in drawn[:2000, k].round(9)} <= atoms
+    np.testing.assert_array_equal(policy.distribution(states[0]).std(), policy.std(states)[0])
+
+
+def test_states_by_name():
+    grid = StateGrid(("x", "y"), (np.linspace(0, 1, 3), np.linspace(0, 1, 3)), ("clamp", "clamp"))
+    policy = ParticlePolicy.around(grid, grid.states @ [[1.0], [10.0]])
+    np.testing.assert_allclose(policy.mean({"y": [0.1, 0.2], "x": 0.5})[:, 0], [1.5, 2.5])
+    np.testing.assert_allclose(policy.mean({"x": 0.5, "y": 0.25}), [3.0])
+    for states, message in [
+        ({"x": 0.5}, "the state 'y' is missing, expected x, y"),
+        ({"x": 0.5, "y": 0.1, "z": 1.0}, "unknown state 'z'"),
+        ({"x": [0.5, 1.0], "y": [1.0, 2.0, 3.0]}, "expected numbers for x, y"),
+        ({"x": "a", "y": 1.0}, "expected numbers for x, y"),
+        ([1.0, 2.0, 3.0], "last axis x, y"),
+    ]:
+        with pytest.raises(WassgridError, match=message):
+            policy.mean(states)
+    with pytest.raises(WassgridError, match="levels from 0 to 1"):
+        policy.quantile([0.0, 0.0], 1.5)

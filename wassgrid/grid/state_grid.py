@@ -11,6 +11,7 @@ import numpy as np
 
 from wassgrid.grid.alignment import ALIGNED, GridError, align, uniform_axis, verify_alignment
 from wassgrid.problem.boundary import BOUNDARIES
+from wassgrid.problem.states import StateError
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -82,7 +83,7 @@ class StateGrid:
         """
         states = np.asarray(states, dtype=float)
         if states.ndim == 0 or states.shape[-1] != self.dimension:
-            raise ValueError(f"expected states of shape (..., {self.dimension}), got {states.shape}")
+            raise StateError(f"expected states of shape (..., {self.dimension}), got {states.shape}")
         cells = np.zeros((*states.shape[:-1], 1), dtype=np.int64)
         weights = np.ones((*states.shape[:-1], 1))
         for k, axis in enumerate(self.axes):

@@ -15,10 +15,12 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
+from wassgrid.action_distribution import ActionDistribution
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.neural.policies import PushForwardPolicy
 from wassgrid.problem.compilation import compile_functions
 from wassgrid.problem.control_problem import ProblemError
+from wassgrid.problem.states import States, state_array
 
 if TYPE_CHECKING:
     from sympy import Expr, Symbol
@@ -31,11 +33,15 @@ MEAN_DRAWS = 4096  # of z, for the mean of a stochastic policy
 
 @dataclass(frozen=True)
 class NeuralPolicy:
-    """A push-forward policy with its parameters (parameter_count,): a = T(s, z), z ~ N(0, I)."""
+    """A push-forward policy with its parameters (parameter_count,): a = T(s, z), z ~ N(0, I).
+
+    Methods take one state or many, as an array (..., d) or as a dict by name. Raises StateError for others.
+    """
 
     transport: PushForwardPolicy
     parameters: NDArray[np.floating]
     precision: str
+    state_names: tuple[str, ...]
 
     @property
     def state_dimension(self) -> int:
@@ -45,30 +51,47 @@ class NeuralPolicy:
     def action_dimension(self) -> int:
         return self.transport.action_dimension
 
-    def mean(self, state: ArrayLike) -> NDArray[np.float64]:
+    def mean(self, state: States) -> NDArray[np.float64]:
         """Return the mean action at states (..., d), (..., m).
 
         Of a stochastic policy it is the mean over 4096 fixed draws of z, in pairs z, -z: exact where T is linear in z.
         """
-        self._require_states(state)
-        latents = self.transport.latent_dimension
-        if latents == 0:
-            return self._act(state, np.zeros((*np.shape(state)[:-1], 0)))
-        half = np.random.default_rng(0).standard_normal((MEAN_DRAWS // 2, latents))
+        states = state_array(state, self.state_names)
+        if self.transport.latent_dimension == 0:
+            return self._act(states, np.zeros((*states.shape[:-1], 0)))
         with _precision(self.precision):
             dtype = self.transport.scale.dtype
-            draws = jnp.asarray(np.concatenate([half, -half]), dtype)
-            mean = _mean_action(self.transport, jnp.asarray(self.parameters), jnp.asarray(state, dtype), draws)
+            draws = jnp.asarray(self._draws, dtype)
+            mean = _mean_action(self.transport, jnp.asarray(self.parameters), jnp.asarray(states, dtype), draws)
             return np.asarray(mean, dtype=np.float64)
 
-    def sample(self, state: ArrayLike, rng: np.random.Generator) -> NDArray[np.float64]:
+    def sample(self, state: States, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw actions at states (..., d), (..., m)."""
-        self._require_states(state)
-        return self._act(state, rng.standard_normal((*np.shape(state)[:-1], self.transport.latent_dimension)))
+        states = state_array(state, self.state_names)
+        return self._act(states, rng.standard_normal((*states.shape[:-1], self.transport.latent_dimension)))
 
-    def _require_states(self, state: ArrayLike) -> None:
-        if np.shape(state)[-1:] != (self.state_dimension,):
-            raise ValueError(f"expected states of shape (..., {self.state_dimension}), got {np.shape(state)}")
+    def std(self, state: States) -> NDArray[np.float64]:
+        """Return the standard deviation of every action component, (..., m), over the draws of `distribution`."""
+        return self.distribution(state).std()
+
+    def quantile(self, state: States, level: ArrayLike) -> NDArray[np.float64]:
+        """Return the quantile of every action component, (..., m), over the draws of `distribution`; axes of levels first."""
+        return self.distribution(state).quantile(level)
+
+    def distribution(self, state: States) -> ActionDistribution:
+        """Return the distribution at states (..., d) as equal atoms: 4096 fixed draws of z, or one where the policy has no z."""
+        states = state_array(state, self.state_names)
+        draws = self._draws if self.transport.latent_dimension else np.zeros((1, 0))
+        shape = (*states.shape[:-1], len(draws))
+        repeated = np.broadcast_to(states[..., None, :], (*shape, self.state_dimension))
+        atoms = self._act(repeated, np.broadcast_to(draws, (*shape, self.transport.latent_dimension)))
+        return ActionDistribution(atoms, np.full(shape, 1.0 / len(draws)))
+
+    @property
+    def _draws(self) -> NDArray[np.float64]:
+        """Fixed draws of z in pairs z, -z, (4096, latent dimension)."""
+        half = np.random.default_rng(0).standard_normal((MEAN_DRAWS // 2, self.transport.latent_dimension))
+        return np.concatenate([half, -half])
 
     def _act(self, state: ArrayLike, latents: NDArray[np.float64]) -> NDArray[np.float64]:
         with _precision(self.precision):
@@ -97,7 +120,7 @@ class NeuralPolicy:
         settings = case.neural or NeuralSettings.model_validate({})
         transport = with_units(blueprint_of(case, settings), checkpoint["input_offset"], checkpoint["input_scale"])
         parameters = np.asarray(result.record("neural", frame)["parameters"])
-        return cls(transport, parameters.astype(transport.scale.dtype), settings.precision)
+        return cls(transport, parameters.astype(transport.scale.dtype), settings.precision, case.problem.state_names)
 
 
 def blueprint_of(case: Case, settings: NeuralSettings) -> PushForwardPolicy:

@@ -191,7 +191,9 @@ class NeuralSolver:
 
     def solution(self, state: NeuralState, verdict: Verdict) -> NeuralSolution:
         """Return what the caller of `solve` gets."""
-        policy = NeuralPolicy(state.policy, np.asarray(state.training.averaged), self.settings.precision)
+        policy = NeuralPolicy(
+            state.policy, np.asarray(state.training.averaged), self.settings.precision, self.dynamics.problem.state_names
+        )
         objective, error = state.facts["objective"], state.facts.get("standard_error", math.nan)
         summary: dict[str, Any] = {"parameters": policy.parameters.size}
         if state.measured is not None:
