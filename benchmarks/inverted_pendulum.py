@@ -16,7 +16,7 @@ from rich.table import Table
 
 from wassgrid.case import Case
 from wassgrid.run.loop import StepRecord, Verdict
-from wassgrid.run.solution import Solution
+from wassgrid.run.solution import GridSolution
 from wassgrid.run.solvers import solve
 
 CASE = Path(__file__).parent.parent / "cases" / "inverted_pendulum.toml"
@@ -38,7 +38,7 @@ class History:
             if name.startswith("time_"):
                 self.phases[name.removeprefix("time_")] += value
 
-    def finish(self, verdict: Verdict, solution: Solution | None) -> None:
+    def finish(self, verdict: Verdict, solution: GridSolution | None) -> None:
         pass
 
     def largest_rise(self) -> float:
@@ -47,7 +47,7 @@ class History:
         return max(after - before for before, after in itertools.pairwise(objectives))
 
 
-def flow(*overrides: str) -> tuple[Case, Solution, History]:
+def flow(*overrides: str) -> tuple[Case, GridSolution, History]:
     """Run the case with overrides."""
     case, history = Case.load(CASE, overrides), History()
     return case, solve(case, [history]), history

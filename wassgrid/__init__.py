@@ -5,6 +5,7 @@ The public names are imported on first use, so that ``import wassgrid`` costs no
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
 # not from `typing`, whose import takes longer than Python's own start: until `__main__` is reached, Ctrl-C shows a traceback
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from wassgrid.errors import WassgridError
     from wassgrid.load_policy import Policy
     from wassgrid.policy import ParticlePolicy
-    from wassgrid.run.solution import Solution
-    from wassgrid.run.solvers import solve
+    from wassgrid.solution import Solution, run, solve
     from wassgrid.storage import ResultFile, StorageError
 
 __version__ = "0.1.0"
@@ -28,10 +28,10 @@ _HOMES = {
     "ParticlePolicy": ("wassgrid.policy", "ParticlePolicy"),
     "Policy": ("wassgrid.load_policy", "Policy"),
     "ResultFile": ("wassgrid.storage", "ResultFile"),
-    "Solution": ("wassgrid.run.solution", "Solution"),
+    "Solution": ("wassgrid.solution", "Solution"),
     "StorageError": ("wassgrid.storage", "StorageError"),
     "WassgridError": ("wassgrid.errors", "WassgridError"),
-    "solve": ("wassgrid.run.solvers", "solve"),
+    "solve": ("wassgrid.solution", "solve"),
 }
 
 __all__ = [
@@ -44,11 +44,33 @@ __all__ = [
     "StorageError",
     "WassgridError",
     "__version__",
+    "run",
     "solve",
 ]
 
 
+class _Verb(type(sys)):  # type: ignore[misc]
+    """The package `wassgrid.run`, which is a verb too: see `wassgrid.solution.run`."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Solution:
+        return import_module("wassgrid.solution").run(*arguments, **options)
+
+
+class _Face(type(sys)):  # type: ignore[misc]
+    """This module: what is imported as its part `run` can be called."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "run":
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face
+
+
 def __getattr__(name: str) -> Any:
+    if name == "run":
+        return import_module("wassgrid.run")
     if name not in _HOMES:
         raise AttributeError(f"module 'wassgrid' has no attribute '{name}'")
     module, attribute = _HOMES[name]

@@ -223,10 +223,10 @@ def _console(stderr: bool = False) -> "Console":
 
 def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
     """Solve the recorder's case, report, and leave with the exit status of the outcome."""
-    from wassgrid.observers.progress import CompilationNotice, Notice, ProgressBar, ProgressLines
+    from wassgrid.observers.progress import Notice, shown
     from wassgrid.observers.watches import FinitenessWatch, SignalWatch
     from wassgrid.run.loop import RunFailedError, RunInterrupted
-    from wassgrid.run.solvers import SOLVERS, solve
+    from wassgrid.run.solvers import solve
     from wassgrid.storage import StorageError
 
     # a file that is being opened must not be left in the middle
@@ -242,10 +242,7 @@ def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
                 console = _console(stderr=True)
                 if recorder.kept is not None:
                     observers.append(Notice(console, f"the earlier {path.name} is kept as {recorder.kept.name}"))
-                progress = ProgressBar(console) if console.is_terminal else ProgressLines(console)
-                observers.append(stack.enter_context(progress))
-                if SOLVERS[recorder.case.solver.kind].gridded:
-                    observers.append(stack.enter_context(CompilationNotice(console)))
+                observers += stack.enter_context(shown(recorder.case, console))
             try:
                 solution = solve(recorder.case, [*observers, recorder, watch], recorder.checkpoint)
             except RuntimeError as error:

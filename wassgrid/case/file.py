@@ -79,6 +79,36 @@ class Case(CaseTables):
             if not isinstance(error, tomllib.TOMLDecodeError) and isinstance(error, ValueError):
                 problem = f"a number with too many digits ({problem.partition(';')[0]})"
             raise CaseError(f"{name}: not valid TOML: {problem}") from None
+        return cls._read(data, name, overrides)
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Any], name: str = "case", overrides: Sequence[str] = ()) -> Case:
+        """Read and check a case from tables as they stand in a case file, in dicts; what is given is not changed.
+
+        The keys, what they may hold and what is said of errors are those of case files; NumPy numbers and arrays count as numbers
+        and lists of them, None as a key that is not given. Raises CaseError.
+
+        >>> import wassgrid as wg
+        >>> case = wg.Case.from_tables({
+        ...     "states": {"x": {"next": "0.9*x + u", "noise": 0.3, "domain": (-3, 3)}},
+        ...     "actions": {"u": {"bounds": (-1, 1)}},
+        ...     "cost": {"stage": "x**2 + 0.1*u**2"},
+        ...     "grid": {"points": {"x": 41}},
+        ... })
+        >>> case.states["x"].domain
+        (-3.0, 3.0)
+        """
+        try:
+            data = _plain(tables, "")
+        except RecursionError:
+            raise CaseError(f"{name}: nested too deeply") from None
+        if not isinstance(data, dict):
+            raise CaseError(f"{name}: expected a dict of tables, got {shown(tables)}")
+        return cls._read(data, name, overrides)
+
+    @classmethod
+    def _read(cls, data: dict[str, Any], name: str, overrides: Sequence[str]) -> Case:
+        """Check raw tables, which are changed by the overrides, and return the case."""
         for setting in overrides:
             override(cls, data, setting)
         tables = {setting.split(".")[0].strip() for setting in overrides}
@@ -251,6 +281,20 @@ class Case(CaseTables):
             cells *= count
         if cells > MAXIMUM_CELLS:
             raise CaseError(f"grid.points: {cells:.3g} cells, more than {MAXIMUM_CELLS}: use fewer points")
+
+
+def _plain(value: Any, path: str) -> Any:
+    """Return a copy of a value given in Python as TOML would have given it: dicts, lists, numbers, text; others as they are."""
+    if isinstance(value, Mapping):
+        result = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise CaseError(f"{path or 'tables'}: expected names in quotes as keys, got {shown(key)}")
+            result[key] = _plain(item, f"{path}.{key}".lstrip("."))
+        return {key: item for key, item in result.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item, path) for item in value]
+    return value.tolist() if hasattr(value, "dtype") and hasattr(value, "tolist") else value
 
 
 def _one_line(error: ValidationError) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,17 @@ def _say(console: Console, line: str) -> None:
     """Print a line; a log that is full or closed does not end the run."""
     with suppress(OSError, ValueError):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def shown(case: Case, console: Console) -> Iterator[list[Any]]:
+    """Yield the observers that tell how the run of a case gets on: a bar on a terminal, lines elsewhere, and of compilation."""
+    with ExitStack() as stack:
+        progress = ProgressBar(console) if console.is_terminal else ProgressLines(console)
+        observers: list[Any] = [stack.enter_context(progress)]
+        if SOLVERS[case.solver.kind].gridded:
+            observers.append(stack.enter_context(CompilationNotice(console)))
+        yield observers
 
 
 class Notice:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +23,7 @@ from wassgrid.run.schema import Units
 from wassgrid.run.solvers import SOLVERS
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
 
+SOURCE = "initial"  # the attribute that says where the first policy comes from, if not from the case
 RESUMABLE = ("flow.stop.", "neural.steps", "output.", "expect.", "solver.memory")  # keys that a resumed run may change
 
 
@@ -47,16 +49,35 @@ class Recorder:
         self._reopens: dict[str, Any] | None = None  # attributes with which the file is written to again, once all is well
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], case: Case) -> Recorder:
-        """Create the result file of a new run. Raises a ValueError where the grid of the case cannot be built."""
+    def create(cls, path: str | os.PathLike[str], case: Case, source: str | None = None) -> Recorder:
+        """Create the result file of a new run. Raises a ValueError where the grid of the case cannot be built.
+
+        source: where its first policy comes from, None where that is the initial policy of the case.
+        """
         writer = ResultWriter(path)
         try:
             layout = SOLVERS[case.solver.kind].layout(case)
         except BaseException:
             writer.close()
             raise
-        writer.begin(root_attributes(case), **layout)
+        writer.begin(root_attributes(case) | ({} if source is None else {SOURCE: source}), **layout)
         return cls(writer, case, None, -1)
+
+    @classmethod
+    def store(
+        cls, path: str | os.PathLike[str], case: Case, rows: Sequence[Mapping[str, float]], last: StepRecord, verdict: Verdict,
+        solution: Any, source: str | None = None,
+    ) -> Path:  # fmt: skip
+        """Write the result file of a run that has ended: the numbers of all its steps, frame and checkpoint of the last one."""
+        with cls.create(path, case, source) as recorder:
+            for row in rows[:-1]:
+                recorder._writer.append_row(row)
+            if last.final:
+                recorder._keep(last)
+            recorder._writer.append_row(last.scalars)
+            recorder._last = last
+            recorder.finish(verdict, solution)
+            return recorder.path
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recorder:
@@ -80,6 +101,11 @@ class Recorder:
                 checkpoint = result.checkpoint
                 series = SOLVERS[case.solver.kind].frames
                 _require_fit(result, SOLVERS[case.solver.kind].layout(case))
+                if checkpoint is None and SOURCE in result.attributes:
+                    raise StorageError(
+                        f"'{path}' starts from a policy of its own ({result.text(SOURCE)}) and has nothing to go on from yet: "
+                        "start it anew with wassgrid.run(case, path, initial=...)"
+                    )
                 if checkpoint is not None:
                     require_arrays(checkpoint, SOLVERS[case.solver.kind].checkpoint(case))
                 frames = result.steps(series)[: result.checkpoint_lengths.get(series, 0)]

@@ -50,7 +50,8 @@ from wassgrid.run.schema import (
     curvature,
     phase_time,
 )  # fmt: skip
-from wassgrid.run.solution import Solution
+from wassgrid.run.solution import GridSolution
+from wassgrid.run.start import Start, is_same
 from wassgrid.run.stopping import Headway, Standing, wanted_gap
 from wassgrid.transition.model import ResolutionError, TransitionModel
 from wassgrid.transition.operator import MarkovOperator
@@ -139,13 +140,14 @@ class GridSolver:
     case: Case
     evaluator: Evaluator
     points: Mapping[str, int | str]
+    given: Start | None = None  # in place of the case's initial policy
 
     @classmethod
-    def from_case(cls, case: Case) -> GridSolver:
+    def from_case(cls, case: Case, given: Start | None = None) -> GridSolver:
         """Build grid and transition model. Raises ValueErrors where the grid cannot carry the case or memory is short."""
         grid = StateGrid.from_case(case)
         require_memory(case, estimate_memory(case, grid))
-        return cls(case, Evaluator.from_case(case, TransitionModel.from_case(case, grid)), case.grid.points)
+        return cls(case, Evaluator.from_case(case, TransitionModel.from_case(case, grid)), case.grid.points, given)
 
     @property
     def model(self) -> TransitionModel:
@@ -156,9 +158,12 @@ class GridSolver:
         return self.model.grid
 
     def start(self) -> GridState:
-        """Evaluate the initial policy, or the one that a coarser grid gives; refuse a chain with several recurrent classes."""
+        """Evaluate the initial policy, or the one that is given or that a coarser grid gives.
+
+        Raises ReducibleChainError for a chain with several recurrent classes, StartError for a policy that does not fit.
+        """
         began = time.perf_counter()
-        state = self._first(self._from_coarser())
+        state = self._first(self._from_coarser() if self.given is None else self._from_given(self.given))
         if self._ends(state):
             state = self._settled(state)
             state = replace(state, final=self.verdict(state) is not None)
@@ -214,13 +219,24 @@ class GridSolver:
         except (ResolutionError, StationaryError, EvaluationError):
             return None  # whatever the coarser grid cannot carry, this one may
         evaluation = state.evaluation
-        low, high = self.case.problem.action_bounds.T
-        actions = np.clip(prolonged(evaluation.policy.actions, grid, self.grid), low, high)
-        law = np.maximum(prolonged(evaluation.law, grid, self.grid), 0.0)
-        value = prolonged(evaluation.value, grid, self.grid)
-        actions = self._sharpened(actions, value, state.best.actions, grid)
-        policy = ParticlePolicy(self.grid, actions, prolonged(evaluation.policy.weights, grid, self.grid))
-        return policy, law / law.sum(), value
+        return self._carried(Start(evaluation.policy, "a coarser grid", evaluation.law, evaluation.value), state.best.actions)
+
+    def _from_given(self, given: Start) -> tuple[ParticlePolicy, np.ndarray, np.ndarray]:
+        """Carry a given policy over, with its law and value where it has them."""
+        if given.value is not None:
+            given = replace(given, value=given.value / self._value_unit)
+        best = given.policy.cell_mean() if isinstance(given.policy, ParticlePolicy) else None
+        return self._carried(given, best)
+
+    def _carried(self, start: Start, best: np.ndarray | None) -> tuple[ParticlePolicy, np.ndarray, np.ndarray]:
+        """Return policy, law and value on this grid; best: the best actions known in the cells of the other one, (cells, m)."""
+        policy, fields = start.on(self.case, self.grid), start.fields_on(self.grid)
+        if fields is None:
+            return policy, starting_law(self.grid.size), np.zeros(self.grid.size)
+        law, value = fields
+        if best is not None and not is_same(start.policy.grid, self.grid):
+            policy = policy.moved(self._sharpened(policy.actions, value, best, start.policy.grid))
+        return policy, law, value
 
     def _sharpened(self, actions: np.ndarray, value: np.ndarray, best: np.ndarray, coarse: StateGrid) -> np.ndarray:
         """Return interpolated actions (cells, N, m) with those near a switch of the policy on one side of it.
@@ -536,7 +552,7 @@ class GridSolver:
                 return False
         return bool(moves <= _AT_REST * np.abs(evaluation.policy.actions).max())
 
-    def solution(self, state: GridState, verdict: Verdict) -> Solution:
+    def solution(self, state: GridState, verdict: Verdict) -> GridSolution:
         evaluation = state.evaluation
         record = self.record(state).scalars
 
@@ -547,7 +563,7 @@ class GridSolver:
             method = state.method if state.excess == 0.0 else f"contradicted, nothing is claimed: {state.method}"
             return {**self.summary(evaluation), **self._estimate(state), "certificate": method}
 
-        return Solution(
+        return GridSolution(
             evaluation.objective, record[LOWER_BOUND], evaluation.policy, evaluation.law,
             evaluation.value * self._value_unit, verdict.status == CONVERGED, verdict.status, verdict.reason,
             verdict.complete, record, summarise,

@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Solution:
+class GridSolution:
     """Hold the outcome of a grid run.
 
     objective J; lower_bound on the optimal J (nan if none was computed); policy; stationary mu and value V (cells,);

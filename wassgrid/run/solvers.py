@@ -11,18 +11,20 @@ from wassgrid.run.schema import FLOW_TIME, GRADIENT_NORM, STEP
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
+    from wassgrid.run.start import Start
 
 
 @dataclass(frozen=True)
 class SolverKind:
     """A kind of solver.
 
-    make: the solver of a case; layout: axes and series of its result file, as `ResultWriter.begin` takes them; frames: the
-    series that its frames go to; rules: the limits that may end a run, by column (`gap`: J above its bound; `relative_gap`: that
-    over `cost_scale`); gridded: the states lie on a grid; checkpoint: shapes of the arrays that a run goes on from.
+    make: the solver of a case, from a policy to start with where one is given; layout: axes and series of its result file, as
+    `ResultWriter.begin` takes them; frames: the series that its frames go to; rules: the limits that may end a run, by column
+    (`gap`: J above its bound; `relative_gap`: that over `cost_scale`); gridded: the states lie on a grid; checkpoint: shapes of
+    the arrays that a run goes on from.
     """
 
-    make: Callable[[Case], Solver]
+    make: Callable[[Case, Start | None], Solver]
     layout: Callable[[Case], dict[str, Any]]
     frames: str
     rules: Callable[[Case], dict[str, float]]
@@ -30,10 +32,10 @@ class SolverKind:
     checkpoint: Callable[[Case], dict[str, tuple[int, ...]]]
 
 
-def _make_grid(case: Case) -> Solver:
+def _make_grid(case: Case, given: Start | None) -> Solver:
     from wassgrid.run.grid_solver import GridSolver
 
-    return GridSolver.from_case(case)
+    return GridSolver.from_case(case, given)
 
 
 def _grid_layout(case: Case) -> dict[str, Any]:
@@ -55,9 +57,13 @@ def _grid_rules(case: Case) -> dict[str, float]:
     return {name: float(limit) for name, limit in rules.items() if limit is not None}
 
 
-def _make_neural(case: Case) -> Solver:
+def _make_neural(case: Case, given: Start | None) -> Solver:
     from wassgrid.neural import make_solver as make_neural_solver
 
+    if given is not None:
+        from wassgrid.run.start import StartError
+
+        raise StartError("initial: the neural solver starts from policy.initial.mean, it takes no other policy")
     return make_neural_solver(case)
 
 
@@ -86,12 +92,15 @@ SOLVERS = {
 }
 
 
-def make_solver(case: Case) -> Solver:
+def make_solver(case: Case, given: Start | None = None) -> Solver:
     """Return the solver that the case names. Raises ValueErrors that name what is wrong with the case."""
     with overflow_named("states: the numbers of the case are beyond what can be computed with"):
-        return SOLVERS[case.solver.kind].make(case)
+        return SOLVERS[case.solver.kind].make(case, given)
 
 
-def solve(case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None) -> Any:
-    """Solve a case, from its beginning or from a checkpoint, and return the solver's solution (see `loop.drive`)."""
-    return drive(make_solver(case), case, observers, resume_from)
+def solve(
+    case: Case, observers: Sequence[Observer] = (), resume_from: Mapping[str, Any] | None = None, given: Start | None = None
+) -> Any:
+    """Solve a case, from its beginning, from a given policy or from a checkpoint, and return the solver's solution (see
+    `loop.drive`)."""
+    return drive(make_solver(case, given), case, observers, resume_from)
