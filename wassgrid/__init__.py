@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from wassgrid.version import __version__
+
 # not from `typing`, whose import takes longer than Python's own start: until `__main__` is reached, Ctrl-C shows a traceback
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from wassgrid.policy import ParticlePolicy
     from wassgrid.solution import Solution, run, solve
     from wassgrid.storage import ResultFile, StorageError
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Case": ("wassgrid.case", "Case"),

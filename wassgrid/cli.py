@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from wassgrid import __version__
 from wassgrid.errors import WassgridError
+from wassgrid.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console

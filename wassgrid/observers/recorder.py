@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-import wassgrid
 from wassgrid.case import Case, CaseError
 from wassgrid.case.stored import case_of
 from wassgrid.run.loop import FAILED, INTERRUPTED, RunInterrupted, StepRecord, Verdict, require_arrays
 from wassgrid.run.schema import Units
 from wassgrid.run.solvers import SOLVERS
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
+from wassgrid.version import __version__
 
 SOURCE = "initial"  # the attribute that says where the first policy comes from, if not from the case
 RESUMABLE = ("flow.stop.", "neural.steps", "output.", "expect.", "solver.memory")  # keys that a resumed run may change
@@ -223,7 +223,7 @@ def root_attributes(case: Case) -> dict[str, Any]:
     """Return what a result file says about its case and about the software that made it."""
     units = Units.of(case)
     return {
-        "wassgrid_version": wassgrid.__version__,
+        "wassgrid_version": __version__,
         "case": case.to_text(),
         "case_name": case.name,
         "title": case.title,
