@@ -341,17 +341,18 @@ def test_progress_is_shown_on_stderr(capfd):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_and_then_reaches_the_process(number, tmp_path):
     """Ctrl-C is an outcome, and the next one is an exception again; SIGTERM ends the process, its file complete."""
-    before = signal.getsignal(signal.SIGINT)
-    received = []
+    before, received = signal.default_int_handler, []
+    outside = signal.signal(signal.SIGINT, before)  # a process started in the background ignores it
     old = signal.signal(signal.SIGTERM, lambda *_: received.append(number))
     try:
         sending = lambda numbers: os.kill(os.getpid(), number) if numbers["step"] == 1 else None  # noqa: E731
         solution = wg.run(held(text=PLANE), tmp_path / "r.h5", progress=sending)
     finally:
+        after = signal.signal(signal.SIGINT, outside)
         signal.signal(signal.SIGTERM, old)
     assert solution.status == "interrupted"
     assert received == ([signal.SIGTERM] if number == signal.SIGTERM else [])
-    assert signal.getsignal(signal.SIGINT) is before
+    assert after is before
     assert main(["resume", str(tmp_path / "r.h5"), "-q"]) == 0
 
 

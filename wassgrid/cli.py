@@ -171,6 +171,25 @@ def simulate(
 
 
 @app.command()
+def export(
+    file: ResultPath,
+    to: Annotated[str, typer.Option("--to", metavar="npz|c", help="npz: NumPy arrays; c: one C99 header.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File.  [default: FILE's name, .npz or .h]")] = None,
+) -> None:
+    """Write the last policy for use without wassgrid, with its case, units and provenance.
+
+    Both interpolate the mean action as wassgrid does. README shows how NumPy alone reads the archive, which holds the particles
+    too; the header says how its function is called.
+    """
+    from wassgrid.export import export as export_policy
+
+    path, lost = export_policy(file, to, output)
+    print(path)
+    if lost:
+        print(f"left out: {lost}")
+
+
+@app.command()
 def prove(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Result file (HDF5) or case file (TOML).", show_default=False)],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Proof file.  [default: FILE's name, .proof.h5]")] = None,

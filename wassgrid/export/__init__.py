@@ -1,0 +1,46 @@
+"""Policies for use without wassgrid: as NumPy arrays, and as a C header."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from wassgrid.export.archive import npz
+from wassgrid.export.header import FIRST_WORDS, c_header
+from wassgrid.export.parcel import ExportError, Parcel
+from wassgrid.problem.names import nearest
+from wassgrid.storage.whole import write_whole
+
+__all__ = ["FORMS", "ExportError", "Parcel", "c_header", "export", "npz"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form that policies travel in: the ending of its files, how they begin, what they hold, what of a policy is not in it."""
+
+    ending: str
+    begins: bytes
+    content: Callable[[Parcel], bytes]
+    lost: Callable[[Parcel], str]
+
+
+FORMS = {
+    "npz": Form(".npz", b"PK", npz, lambda parcel: ""),
+    "c": Form(".h", FIRST_WORDS.encode(), lambda parcel: c_header(parcel).encode("ascii"), Parcel.lost),
+}
+
+
+def export(path: str | PathLike[str], to: str, output: str | PathLike[str] | None = None) -> tuple[Path, str]:
+    """Write the last policy of a result file in one of `FORMS` and return where, and what of it is left out.
+
+    output: by default the name of the result file with the ending of the form, in the current folder. A file there is replaced if
+    it is of the form. Raises ExportError, StorageError.
+    """
+    if to not in FORMS:
+        raise ExportError(f"export: --to: expected one of {', '.join(FORMS)}, got {to!r:.60}{nearest(to, FORMS)}")
+    form, parcel = FORMS[to], Parcel.from_file(path)
+    target = Path(output) if output is not None else Path(f"{Path(path).stem}{form.ending}")
+    write_whole(target, form.content(parcel), form.begins)
+    return target, form.lost(parcel)

@@ -1,0 +1,33 @@
+"""Files of other kinds than results, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from wassgrid.storage.layout import StorageError, explain
+from wassgrid.storage.paths import closing, create_anew, open_regular
+
+
+def write_whole(path: Path, content: bytes, begins: bytes) -> None:
+    """Write a file in one go; what is there is replaced if it begins like one of its kind (or is empty), and else left alone.
+
+    Raises StorageError.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if os.path.lexists(path):
+            with closing(open_regular(path)) as descriptor:
+                found = os.read(descriptor, len(begins))
+            if found not in (b"", begins):
+                raise StorageError(f"'{path}' exists and is of another kind; it is left as it is: name another file")
+        with closing(create_anew(partial)) as descriptor, open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise StorageError(explain("write", path, error)) from error
