@@ -65,6 +65,24 @@ def with_next(expression: str) -> str:
 
 
 BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
+    # what newcomers write
+    "expression without quotes": (
+        changed('"s + step*(s - s**3 + a)"', "s + a  # the law"),
+        ("line 9", "TOML", 'text and expressions stand in quotes, next = "s + a"'),
+    ),
+    "name without quotes": (changed('"clamp"', "clamp"), ('text and expressions stand in quotes, boundary = "clamp"',)),
+    "numpy's sine": (with_next("s + np.sin(a)"), ("states.s.next", "there are no modules here, write sin(x)")),
+    "numpy's pi": (with_next("s + np.pi*a"), ("states.s.next", "there are no modules here, write pi")),
+    "sine of another language": (with_next("arctan(s) + a"), ("unknown function 'arctan', write atan(x)",)),
+    "power as a function": (with_next("power(s, 2) + a"), ("unknown function 'power', write x**y",)),
+    "function that there is not": (with_next("bessel(s) + a"), ("unknown function 'bessel'", "'wassgrid functions' lists all")),
+    "product without a star": (with_next("2s + a"), ("not an expression", "write * for a product")),
+    "reserved word as a state": (GOOD.replace("states.s]", "states.lambda]"), ("states.lambda", "reserved word", "lambda_")),
+    "time in a law": (with_next("s + a + t"), ("unknown name 't'", "make a clock or a phase a state")),
+    "bounds of a state": (changed("[-5.0, 5.0]", '["-s", 5.0]'), ("actions.a.bounds", "unknown name 's', only parameters",)),
+    "points as a number": (changed("{ s = 121 }", "121"), ("grid.points: expected a table such as { s = 41 }, got 121",)),
+    "boundary of another language": (changed('"clamp"', '"wrap"'), ("states.s.boundary", "periodic winds around")),
+    "key at the top": ("gap = 1e-5\n" + GOOD, ("gap: unknown key, it is flow.stop.gap",)),
     # not a case
     "empty file": ("", ("states: missing",)),
     "toml syntax": (changed("step  = 0.1", "step  = = 0.1"), ("line 4", "TOML")),
@@ -212,7 +230,7 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "comparison as a number": (with_next("s*(a > 0)"), ("states.s.next: a comparison", "where")),
     "number as a condition": (with_next("where(s, 1, 2)"), ("states.s.next: expected a comparison",)),
     "too few arguments": (with_next("clip(s, 1)"), ("states.s.next: clip takes 3 arguments, clip(x, lo, hi), got 2",)),
-    "function without arguments": (with_next("s + sin"), ("states.s.next: sin is a function, write sin(...)",)),
+    "function without arguments": (with_next("s + sin"), ("states.s.next: sin is a function, write sin(x)",)),
     "division by zero": (with_next("s/(step - 0.1)"), ("states.s.next: division by zero",)),
     "power tower": (with_next("s + 9**9**9**9"), ("states.s.next: 9**3.8742e+08 is not a finite double",)),
     "huge power": (with_next("s + 2**100000"), ("states.s.next: 2**100000 is not a finite double",)),

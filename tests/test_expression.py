@@ -185,7 +185,7 @@ REFUSED = {
     "min()": "at least one argument",
     "sin(x=y)": "plain arguments",
     "max(*x)": "plain arguments",
-    "sin": "write sin(...)",
+    "sin": "write sin(x)",
     "next(x)": "next(...) may only stand",
     "sum(i, x)": "declare it in [indices]",
     "1/0": "division by zero",

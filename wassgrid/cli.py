@@ -85,6 +85,31 @@ def resume(file: ResultPath, overrides: Overrides = None, quiet: Quiet = False) 
 
 
 @app.command()
+def new(
+    name: Annotated[Path, typer.Argument(metavar="NAME", help="Name of the case: NAME.toml is written.", show_default=False)],
+) -> None:
+    """Write a commented case file to begin with; it can be solved as it is."""
+    from wassgrid.case.starter import starter
+    from wassgrid.storage.whole import write_new
+
+    path = name if name.suffix == ".toml" else Path(f"{name}.toml")
+    write_new(path, starter(path.stem).encode("utf-8", "replace"))
+    print(path)
+    print(f"to go on: wassgrid check {path}, wassgrid run {path}")
+
+
+@app.command()
+def functions() -> None:
+    """List everything that expressions of a case may use."""
+    from wassgrid.problem.functions import listed
+
+    rows = listed()
+    width = max(len(form) for form, _ in rows)
+    for form, meaning in rows:
+        print(f"{form:<{width}}  {meaning}")
+
+
+@app.command()
 def check(
     case: CaseFile,
     overrides: Overrides = None,

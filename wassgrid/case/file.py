@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, PrivateAttr, ValidationError
 
-from wassgrid.case.keys import override, table_at
+from wassgrid.case.keys import elsewhere, override, table_at
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.case.readers import CaseError, shown
 from wassgrid.case.tables import CaseTables
@@ -34,6 +35,7 @@ MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
 LEAST_DISCOUNTING = 1e-8  # of 1 - discount: V grows like its inverse, and so does what rounding makes of (1 - discount) V
 _STATED = {"actions", "cost", "criterion", "grid", "indices", "parameters", "states", "time"}  # tables of problem and grid
+_LONGEST_LINE = 500  # characters of a line that is looked at for what is wrong with it
 LEAST_SPACING = 1e-300  # between grid points: its inverse is a number
 
 
@@ -78,6 +80,7 @@ class Case(CaseTables):
             problem = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
             if not isinstance(error, tomllib.TOMLDecodeError) and isinstance(error, ValueError):
                 problem = f"a number with too many digits ({problem.partition(';')[0]})"
+            problem += _unquoted(text, problem)
             raise CaseError(f"{name}: not valid TOML: {problem}") from None
         return cls._read(data, name, overrides)
 
@@ -283,6 +286,14 @@ class Case(CaseTables):
             raise CaseError(f"grid.points: {cells:.3g} cells, more than {MAXIMUM_CELLS}: use fewer points")
 
 
+def _unquoted(text: str, problem: str) -> str:
+    """Return what to write where an error of TOML is about a value that is text without its quotes, or nothing."""
+    place = re.search(r"\(at line (\d+), column", problem)
+    line = text.split("\n")[int(place[1]) - 1][:_LONGEST_LINE] if place else ""
+    match = re.fullmatch(r"\s*([\w.\"\[\]-]+)\s*=\s*([^\"'=\[{#][^\"'=#]*?)\s*(?:#.*)?", line)
+    return f": text and expressions stand in quotes, {match[1]} = \"{match[2][:60]}\"" if match else ""
+
+
 def _plain(value: Any, path: str) -> Any:
     """Return a copy of a value given in Python as TOML would have given it: dicts, lists, numbers, text; others as they are."""
     if isinstance(value, Mapping):
@@ -308,7 +319,8 @@ def _one_line(error: ValidationError) -> str:
     if kind == "extra_forbidden":
         table = table_at(Case, location[:-1])
         known = list(table.model_fields) if table is not None else []
-        message = f"unknown key{remedy(str(location[-1]), known)}"
+        there = elsewhere(Case, str(location[0])) if len(location) == 1 else ""
+        message = f"unknown key{there or remedy(str(location[-1]), known)}"
     elif kind == "missing":
         table = table_at(Case, location[:-1])
         meaning = table.model_fields[str(location[-1])].description if table is not None else ""

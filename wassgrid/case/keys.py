@@ -56,6 +56,13 @@ def _nested(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     return None, False
 
 
+def elsewhere(root: type[BaseModel], name: str) -> str:
+    """Return `, it is path.of.the.key` for a key that stands in some other table than it was looked for in, or nothing."""
+    paths = [path.split(".") for path, _, _ in _keys(root, "")]
+    found = dict.fromkeys(".".join(path[: path.index(name, 1) + 1]) for path in paths if name in path[1:])
+    return f", it is {' or '.join(list(found)[:3])}" if found and name != "NAME" else ""
+
+
 def table_at(root: type[BaseModel], location: Sequence[str | int]) -> type[BaseModel] | None:
     """Return the table at a path, None where the user chooses the keys."""
     model: type[BaseModel] | None = root
@@ -96,7 +103,7 @@ def override(root: type[BaseModel], data: dict[str, Any], text: str) -> None:
             # a value per state or action is checked with the case; other names must stand in the file
             known = [part] if depth >= 2 and _takes_names(root, parts[:depth]) else list(table)
         if part not in known:
-            raise CaseError(f"--set {here}: unknown key{remedy(part, known)}")
+            raise CaseError(f"--set {here}: unknown key{(depth == 0 and elsewhere(root, part)) or remedy(part, known)}")
         if depth == len(parts) - 1:
             table[part] = _toml_value(value)
             return

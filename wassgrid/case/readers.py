@@ -102,12 +102,13 @@ def integer(low: int, high: int = 2**31) -> Reader:
     return read
 
 
-def choice(*options: str) -> Reader:
-    """Return a reader of one of several words."""
+def choice(*options: str, meanings: str = "") -> Reader:
+    """Return a reader of one of several words; meanings: what they mean, for who takes another."""
 
     def read(value: Any, info: ValidationInfo) -> str:
         if not isinstance(value, str) or value not in options:
             hint = nearest(value, options) if isinstance(value, str) else ""
+            hint = hint or (f": {meanings}" if meanings else "")
             raise ValueError(f"expected one of {', '.join(options)}, got {shown(value)}{hint}")
         return value
 
@@ -138,12 +139,12 @@ def per_key(one: Reader) -> Reader:
     return read
 
 
-def read_each(one: Reader) -> Reader:
+def read_each(one: Reader, example: str = "") -> Reader:
     """Return a reader of a table whose values `one` reads."""
 
     def read(value: Any, info: ValidationInfo) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise ValueError(f"expected a table, got {shown(value)}")
+            raise ValueError(f"expected a table{f' such as {example}' if example else ''}, got {shown(value)}")
         result = {}
         for name, item in value.items():
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from keyword import iskeyword
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ def check_names(tables: CaseTables) -> None:
         for key in getattr(tables, section):
             path = f"{section}.{key[:60]}"
             family = split_family(key) if section in ("states", "actions") else (key, None)
+            if family is not None and iskeyword(family[0]):
+                raise ProblemError(f"{path}: {family[0]!r} is a reserved word of expressions, choose another, say {family[0]}_")
             if family is None or not is_name(family[0]):
                 raise ProblemError(f"{path}: expected a name: a letter, then letters, digits or _")
             name, letter = family

@@ -36,6 +36,9 @@ KERNELS = ("auto", "gaussian", "linear", "matched", "cubic")
 DEFAULT_GAP = 1e-6  # proved distance to the optimal cost, relative, where the user names no end
 
 
+_ENDS = "periodic winds around, reflect folds back, project stops at the end, truncate cuts the law off, open lets noise leave"
+
+
 class IndexTable(Table):
     """An index of families: `[states."q[i]"]` stands for one state at each position of i."""
 
@@ -59,7 +62,7 @@ class StateTable(Table):
     domain: Interval | None = Field(
         None, description="lower and upper end of the axis; needed by the grid solver and by boundaries other than clamp"
     )
-    boundary: Annotated[str, PlainValidator(choice(*BOUNDARIES))] = Field(
+    boundary: Annotated[str, PlainValidator(choice(*BOUNDARIES, meanings=_ENDS))] = Field(
         "clamp",
         description="what happens at the ends: project (what is beyond stands on the end), truncate (the law given the domain), "
         "open (means are clipped, noise may leave the domain), reflect, periodic (the upper end is the lower one); clamp: what "
@@ -105,7 +108,7 @@ class CriterionTable(Table):
 class GridTable(Table):
     """The state grid of the grid solver."""
 
-    points: Annotated[dict[str, int | str], PlainValidator(read_each(word_or(ALIGNED, integer(2))))] = Field(
+    points: Annotated[dict[str, int | str], PlainValidator(read_each(word_or(ALIGNED, integer(2)), "{ s = 41 }"))] = Field(
         default_factory=dict,
         description='points per state, or "aligned": the spacing for which the states that follow land on grid points',
     )

@@ -388,7 +388,8 @@ class ControlProblem:
         """Raise ProblemError unless `value`, computed from these columns, is finite."""
         if not np.all(finite := np.isfinite(value)):
             first = np.asarray(value)[~finite].flat[0]
-            raise ProblemError(f"{quantity} is {first} at {self._first(~finite, states, actions)}")
+            where = self._first(~finite, states, actions)
+            raise ProblemError(f"{quantity} is {first} at {where}: it must be a finite number everywhere")
 
     def _first(self, bad: Any, states: Sequence[Array], actions: Sequence[Array] = ()) -> str:
         """Name the states and actions of the first True: `s=0.5, a=-1.2`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import warnings
 from collections.abc import Mapping
 
@@ -23,6 +24,7 @@ from wassgrid.problem.scope import ExpressionError, Index, Scope, shown_at
 
 __all__ = ["ExpressionError", "Index", "Scope", "compile_functions", "evaluate_number", "parse"]
 
+_PRODUCT = re.compile(r"(?<![\w.])\d+(?:\.\d*)?(?!e[+-]?\d)[A-Za-z(]|\)[\w(]")  # 2x, 2(x + 1), (x)(y)
 MAXIMUM_LENGTH = 20_000  # characters of one expression
 MAXIMUM_NODES = 5_000  # syntax nodes of one expression as written
 
@@ -64,7 +66,8 @@ def _syntax_tree(text: str) -> tuple[str, ast.expr]:
             tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
         place = max((error.offset or 1) - 1, 0)
-        raise ExpressionError(f"not an expression at column {place + 1} in {shown_at(text, place)}") from None
+        hint = ", write * for a product" if _PRODUCT.search(text) else ""
+        raise ExpressionError(f"not an expression at column {place + 1} in {shown_at(text, place)}{hint}") from None
     except (RecursionError, MemoryError):
         raise ExpressionError(f"nested too deeply: {shown_at(text, 0)}") from None
     except ValueError as error:

@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import sympy as sp
 
@@ -201,37 +201,72 @@ class SumOver(sp.Function):
     nargs = 2
 
 
-# name in a case file -> (number of arguments, at doubles, as a SymPy expression)
-ELEMENTARY: dict[str, tuple[int, Callable[..., float], Callable[..., sp.Expr]]] = {
-    "sin": (1, math.sin, sp.sin),
-    "cos": (1, math.cos, sp.cos),
-    "tan": (1, math.tan, sp.tan),
-    "asin": (1, math.asin, sp.asin),
-    "acos": (1, math.acos, sp.acos),
-    "atan": (1, math.atan, sp.atan),
-    "atan2": (2, math.atan2, ArcTangent2),
-    "sinh": (1, math.sinh, sp.sinh),
-    "cosh": (1, math.cosh, sp.cosh),
-    "tanh": (1, math.tanh, sp.tanh),
-    "exp": (1, math.exp, sp.exp),
-    "log": (1, math.log, sp.log),
-    "sqrt": (1, math.sqrt, lambda x: sp.Pow(x, sp.S.Half)),
-    "abs": (1, abs, Absolute),
-    "sign": (1, Sign.of_numbers, Sign),
-    "mod": (2, Modulo.of_numbers, Modulo),
+class Elementary(NamedTuple):
+    """A function of so many arguments: at doubles, as a SymPy expression, how it is written and what it is."""
+
+    arity: int
+    at_doubles: Callable[..., float]
+    build: Callable[..., sp.Expr]
+    form: str
+    meaning: str
+
+
+ELEMENTARY: dict[str, Elementary] = {
+    "sin": Elementary(1, math.sin, sp.sin, "sin(x)", "sine, x in radians"),
+    "cos": Elementary(1, math.cos, sp.cos, "cos(x)", "cosine, x in radians"),
+    "tan": Elementary(1, math.tan, sp.tan, "tan(x)", "tangent, x in radians"),
+    "asin": Elementary(1, math.asin, sp.asin, "asin(x)", "arc sine in radians, -1 <= x <= 1"),
+    "acos": Elementary(1, math.acos, sp.acos, "acos(x)", "arc cosine in radians, -1 <= x <= 1"),
+    "atan": Elementary(1, math.atan, sp.atan, "atan(x)", "arc tangent in radians"),
+    "atan2": Elementary(2, math.atan2, ArcTangent2, "atan2(y, x)", "angle of the point (x, y) in radians, in (-pi, pi]"),
+    "sinh": Elementary(1, math.sinh, sp.sinh, "sinh(x)", "hyperbolic sine"),
+    "cosh": Elementary(1, math.cosh, sp.cosh, "cosh(x)", "hyperbolic cosine"),
+    "tanh": Elementary(1, math.tanh, sp.tanh, "tanh(x)", "hyperbolic tangent"),
+    "exp": Elementary(1, math.exp, sp.exp, "exp(x)", "exponential"),
+    "log": Elementary(1, math.log, sp.log, "log(x)", "natural logarithm, x > 0"),
+    "sqrt": Elementary(1, math.sqrt, lambda x: sp.Pow(x, sp.S.Half), "sqrt(x)", "square root, x >= 0"),
+    "abs": Elementary(1, abs, Absolute, "abs(x)", "absolute value"),
+    "sign": Elementary(1, Sign.of_numbers, Sign, "sign(x)", "-1, 0 or 1"),
+    "mod": Elementary(2, Modulo.of_numbers, Modulo, "mod(x, y)", "x - y*floor(x/y), with the sign of y"),
 }
-# these take other forms: any number of arguments, a condition, or an index
-SPECIAL: dict[str, str] = {
-    "min": "min(x, y, ...)",
-    "max": "max(x, y, ...)",
-    "clip": "clip(x, lo, hi)",
-    "where": "where(condition, x, y)",
-    "wrap_angle": "wrap_angle(x)",
-    "sum": "sum(index, expression)",
-    "next": "next(state)",
+# name -> (form, meaning); these take any number of arguments, a condition, or a name
+SPECIAL: dict[str, tuple[str, str]] = {
+    "min": ("min(x, y, ...)", "the smallest"),
+    "max": ("max(x, y, ...)", "the largest"),
+    "clip": ("clip(x, lo, hi)", "x between lo and hi: min(max(x, lo), hi)"),
+    "where": ("where(condition, x, y)", "x where the condition holds, y elsewhere; condition: < <= > >= == != and or not"),
+    "wrap_angle": ("wrap_angle(x)", "the angle x in radians, in [-pi, pi)"),
+    "sum": ("sum(index, expression)", "over all positions of an index, which the expression may use: sum(i, q[i]**2)"),
+    "next": ("next(state)", "realised next value of another state, its noise included; in next and drift of a state only"),
+}
+# names of other languages -> what to write here
+ELSEWHERE: dict[str, str] = {
+    **{f"arc{name}": f"a{name}(x)" for name in ("sin", "cos", "tan")},
+    "arctan2": "atan2(y, x)",
+    "ln": "log(x)",
+    "log10": "log(x)/log(10)",
+    "log2": "log(x)/log(2)",
+    "fabs": "abs(x)",
+    "sgn": "sign(x)",
+    "power": "x**y",
+    "pow": "x**y",
+    "square": "x**2",
+    "maximum": "max(x, y)",
+    "minimum": "min(x, y)",
+    "fmod": "mod(x, y)",
+    "heaviside": "where(x > 0, 1, 0)",
+    "floor": "x - mod(x, 1)",
+    "ceil": "x + mod(-x, 1)",
 }
 CONSTANTS: dict[str, float] = {"pi": math.pi}
 RESERVED: frozenset[str] = frozenset({*ELEMENTARY, *SPECIAL, *CONSTANTS})
+
+
+def listed() -> list[tuple[str, str]]:
+    """Return (form, meaning) of everything that an expression may call or name, and of its operators."""
+    functions = [(entry.form, entry.meaning) for entry in ELEMENTARY.values()]
+    constants = [(name, f"{value!r}") for name, value in CONSTANTS.items()]
+    return [*functions, *SPECIAL.values(), *constants, ("+ - * / **", "arithmetic; x**y is a power")]
 
 
 def namespace(arrays: ModuleType) -> dict[str, Callable[..., Any]]:

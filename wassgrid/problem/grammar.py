@@ -11,7 +11,7 @@ import sympy as sp
 from sympy.logic.boolalg import BooleanAtom
 
 from wassgrid.problem import functions
-from wassgrid.problem.functions import CONSTANTS, ELEMENTARY, SPECIAL, Condition, constant
+from wassgrid.problem.functions import CONSTANTS, ELEMENTARY, ELSEWHERE, SPECIAL, Condition, constant
 from wassgrid.problem.names import member, nearest, remedy
 from wassgrid.problem.scope import ExpressionError, Index, Scope, shown_at
 
@@ -38,6 +38,13 @@ def as_expression(value: float | sp.Expr) -> sp.Expr:
 def folded(value: sp.Expr) -> float | sp.Expr:
     """Return numbers as doubles, so that all constants fold in double precision."""
     return as_double(value) if value.is_Number else value
+
+
+def form_of(name: str) -> str:
+    """Return how a function is written, also one that is called otherwise elsewhere; nothing for others."""
+    if name in ELEMENTARY:
+        return ELEMENTARY[name].form
+    return SPECIAL[name][0] if name in SPECIAL else ELSEWHERE.get(name, "")
 
 
 class Reader:
@@ -150,6 +157,8 @@ class Reader:
                 self.fail(node, "a comparison may only stand as the first argument of where(condition, x, y)")
             case ast.IfExp():
                 self.fail(node, "write where(condition, x, y) for a choice")
+            case ast.Attribute(attr=name) if name in CONSTANTS:
+                self.fail(node, f"there are no modules here, write {name}")
             case ast.Attribute():
                 self.fail(node, "a dot after a name is not allowed")
             case ast.BinOp() | ast.UnaryOp():
@@ -186,13 +195,16 @@ class Reader:
         if name in scope.forbidden:
             self.fail(node, scope.forbidden[name])
         if name in ELEMENTARY or name in SPECIAL:
-            form = SPECIAL.get(name, f"{name}(...)")
-            self.fail(node, f"{name} is a function, write {form}")
+            self.fail(node, f"{name} is a function, write {form_of(name)}")
         if name in scope.families:
             self.fail(node, f"{name} is a family, write {name}[{scope.families[name]}] or {name}[0]")
         if name in scope.indices:
             self.fail(node, f"the index {name} has no value here, write sum({name}, ...)")
-        self.fail(node, f"unknown name {name!r:.60}{remedy(name, scope.names)}")
+        if name in ("t", "time"):
+            self.fail(node, f"unknown name {name!r}: nothing here depends on time itself, make a clock or a phase a state")
+        numbers = not scope.families and all(isinstance(value, int | float) for value in scope.values.values())
+        where = ", only parameters may stand here" if numbers and not scope.bound else ""
+        self.fail(node, f"unknown name {name!r:.60}{where}{remedy(name, scope.names)}")
 
     def family_member(self, node: ast.Subscript, realised: bool) -> Value:
         """Read `q[i]`, `q[i+1]`, `q[i-2]` or `q[0]`; beyond the end of an index that is not periodic it is 0."""
@@ -316,17 +328,21 @@ class Reader:
     # -- calls -----------------------------------------------------------------------------------------------------
 
     def call(self, node: ast.Call, depth: int) -> Value:
+        if isinstance(node.func, ast.Attribute) and (form := form_of(node.func.attr)):
+            self.fail(node, f"there are no modules here, write {form}")
         if not isinstance(node.func, ast.Name):
             self.fail(node, "only a function's name may be called")
         name, arguments = node.func.id, node.args
         if name not in ELEMENTARY and name not in SPECIAL:
             if name in self.scope.values or name in self.scope.bound or name in CONSTANTS:
                 self.fail(node, f"{name} is not a function, write {name}*(...) for a product")
-            self.fail(node, f"unknown function {name!r:.60}{nearest(name, [*ELEMENTARY, *SPECIAL])}")
+            form = form_of(name)
+            hint = f", write {form}" if form else nearest(name, [*ELEMENTARY, *SPECIAL]) or ", 'wassgrid functions' lists all"
+            self.fail(node, f"unknown function {name!r:.60}{hint}")
         if node.keywords or any(isinstance(argument, ast.Starred) for argument in arguments):
             self.fail(node, f"{name} takes plain arguments only")
         if name in ELEMENTARY:
-            count, at_doubles, build = ELEMENTARY[name]
+            count, at_doubles, build, _, _ = ELEMENTARY[name]
             self.expect_count(node, name, arguments, count)
             return self.apply(node, name, at_doubles, build, [self.number(item, depth + 1) for item in arguments])
         return getattr(self, f"call_{name}")(node, depth)
@@ -341,8 +357,7 @@ class Reader:
 
     def expect_count(self, node: ast.AST, name: str, arguments: list[ast.expr], count: int) -> None:
         if len(arguments) != count:
-            form = SPECIAL.get(name, "")
-            wanted = f"{count} argument{'s' if count > 1 else ''}" + (f", {form}" if form else "")
+            wanted = f"{count} argument{'s' if count > 1 else ''}" + (f", {form_of(name)}" if count > 1 else "")
             self.fail(node, f"{name} takes {wanted}, got {len(arguments)}")
 
     def extremum(self, node: ast.Call, depth: int, kind: Any) -> Value:

@@ -31,3 +31,15 @@ def write_whole(path: Path, content: bytes, begins: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise StorageError(explain("write", path, error)) from error
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet.  Raises StorageError where it is, or cannot be written."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        raise StorageError(f"'{path}' exists and is left as it is: take another name") from None
+    except (OSError, ValueError) as error:
+        raise StorageError(explain("write", path, error)) from error
+    with open(descriptor, "wb") as file:
+        file.write(content)
