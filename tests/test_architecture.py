@@ -36,7 +36,7 @@ FLOORS = [
     {"run.loop", "run.history", "run.schema", "run.solution", "run.start", "run.stopping"},
     {"run.grid_schema", "run.grid_solver", "neural"},
     {"run", "load_policy"},
-    {"differences", "simulate", "compare", "export", "observers", "prove"},
+    {"differences", "simulate", "compare", "export", "observers", "prove", "environment", "case_environment"},
     {"report", "plotting"},
     {"solution"},
     {"advice"},

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wassgrid.case import Case, CaseError
+    from wassgrid.environment import evaluate, make_env
     from wassgrid.errors import WassgridError
     from wassgrid.load_policy import Policy
     from wassgrid.policy import ParticlePolicy
@@ -31,6 +32,8 @@ _HOMES = {
     "Solution": ("wassgrid.solution", "Solution"),
     "StorageError": ("wassgrid.storage", "StorageError"),
     "WassgridError": ("wassgrid.errors", "WassgridError"),
+    "evaluate": ("wassgrid.environment", "evaluate"),
+    "make_env": ("wassgrid.environment", "make_env"),
     "solve": ("wassgrid.solution", "solve"),
 }
 
@@ -44,6 +47,8 @@ __all__ = [
     "StorageError",
     "WassgridError",
     "__version__",
+    "evaluate",
+    "make_env",
     "run",
     "solve",
 ]

@@ -187,8 +187,23 @@ def simulate(
     chains: Annotated[int, typer.Option(min=2, help="Independent chains.")] = 256,
     burn_in: Annotated[int | None, typer.Option(min=0, help="Steps left out before.  [default: a fifth]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
+    env: Annotated[
+        str | None, typer.Option(metavar="ID", help="An environment of Gymnasium to run the policy in: returns of its episodes.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes in --env.")] = 100,
+    observe: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STATE=TEXT", help="A state from the numbers o0, o1, ... of --env: 'angle=atan2(o1, o0)'."),
+    ] = None,
 ) -> None:
     """Simulate the closed loop with the computed policy: Monte Carlo cost with standard error beside J."""
+    if env is not None:
+        from wassgrid.environment import evaluate_file
+
+        print(evaluate_file(file, env, episodes, seed, observe or []).describe())
+        return
+    if observe:
+        raise typer.BadParameter("goes with --env", param_hint="--observe")
     from wassgrid.simulate import simulate_file
 
     estimate, objective = simulate_file(file, steps, chains, steps // 5 if burn_in is None else burn_in, seed)

@@ -1,0 +1,57 @@
+"""A case as an environment of Gymnasium."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from wassgrid.problem.control_problem import ControlProblem
+from wassgrid.problem.states import StateError, state_array
+
+
+class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
+    """The controlled chain of a problem: observations are the states (d,), rewards minus the stage cost; see `make_env`."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]  # as Gymnasium's own environments do
+
+    def __init__(self, problem: ControlProblem, steps: int) -> None:
+        self.problem, self.steps = problem, steps
+        low, high = problem.domain.T
+        # what an axis lets beyond its ends has none
+        beyond = np.array([boundary == "open" for boundary in problem.boundary])
+        ends = np.where(beyond, -np.inf, low), np.where(beyond, np.inf, high)
+        self.observation_space = gymnasium.spaces.Box(*ends, dtype=np.float64)
+        self.action_space = gymnasium.spaces.Box(*problem.action_bounds.T, dtype=np.float64)
+        self._state = np.zeros(problem.state_dimension)
+        self._step = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._step = 0
+        low, high = self.problem.domain.T
+        bounded = np.isfinite(low) & np.isfinite(high)
+        drawn = self.np_random.uniform(np.where(bounded, low, 0.0), np.where(bounded, high, 1.0))
+        self._state = np.where(bounded, drawn, np.clip(self.np_random.standard_normal(low.size), low, high))
+        if options and "state" in options:
+            self._state = self._given(options["state"])
+        return self._state.copy(), {}
+
+    def _given(self, state: Any) -> np.ndarray:
+        found = state_array(state, self.problem.state_names)
+        if found.shape != self._state.shape or not np.isfinite(found).all():
+            raise StateError(f"options.state: expected one state of finite numbers, got the shape {found.shape}")
+        return found
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        low, high = self.problem.action_bounds.T
+        a = np.clip(np.asarray(action, dtype=float).reshape(low.shape), low, high)[None]
+        state = self._state[None]
+        cost = float(self.problem.action_tables(state, a[:, None, :], 0).cost[0, 0])
+        self._state = self.problem.sample_next(state, a, self.np_random)[0]
+        self._step += 1
+        return self._state.copy(), -cost, False, self._step >= self.steps, {"cost": cost}
