@@ -38,6 +38,7 @@ FLOORS = [
     {"run", "load_policy"},
     {"differences", "simulate", "compare", "export", "observers", "prove", "environment", "case_environment"},
     {"report", "plotting"},
+    {"page"},
     {"solution"},
     {"advice"},
     {"check"},

@@ -162,6 +162,17 @@ def plot(
 
 
 @app.command()
+def report(
+    file: ResultPath,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Page.  [default: FILE's name, .html]")] = None,
+) -> None:
+    """Write one page on a run: verdict in words, numbers, figures, case and provenance, in HTML that loads nothing."""
+    from wassgrid.page import write_page
+
+    print(write_page(file, output))
+
+
+@app.command()
 def compare(
     first: ResultPath,
     second: Annotated[Path, typer.Argument(metavar="OTHER", help="Result file of the same problem.", show_default=False)],
