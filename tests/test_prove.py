@@ -206,6 +206,13 @@ def test_costs_of_any_size_end_soon():
         prove(Case.from_text(LINE_OF_ANY_COST.format(stage="1e300*x**2*a**2"), "line"), seconds=0.1)
 
 
+@pytest.mark.parametrize("noise", ["5e-324", "1e-310", "1e-30", "1e-7"])
+def test_noise_that_is_next_to_none_is_refused_too(noise):
+    text = LINE_OF_ANY_COST.format(stage="x**2").replace("noise = 0.3", f"noise = {noise}")
+    with pytest.raises(ProveError, match="too many cells"):
+        prove(Case.from_text(text, "line"))
+
+
 @pytest.mark.parametrize("boundary", ["truncate", "project", "open"])
 def test_noise_of_thousands_of_domains_is_refused_before_its_memory_is_asked_for(boundary):
     text = LINE_OF_ANY_COST.format(stage="x**2").replace("noise = 0.3", "noise = 1e6")

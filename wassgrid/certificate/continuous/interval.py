@@ -150,6 +150,12 @@ class Claim:
         ends[self.frame.follower] = _reached(self.problem, self.frame, self.models)
         return tuple(ends)
 
+    def countable(self, cells: Array) -> bool:
+        """Tell whether no axis alone has more than `_LARGEST` cells, with so many per standard deviation."""
+        lengths = [high - low for low, high in self.ranges]
+        noisy = [(length, sigma, count) for length, sigma, count in zip(lengths, self.noise, cells, strict=True) if sigma > 0.0]
+        return all(length * count <= _LARGEST * sigma for length, sigma, count in noisy)
+
     def axes(self, rows: Array, cells: Array, points: Array | None = None) -> tuple[Axis, Axis]:
         """Return laws with at least so many rows, cells and points per standard deviation; for an axis without noise per 64th of
         its length, or per two deviations that the noise of its lead moves it, and half as many cells."""
@@ -232,6 +238,8 @@ def attempts(
     value: Value | None = None
     last: Attempt | None = None
     while True:
+        if not claim.countable(plan.cells):
+            return
         axes = claim.axes(plan.rows, plan.cells, plan.points)
         if axes[0].cells * axes[1].cells > _LARGEST or any(isinstance(a, AxisLaw) and a.reach > _FARTHEST for a in axes):
             return
