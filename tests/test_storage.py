@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from wassgrid.storage import Axis, ResultFile, ResultWriter, StorageError, Variable
+from wassgrid.storage.layout import explain
 
 GRID = (
     Axis("theta", np.linspace(-1.0, 1.0, 5), "theta", "1", {"boundary": "periodic"}),
@@ -483,3 +484,10 @@ for step in range(first, 10_000):
     assert in_transaction > 2  # most kills fell into a transaction, whose remains did not matter
     ResultWriter.reopen(path).close()
     assert os.listdir(tmp_path) == ["r.h5"]
+
+
+def test_errors_of_hdf5_are_said_as_the_system_says_them():
+    said = "Unable to synchronously create file (file write failed\n, errno = 28, error message = 'No space left on device')"
+    for error in (OSError(28, said), OSError(said), RuntimeError(said)):
+        assert explain("write", Path("r.h5"), error) == "cannot write 'r.h5': No space left on device"
+    assert explain("read", Path("r.h5"), RuntimeError("two\nlines")) == "cannot read 'r.h5': two lines"

@@ -293,11 +293,10 @@ def python_value(value: Any) -> Any:
 
 def explain(verb: str, path: Path, error: Exception) -> str:
     """Return one line for an error of the operating system or of HDF5."""
-    said = getattr(error, "strerror", None)
-    if said is None:  # HDF5 hides the number in its message
-        found = re.search(r"errno = (\d+)", str(error))
-        said = os.strerror(int(found[1])) if found else " ".join(str(error).split())
-    return f"cannot {verb} '{path}': {said}"
+    said = getattr(error, "strerror", None) or str(error)
+    if found := re.search(r"errno = (\d+)", said):  # HDF5 hides the number in its message
+        said = os.strerror(int(found[1]))
+    return f"cannot {verb} '{path}': {' '.join(said.split())}"
 
 
 def lock_path(path: Path) -> Path:
