@@ -37,6 +37,7 @@ FLOORS = [
     {"run.grid_schema", "run.grid_solver", "neural"},
     {"run", "load_policy"},
     {"differences", "simulate", "compare", "export", "observers", "prove", "environment", "case_environment"},
+    {"closed_loop"},
     {"report", "plotting"},
     {"page"},
     {"solution"},

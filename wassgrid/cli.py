@@ -194,7 +194,9 @@ def compare(
 @app.command()
 def simulate(
     file: ResultPath,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each chain that are counted.")] = 2000,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each chain that are counted.  [default: 2000, with --from 200]")
+    ] = None,
     chains: Annotated[int, typer.Option(min=2, help="Independent chains.")] = 256,
     burn_in: Annotated[int | None, typer.Option(min=0, help="Steps left out before.  [default: a fifth]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
@@ -206,8 +208,19 @@ def simulate(
         list[str] | None,
         typer.Option(metavar="STATE=TEXT", help="A state from the numbers o0, o1, ... of --env: 'angle=atan2(o1, o0)'."),
     ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="NAME=VALUE,...", help="Start every chain in this state and follow it.")
+    ] = None,
+    figure: Annotated[bool, typer.Option("--plot", help="With --from: draw states, actions and cost in time (PNG).")] = False,
 ) -> None:
-    """Simulate the closed loop with the computed policy: Monte Carlo cost with standard error beside J."""
+    """Simulate the closed loop with the computed policy: Monte Carlo cost with standard error beside J.
+
+    With --from theta=pi,omega=0 the chains start there, and what they do in time is told, and drawn with --plot.
+    """
+    if figure and start is None:
+        raise typer.BadParameter("goes with --from", param_hint="--plot")
+    if start is not None and env is not None:
+        raise typer.BadParameter("goes without --env", param_hint="--from")
     if env is not None:
         from wassgrid.environment import evaluate_file
 
@@ -215,10 +228,27 @@ def simulate(
         return
     if observe:
         raise typer.BadParameter("goes with --env", param_hint="--observe")
+    if start is not None:
+        _follow(file, start, steps or 200, chains, seed, figure)
+        return
     from wassgrid.simulate import simulate_file
 
+    steps = steps or 2000
     estimate, objective = simulate_file(file, steps, chains, steps // 5 if burn_in is None else burn_in, seed)
     print(estimate.describe(objective))
+
+
+def _follow(file: Path, start: str, steps: int, chains: int, seed: int, figure: bool) -> None:
+    from wassgrid.closed_loop import simulate_from
+
+    found = simulate_from(file, start, steps, chains, seed)
+    print(found.describe())
+    if figure:
+        from wassgrid import plotting
+
+        path = Path(f"{file.stem}_closed_loop.png")
+        plotting.save(plotting.closed_loop(found), path)
+        print(path)
 
 
 @app.command()

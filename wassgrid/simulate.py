@@ -104,7 +104,7 @@ def ergodic_cost(
     for step in range(burn_in + steps):
         actions = policy.sample(states, rng)
         if step >= burn_in:
-            total += _stage_cost(problem, states, actions)
+            total += stage_cost(problem, states, actions)
         states = problem.sample_next(states, actions, rng)
     return _estimate(total / steps, steps, burn_in)
 
@@ -131,12 +131,13 @@ def discounted_cost(problem: ControlProblem, policy: ParticlePolicy, chains: int
         alive, states = alive[:count], states[:count]
         actions = policy.sample(states, rng)
         ending = lifetimes[alive] == step
-        cost[alive[ending]] = _stage_cost(problem, states[ending], actions[ending])
+        cost[alive[ending]] = stage_cost(problem, states[ending], actions[ending])
         states = problem.sample_next(states, actions, rng)
     return _estimate(cost, int(lifetimes.max()) + 1, 0)
 
 
-def _stage_cost(problem: ControlProblem, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+def stage_cost(problem: ControlProblem, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Return the cost (chains,) of states (chains, d) and actions (chains, m): of a step, or per unit of time."""
     cost: np.ndarray = problem.action_tables(states, actions[:, None, :], 0).cost[:, 0]
     return cost
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
+from wassgrid.plotting.closed_loop import closed_loop
 from wassgrid.plotting.comparison import comparison
 from wassgrid.plotting.convergence import convergence
 from wassgrid.plotting.curvature import curvature
@@ -19,7 +20,8 @@ from wassgrid.run.schema import curvature as curvature_column
 from wassgrid.storage import ResultFile, StorageError
 
 __all__ = [
-    "comparison", "convergence", "curvature", "figure_path", "figures", "policy", "save", "stationary", "trajectories", "value",
+    "closed_loop", "comparison", "convergence", "curvature", "figure_path", "figures", "policy", "save", "stationary",
+    "trajectories", "value",
 ]  # fmt: skip
 
 DOTS_PER_INCH = 150
