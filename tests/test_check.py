@@ -220,3 +220,20 @@ def test_warnings_do_not_fail_a_check(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["check", str(path), "--suggest"]) == 0
     said = capsys.readouterr().out
     assert "warn" in said and "FAILED" not in said and "a defect" not in said and "--set" in said
+
+
+def test_noise_that_is_next_to_none_is_resolved_by_no_grid() -> None:
+    text = """
+[states.x]
+next = "0.5*x + a"
+noise = 5e-324
+domain = [-1, 1]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "x**2 + a**2"
+[grid]
+points = { x = 21 }
+"""
+    case = Case.from_text(text, "line")
+    assert suggest(case, StateGrid.from_case(case)) == []

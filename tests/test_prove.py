@@ -213,9 +213,10 @@ def test_noise_that_is_next_to_none_is_refused_too(noise):
         prove(Case.from_text(text, "line"))
 
 
+@pytest.mark.parametrize("noise", ["1e6", "1e308"])
 @pytest.mark.parametrize("boundary", ["truncate", "project", "open"])
-def test_noise_of_thousands_of_domains_is_refused_before_its_memory_is_asked_for(boundary):
-    text = LINE_OF_ANY_COST.format(stage="x**2").replace("noise = 0.3", "noise = 1e6")
+def test_noise_of_thousands_of_domains_is_refused_before_its_memory_is_asked_for(boundary, noise):
+    text = LINE_OF_ANY_COST.format(stage="x**2").replace("noise = 0.3", f"noise = {noise}")
     began = time.process_time()
     with pytest.raises(ProveError, match="too many cells"):
         prove(Case.from_text(text, "line"), boundary=boundary)

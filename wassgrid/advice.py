@@ -60,6 +60,8 @@ def suggest(case: Case, grid: StateGrid) -> list[Suggestion]:
     """Return grids that resolve the noise of every axis, those with alignment first; empty where this one does already."""
     noise = least_noise(case, grid)
     points = resolving_points(case, grid, noise)
+    if max(map(int, points.values())) > _MOST_CELLS:
+        return []
     found = []
     for follower in range(grid.dimension):
         if noise[follower] == 0 and misalignment(case.problem, grid, follower) > _ON_NODE:
@@ -80,7 +82,9 @@ def resolving_points(case: Case, grid: StateGrid, noise: np.ndarray) -> dict[str
         low, high = case.problem.domain[k]
         count = grid.shape[k]
         if noise[k] > 0:
-            cells = int(np.ceil(RESOLVED * (high - low) / noise[k] * (1 - 1e-9)))
+            with np.errstate(over="ignore"):  # of noise that is next to none
+                wanted = np.ceil(RESOLVED * (high - low) / noise[k] * (1 - 1e-9))
+            cells = int(min(wanted, 2.0**53))
             count = max(count, cells + (grid.boundary[k] != "periodic"))
         points[name] = max(count, LEAST_POINTS)
     return points

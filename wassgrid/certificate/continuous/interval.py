@@ -55,7 +55,7 @@ _SHARES = (1.0, 0.75, 0.5, 0.25)  # of the refinement that is wanted, in logarit
 _TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the numbers of states and actions; else 5
 _SEARCHED = 4  # policies found by trying all candidates, where nothing is known
 _LARGEST = 3.0e7  # cells of the lattice
-_FARTHEST = 1_000_000  # cells that noise reaches: some hundred MB
+_WIDEST = 1e5  # cells per standard deviation: some hundred MB
 _LARGEST_COST = 1e150
 _LEAST_GAP = 1e-290  # of bounds of q on a cell: of a cost of zero no share of it is reached
 
@@ -241,7 +241,9 @@ def attempts(
         if not claim.countable(plan.cells):
             return
         axes = claim.axes(plan.rows, plan.cells, plan.points)
-        if axes[0].cells * axes[1].cells > _LARGEST or any(isinstance(a, AxisLaw) and a.reach > _FARTHEST for a in axes):
+        if any(isinstance(a, AxisLaw) and a.sigma > _WIDEST * a.spacing for a in axes):
+            return
+        if axes[0].cells * axes[1].cells > _LARGEST:
             return
         turn = time.monotonic()
         pulse("value", 0.0)
