@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from wassgrid import plotting
-from wassgrid.plotting.fields import Frame
+from wassgrid.plotting.fields import Frame, _where_it_is
 from wassgrid.plotting.trajectories import _spread_cells
 from wassgrid.storage import Axis, ResultWriter, StorageError, Variable
 
@@ -234,6 +235,19 @@ def test_contours_hold_the_stated_share_of_the_law(tmp_path):
     for share, level in zip((0.99, 0.9, 0.5), contours.levels, strict=True):
         inside = frame.law[frame.law >= level].sum()
         assert share <= inside <= share + frame.law.max()
+
+
+def test_a_law_in_a_corner_of_the_domain_is_shown_large_and_whole(tmp_path):
+    x, y = np.linspace(-3, 3, 61), np.linspace(0, 10, 41)
+    law = np.exp(-0.5 * ((x[:, None] - 1.0) / 0.2) ** 2 - 0.5 * ((y - 5.0) / 4.0) ** 2)
+    law /= law.sum()
+    assert _where_it_is(SimpleNamespace(axes=(x, y), law=law), 1) is None
+    low, high = _where_it_is(SimpleNamespace(axes=(x, y), law=law), 0)
+    assert low < 0.3 and high > 1.7 and high - low < 2.2
+    assert law[(x >= low) & (x <= high)].sum() > 1 - 1e-4
+    # at an end of the axis
+    at_end = np.exp(-((x + 3.0) / 0.2)[:, None] + 0.0 * y)
+    assert _where_it_is(SimpleNamespace(axes=(x, y), law=at_end), 0)[0] == -3.0
 
 
 def test_trajectories_follow_the_particles_of_the_cell(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
@@ -17,6 +17,9 @@ from wassgrid.plotting.style import COLOURS, DIVERGING, canvas, colourbar, label
 from wassgrid.storage import ResultFile, StorageError
 
 _SHARES = (0.99, 0.9, 0.5)  # of the stationary law inside the contours
+_DECADES = 6  # of density that are told apart
+_LEFT_OUT = 1e-4  # of the stationary law, at either end of an axis, where a map of it may end
+_ZOOMED = 0.6  # of an axis, and more: shown whole
 _ROUNDING = 1e-12  # of the largest action
 _MANY_POINTS = 20_000  # drawn as an image inside vector formats
 
@@ -148,7 +151,8 @@ def policy(path: str | os.PathLike[str], index: int = -1) -> Figure:
 
 @styled
 def stationary(path: str | os.PathLike[str], index: int = -1) -> Figure:
-    """Draw the stationary density of one stored frame: a curve, or maps over each pair of states."""
+    """Draw the stationary density of one stored frame: a curve, or maps over each pair of states, on a logarithmic scale and
+    where nearly all of the law is."""
     frame = Frame.read(path, index)
     if len(frame.axes) == 1:
         figure, axes = canvas(1, 1, width=5.0, height=3.2)
@@ -157,7 +161,13 @@ def stationary(path: str | os.PathLike[str], index: int = -1) -> Figure:
         figure, axes = _grid_of_planes(frame)
         for axis, plane in zip(axes, frame.planes(), strict=True):
             area = np.prod([frame.axes[k][1] - frame.axes[k][0] for k in plane])
-            _draw_map(figure, axis, frame, frame.marginal(plane) / area, plane, "stationary density")
+            density = frame.marginal(plane) / area
+            scale = LogNorm(density.max() * 10.0**-_DECADES, density.max(), clip=True)
+            _draw_map(figure, axis, frame, density, plane, "stationary density", {"norm": scale})
+            if (ends := _where_it_is(frame, plane[0])) is not None:
+                axis.set_xlim(*ends)
+            if (ends := _where_it_is(frame, plane[1])) is not None:
+                axis.set_ylim(*ends)
     _title(figure, frame, 1)
     return figure
 
@@ -219,9 +229,22 @@ def _curve(axis: Axes, frame: Frame, values: np.ndarray, text: str, filled: bool
     axis.margins(x=0.01)
 
 
-def _draw_map(figure: Figure, axis: Axes, frame: Frame, field: np.ndarray, plane: tuple[int, int], text: str) -> None:
+def _where_it_is(frame: Frame, k: int) -> tuple[float, float] | None:
+    """Return the part of axis k that holds the stationary law but for a little; None for most of the axis."""
+    mass = np.cumsum(frame.law.sum(axis=tuple(j for j in range(len(frame.axes)) if j != k)))
+    points, last = frame.axes[k], mass.size - 1
+    first, end = (int(np.searchsorted(mass, share * mass[-1])) for share in (_LEFT_OUT, 1.0 - _LEFT_OUT))
+    beside = max(2, (end - first) // 10)
+    first, end = max(first - beside, 0), min(end + beside, last)
+    return None if end - first > _ZOOMED * last else (float(points[first]), float(points[end]))
+
+
+def _draw_map(
+    figure: Figure, axis: Axes, frame: Frame, field: np.ndarray, plane: tuple[int, int], text: str,
+    look: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
     x, y = (frame.axes[k] for k in plane)
-    look: dict[str, Any] = {}
+    look = look or {}
     if field.min() < 0 < field.max() and -field.min() > 0.1 * field.max() and text.startswith("mean"):
         extent = max(-field.min(), field.max())
         look = {"cmap": DIVERGING, "norm": TwoSlopeNorm(0.0, -extent, extent)}
