@@ -206,7 +206,7 @@ def test_costs_of_any_size_end_soon():
         prove(Case.from_text(LINE_OF_ANY_COST.format(stage="1e300*x**2*a**2"), "line"), seconds=0.1)
 
 
-@pytest.mark.parametrize("noise", ["5e-324", "1e-310", "1e-30", "1e-7"])
+@pytest.mark.parametrize("noise", ["5e-324", "1e-310", "1e-30", "1e-7", "1e8", "1e300", "1e308"])
 def test_noise_that_is_next_to_none_is_refused_too(noise):
     text = LINE_OF_ANY_COST.format(stage="x**2").replace("noise = 0.3", f"noise = {noise}")
     with pytest.raises(ProveError, match="too many cells"):

@@ -7,7 +7,7 @@ import pytest
 from continuous_oracle import Plane, plane_function
 
 from wassgrid.case import Case
-from wassgrid.certificate.continuous import enclosure, residual
+from wassgrid.certificate.continuous import enclosure, interval, residual
 from wassgrid.certificate.continuous.enclosure import Enclosure, Layer
 from wassgrid.certificate.continuous.interval import ProveError
 from wassgrid.certificate.continuous.laws import AxisLaw, NoAxis, StillAxis, expect
@@ -140,7 +140,7 @@ def test_halved_curvature_is_found(monkeypatch):
 
 
 def test_a_minimum_that_leaves_actions_out_is_found(monkeypatch):
-    def careless(self, node):
+    def careless(self, node, beat):
         self.least[node] = self.known.high[node] + 0.01
 
     monkeypatch.setattr(enclosure._Nodes, "prove", careless)
@@ -358,3 +358,9 @@ def test_sums_over_the_law_are_right_to_their_rounding(model):
 def test_what_cannot_be_proven_says_why(plane, words):
     with pytest.raises(ProveError, match=words):
         proof_of(plane, 1e-2, 1.0)
+
+
+def test_a_first_interval_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr(interval, "_LEAST_PATIENCE", 0.0)
+    with pytest.raises(ProveError, match="more --time"):
+        proof_of(KINKS, 5e-2, 1e-3)

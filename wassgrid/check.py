@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
 
 _OFF_NODE = 1e-6  # in cells
+_LONGER = 10.0  # times the noise of a step: what another time step may be suggested for
 _NAMES = 17  # letters of the longest name of a finding, as a rule
 _LOOKS = 4  # steps that are taken to see the pace of a run
 _AT_THE_ENDS = 1e-3  # probability of the outermost points of an axis from which the domain is felt
@@ -217,7 +218,7 @@ def _time_step(case: Case, grid: StateGrid) -> str:
     """Say which time step resolves the noise on the points that there are; the noise of a step grows as its root."""
     noise = least_noise(case, grid)
     ratio = float((noise[noise > 0] / grid.spacing[noise > 0]).min(initial=np.inf))
-    if case.time is None:
+    if case.time is None or ratio * _LONGER < RESOLVED:
         return "no grid of up to two million cells resolves the noise"
     step = case.time.step * (RESOLVED / ratio) ** 2
     return f"on these points --set time.step={step:.3g} would resolve it; the error of the steps themselves grows with them"

@@ -52,6 +52,7 @@ _KINKS = 0.45  # cells per standard deviation, times the root of a gap: what kin
 # quadrature of u is a part of it; twice as many where noise smooths along one axis alone
 _WARM = 3  # grids of rows, each half as fine as the next, on which u is found first
 _SHARES = (1.0, 0.75, 0.5, 0.25)  # of the refinement that is wanted, in logarithms: the first that fits in the time
+_PATIENCE, _LEAST_PATIENCE = 3.0, 60.0  # times the time that was given, and seconds, until a first interval must be proven
 _TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the numbers of states and actions; else 5
 _SEARCHED = 4  # policies found by trying all candidates, where nothing is known
 _LARGEST = 3.0e7  # cells of the lattice
@@ -228,7 +229,7 @@ def attempts(
     """Prove narrower and narrower intervals until one is at most `width` (relative) wide, or `seconds` would be over.
 
     start: gives u on the rows of axes to begin with, or None. Yields every interval that is proven; the last is not always the
-    best. pulse(what, share) is called now and then.
+    best. pulse(what, share) is called now and then. Raises ProveError where nothing is proven in a few times as long.
     """
     began, d = time.monotonic(), claim.problem.state_dimension
     plan = _Plan.first(claim)
@@ -252,7 +253,14 @@ def attempts(
         value = _value(claim, plan, value, start, box, tries, goal)
         bellman = Bellman(claim.problem, claim.frame, axes, value.u)
         wanted = max(plan.gap * (abs(last.high) if last else value.level), _LEAST_GAP)
-        enclosure = enclose(bellman, box, tries, wanted, lambda share: pulse("bounds", share))
+        patience = np.inf if last else max(_PATIENCE * seconds, _LEAST_PATIENCE)
+
+        def beat(share: float, until: float = began + patience) -> None:
+            pulse("bounds", share)
+            if time.monotonic() > until:
+                raise ProveError("prove: nothing was proven in the time given; more --time, or bounds of actions that are closer")
+
+        enclosure = enclose(bellman, box, tries, wanted, beat)
         if not _tails_are_worse(bellman, box, enclosure):
             middle, half = 0.5 * (box[0] + box[1]), box[1] - box[0]
             low, high = claim.problem.action_bounds.T
