@@ -135,7 +135,8 @@ def _halved_bends(jet, spacing, count, original=enclosure._bends):
 
 def test_halved_curvature_is_found(monkeypatch):
     monkeypatch.setattr(enclosure, "_bends", _halved_bends)
-    with pytest.raises(AssertionError):
+    # here, or where two of the bounds contradict each other
+    with pytest.raises((AssertionError, ProveError)):
         check_enclosures(KINKS, proof_of(KINKS, 5e-2, 3.0), seed=2)
 
 
@@ -144,7 +145,8 @@ def test_a_minimum_that_leaves_actions_out_is_found(monkeypatch):
         self.least[node] = self.known.high[node] + 0.01
 
     monkeypatch.setattr(enclosure._Nodes, "prove", careless)
-    with pytest.raises(AssertionError):
+    # here, or where two of the bounds contradict each other
+    with pytest.raises((AssertionError, ProveError)):
         check_enclosures(KINKS, proof_of(KINKS, 5e-2, 3.0), seed=2)
 
 
