@@ -32,7 +32,7 @@ from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.grid import StateGrid
 from wassgrid.policy import ParticlePolicy
 from wassgrid.resolution import resolution
-from wassgrid.run.solvers import make_solver
+from wassgrid.runs.solvers import make_solver
 from wassgrid.transition.model import ResolutionError
 
 KERNELS = ("gaussian", "linear", "matched", "auto")

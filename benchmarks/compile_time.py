@@ -17,7 +17,7 @@ from numba import config
 from numba.core import event
 
 from wassgrid.case import Case
-from wassgrid.run.solvers import solve
+from wassgrid.runs.solvers import solve
 
 
 class CompileTimes(event.Listener):

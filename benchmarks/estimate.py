@@ -25,7 +25,7 @@ from wassgrid.case import Case
 from wassgrid.estimate import estimate, plan
 from wassgrid.estimate.off_grid import GreedyPolicy, greedy_policy
 from wassgrid.problem.exact import Manufactured, ScalarLQ, VectorLQ
-from wassgrid.run.solvers import make_solver
+from wassgrid.runs.solvers import make_solver
 
 Advantage = Callable[[np.ndarray, np.ndarray], np.ndarray]  # A (K,) of states (K, d) and actions (K, m)
 

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from wassgrid.case import Case
-from wassgrid.run.loop import StepRecord, Verdict
-from wassgrid.run.solution import GridSolution
-from wassgrid.run.solvers import solve
+from wassgrid.runs.loop import StepRecord, Verdict
+from wassgrid.runs.solution import GridSolution
+from wassgrid.runs.solvers import solve
 
 CASE = Path(__file__).parent.parent / "cases" / "inverted_pendulum.toml"
 

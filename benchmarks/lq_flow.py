@@ -20,7 +20,7 @@ from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.method.flow import SCHEMES, flow_step
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
-from wassgrid.run.solvers import solve
+from wassgrid.runs.solvers import solve
 
 PROBLEM = ScalarLQ()
 CLOUD = np.array([[-0.9], [-0.1], [0.3], [0.7]])  # mean zero: one action, four particles

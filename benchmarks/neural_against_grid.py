@@ -22,7 +22,7 @@ from wassgrid.evaluation import Evaluator
 from wassgrid.neural import load_policy
 from wassgrid.neural.computed_policy import NeuralPolicy
 from wassgrid.policy import ParticlePolicy
-from wassgrid.run.solvers import solve
+from wassgrid.runs.solvers import solve
 from wassgrid.simulate import ergodic_cost
 from wassgrid.storage import ResultFile
 

@@ -59,7 +59,7 @@ class Snapshots:
 def run(began: float, clock: str, sites: int, seed: int, seconds: float, overrides: list[str]) -> dict[str, list[float]]:
     """Train for `seconds` of the clock and measure the gap along the way, in per cent."""
     from wassgrid.case import Case
-    from wassgrid.run.solvers import solve
+    from wassgrid.runs.solvers import solve
 
     snapshots = Snapshots(began, seconds, clock)
     case = Case.load(CASE, [f"parameters.count={sites}", f"policy.seed={seed}", "neural.steps=100000", *overrides])

@@ -24,7 +24,7 @@ from wassgrid.neural.ergodic import difference, measure
 from wassgrid.neural.policies import PushForwardPolicy
 from wassgrid.neural.solver import NeuralSolver
 from wassgrid.problem.exact import VectorLQ
-from wassgrid.run.solvers import solve
+from wassgrid.runs.solvers import solve
 
 CASE = Path(__file__).parent.parent / "cases" / "coupled_oscillators.toml"
 SEEDS = (1, 2, 3)

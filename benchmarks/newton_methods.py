@@ -21,7 +21,7 @@ from rich.table import Table
 
 from wassgrid.case import Case
 from wassgrid.geometry import gradient_norm
-from wassgrid.run.grid_solver import GridSolver
+from wassgrid.runs.grid_solver import GridSolver
 
 CASES = ("scalar_lq", "scalar_regulator", "torus_regulator", "inverted_pendulum")
 METHODS = (("euler", False), ("rk4", False), ("newton", False), ("full_newton", False), ("newton", True), ("full_newton", True))

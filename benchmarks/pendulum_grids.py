@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wassgrid.case import Case
-from wassgrid.run.solvers import solve
+from wassgrid.runs.solvers import solve
 
 CASE = Path(__file__).parent.parent / "cases" / "pendulum.toml"
 

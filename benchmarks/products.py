@@ -25,7 +25,7 @@ from rich.table import Table
 
 import wassgrid as wg
 from wassgrid.chain import krylov, stationary
-from wassgrid.run import grid_solver
+from wassgrid.runs import grid_solver
 from wassgrid.transition.product_law import ProductOperator
 from wassgrid.transition.sparse import TransitionOperator
 from wassgrid.transition.threads import TEAM, spread

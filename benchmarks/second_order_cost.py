@@ -26,7 +26,7 @@ from wassgrid.certificate import certify
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.hessian import Hessian, curvature_range
 from wassgrid.policy import ParticlePolicy, initial_policy
-from wassgrid.run.grid_solver import GridSolver
+from wassgrid.runs.grid_solver import GridSolver
 
 CASES = ("scalar_lq", "scalar_regulator", "torus_regulator", "double_well", "pendulum", "inverted_pendulum")
 NEWTON_STEPS = 8

@@ -53,7 +53,7 @@ def work(trial: Trial, seed: int, first: int, last: int, folder: Path, log: Path
 
     import wassgrid.compare
     import wassgrid.plotting
-    import wassgrid.run.grid_solver  # noqa: F401 - before any trial is timed
+    import wassgrid.runs.grid_solver  # noqa: F401 - before any trial is timed
 
     signal.signal(signal.SIGPROF, overdue)
     fence = folder / "fence"

@@ -33,9 +33,9 @@ FLOORS = [
     {"certificate"},
     {"estimate", "memory"},
     {"method"},
-    {"run.loop", "run.history", "run.schema", "run.solution", "run.start", "run.stopping"},
-    {"run.grid_schema", "run.grid_solver", "neural"},
-    {"run", "load_policy"},
+    {"runs.loop", "runs.history", "runs.schema", "runs.solution", "runs.start", "runs.stopping"},
+    {"runs.grid_schema", "runs.grid_solver", "neural"},
+    {"runs", "load_policy"},
     {"differences", "simulate", "compare", "export", "observers", "prove", "environment", "case_environment"},
     {"closed_loop"},
     {"report", "plotting"},
@@ -128,7 +128,7 @@ def test_storage_knows_nothing_of_the_method():
 
 
 def test_the_loop_knows_no_solver():
-    assert {room_of(other) for other in imports_of(PACKAGE / "run" / "loop.py")} <= {"case", "errors"}
+    assert {room_of(other) for other in imports_of(PACKAGE / "runs" / "loop.py")} <= {"case", "errors"}
 
 
 def test_help_loads_no_heavy_library():
@@ -145,8 +145,8 @@ def test_every_word_of_the_case_has_its_entry():
     from wassgrid.case.tables import KERNELS
     from wassgrid.method import METHODS
     from wassgrid.method.facts import METHOD_FACTS
-    from wassgrid.run.grid_schema import CURVATURE, GRID_COLUMNS
-    from wassgrid.run.schema import PHASES, phase_time
+    from wassgrid.runs.grid_schema import CURVATURE, GRID_COLUMNS
+    from wassgrid.runs.schema import PHASES, phase_time
     from wassgrid.transition.axis_kernels import AXIS_KERNELS
 
     assert list(METHODS) == list(METHOD_FACTS)

@@ -8,7 +8,7 @@ import pytest
 
 from wassgrid.case import Case
 from wassgrid.report import expectations
-from wassgrid.run.solvers import solve
+from wassgrid.runs.solvers import solve
 
 FILES = sorted((Path(__file__).parent.parent / "cases").glob("*.toml"))
 GRID_FILES = [path for path in FILES if Case.load(path).solver.kind == "grid"]

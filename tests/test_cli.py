@@ -31,8 +31,8 @@ from wassgrid.observers.progress import Pace, ProgressLines, clock
 from wassgrid.observers.recorder import is_stored
 from wassgrid.observers.watches import SIGNALS, FinitenessWatch, SignalWatch
 from wassgrid.policy import ParticlePolicy
-from wassgrid.run.grid_solver import GridSolver
-from wassgrid.run.loop import StepRecord
+from wassgrid.runs.grid_solver import GridSolver
+from wassgrid.runs.loop import StepRecord
 from wassgrid.simulate import discounted_cost, ergodic_cost
 from wassgrid.storage import ResultFile, reader
 
@@ -175,7 +175,7 @@ def test_bad_input_gives_one_line_and_writes_nothing(case, capsys, arguments, me
 
 
 def test_package_names_do_not_depend_on_what_was_imported():
-    script = "import wassgrid.run.solvers, wassgrid.case, wassgrid as wg; print(callable(wg.solve), wg.Case.load.__name__)"
+    script = "import wassgrid.runs.solvers, wassgrid.case, wassgrid as wg; print(callable(wg.solve), wg.Case.load.__name__)"
     output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert output == "True load\n"
     assert set(wassgrid.__all__) == set(dir(wassgrid))

@@ -20,7 +20,7 @@ from wassgrid.evaluation import Evaluator
 from wassgrid.grid.levels import coarser_grid, prolonged
 from wassgrid.grid.skeleton import Skeleton
 from wassgrid.policy import ParticlePolicy
-from wassgrid.run.grid_solver import GridSolver
+from wassgrid.runs.grid_solver import GridSolver
 from wassgrid.transition.sparse import TransitionOperator, averaged
 
 axes = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=4)

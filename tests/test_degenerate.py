@@ -10,8 +10,8 @@ import pytest
 from wassgrid.case import Case
 from wassgrid.certificate import certify
 from wassgrid.chain.stationary import stationary_law
-from wassgrid.run.grid_solver import GridSolver
-from wassgrid.run.solvers import solve
+from wassgrid.runs.grid_solver import GridSolver
+from wassgrid.runs.solvers import solve
 from wassgrid.simulate import ergodic_cost
 from wassgrid.transition.sparse import TransitionOperator
 

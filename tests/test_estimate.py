@@ -12,7 +12,7 @@ from wassgrid.estimate import estimate, plan
 from wassgrid.estimate.quadrature import fixed_rule, shifted_rule, size_of_shifted
 from wassgrid.estimate.spline import Spline
 from wassgrid.grid import StateGrid
-from wassgrid.run.solvers import make_solver, solve
+from wassgrid.runs.solvers import make_solver, solve
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from estimate import compare, problems

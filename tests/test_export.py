@@ -20,7 +20,7 @@ from wassgrid.export import Parcel, c_header, c_text, npz
 from wassgrid.export.archive import LAYOUT
 from wassgrid.grid import StateGrid
 from wassgrid.policy import ParticlePolicy
-from wassgrid.run.schema import Units
+from wassgrid.runs.schema import Units
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

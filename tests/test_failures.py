@@ -10,9 +10,9 @@ import pytest
 from wassgrid.case import Case
 from wassgrid.chain.stationary import ReducibleChainError
 from wassgrid.resources import ResourceError
-from wassgrid.run.grid_solver import GridSolver
-from wassgrid.run.loop import RunFailedError
-from wassgrid.run.solvers import solve
+from wassgrid.runs.grid_solver import GridSolver
+from wassgrid.runs.loop import RunFailedError
+from wassgrid.runs.solvers import solve
 from wassgrid.transition.model import ResolutionError
 
 FOLDER = Path(__file__).parent / "failures"

@@ -19,7 +19,7 @@ from wassgrid.method.full_newton import LocalCurvature, ModelStep, bounded_step,
 from wassgrid.method.newton import newton_step
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.exact import Manufactured, ScalarLQ, VectorLQ
-from wassgrid.run.grid_solver import GridSolver
+from wassgrid.runs.grid_solver import GridSolver
 
 LQ = ScalarLQ()
 

@@ -15,8 +15,8 @@ from wassgrid.geometry import inner
 from wassgrid.hessian import CurvatureError, Hessian, curvature_range, second_derivative
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
-from wassgrid.run.grid_solver import GridSolver
-from wassgrid.run.schema import CURVATURE_COLUMNS
+from wassgrid.runs.grid_solver import GridSolver
+from wassgrid.runs.schema import CURVATURE_COLUMNS
 
 CASES = Path(__file__).parent.parent / "cases"
 STEPS = [0.005 / 2**k for k in range(4)]

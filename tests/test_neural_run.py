@@ -24,8 +24,8 @@ from wassgrid.observers.recorder import Recorder
 from wassgrid.problem.control_problem import ProblemError
 from wassgrid.problem.exact import ScalarLQ
 from wassgrid.report import expectations
-from wassgrid.run.loop import RunFailedError
-from wassgrid.run.solvers import solve
+from wassgrid.runs.loop import RunFailedError
+from wassgrid.runs.solvers import solve
 from wassgrid.simulate import simulate_file
 from wassgrid.storage import ResultFile
 

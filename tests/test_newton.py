@@ -21,7 +21,7 @@ from wassgrid.method.box_step import newton_candidates
 from wassgrid.method.newton import initial_pseudo_time, newton_step
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
-from wassgrid.run.grid_solver import GridSolver, GridState
+from wassgrid.runs.grid_solver import GridSolver, GridState
 
 CASES = Path(__file__).parent.parent / "cases"
 LQ = ScalarLQ()

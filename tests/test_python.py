@@ -17,7 +17,7 @@ from bad_cases import BAD_CASES, GOOD
 
 import wassgrid as wg
 from wassgrid.cli import main
-from wassgrid.run.loop import StepRecord
+from wassgrid.runs.loop import StepRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 CASE = """
@@ -354,13 +354,6 @@ def test_a_signal_ends_a_run_and_then_reaches_the_process(number, tmp_path):
     assert received == ([signal.SIGTERM] if number == signal.SIGTERM else [])
     assert after is before
     assert main(["resume", str(tmp_path / "r.h5"), "-q"]) == 0
-
-
-def test_run_is_a_verb_and_a_package_whatever_came_first():
-    script = "{}; import wassgrid as wg; assert callable(wg.run); import wassgrid.run.loop; print(wassgrid.run.loop.CONVERGED)"
-    for first in ("import wassgrid.run.loop", "from wassgrid import run", "import wassgrid.plotting"):
-        done = subprocess.run([sys.executable, "-c", script.format(first)], capture_output=True, text=True)
-        assert done.stdout == "converged\n", done.stderr
 
 
 def test_names_are_there_and_imported_late():

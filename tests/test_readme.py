@@ -29,7 +29,7 @@ def test_the_key_table_is_the_generated_one():
 
 
 def test_the_case_of_readme_is_solved():
-    from wassgrid.run.solvers import solve
+    from wassgrid.runs.solvers import solve
 
     solution = solve(Case.from_text(block("case"), "readme"))
     assert solution.converged, solution.reason

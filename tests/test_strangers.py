@@ -23,8 +23,8 @@ from test_storage import append, check_prefix, create
 from wassgrid.case import Case
 from wassgrid.cli import main
 from wassgrid.policy import ParticlePolicy, PolicyError
-from wassgrid.run.loop import CheckpointError, require_arrays
-from wassgrid.run.solvers import SOLVERS, make_solver
+from wassgrid.runs.loop import CheckpointError, require_arrays
+from wassgrid.runs.solvers import SOLVERS, make_solver
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
 from wassgrid.storage.proof import write_proof
 

@@ -13,8 +13,8 @@ import wassgrid as wg
 from wassgrid.case.tables import DEFAULT_GAP
 from wassgrid.certificate import certify
 from wassgrid.cli import main
-from wassgrid.run import grid_solver
-from wassgrid.run.stopping import Headway
+from wassgrid.runs import grid_solver
+from wassgrid.runs.stopping import Headway
 
 CASES = Path(__file__).resolve().parent.parent / "cases"
 

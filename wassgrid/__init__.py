@@ -5,7 +5,6 @@ The public names are imported on first use, so that ``import wassgrid`` costs no
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 
 from wassgrid.version import __version__
@@ -34,6 +33,7 @@ _HOMES = {
     "WassgridError": ("wassgrid.errors", "WassgridError"),
     "evaluate": ("wassgrid.environment", "evaluate"),
     "make_env": ("wassgrid.environment", "make_env"),
+    "run": ("wassgrid.solution", "run"),
     "solve": ("wassgrid.solution", "solve"),
 }
 
@@ -54,28 +54,7 @@ __all__ = [
 ]
 
 
-class _Verb(type(sys)):  # type: ignore[misc]
-    """The package `wassgrid.run`, which is a verb too: see `wassgrid.solution.run`."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Solution:
-        return import_module("wassgrid.solution").run(*arguments, **options)
-
-
-class _Face(type(sys)):  # type: ignore[misc]
-    """This module: what is imported as its part `run` can be called."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "run":
-            value.__class__ = _Verb
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Face
-
-
 def __getattr__(name: str) -> Any:
-    if name == "run":
-        return import_module("wassgrid.run")
     if name not in _HOMES:
         raise AttributeError(f"module 'wassgrid' has no attribute '{name}'")
     module, attribute = _HOMES[name]

@@ -22,8 +22,8 @@ from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.report import added_noise, resolution_table
 from wassgrid.resolution import resolution
 from wassgrid.resources import amount, memory_limit
-from wassgrid.run.schema import STEP
-from wassgrid.run.solvers import SOLVERS, make_solver
+from wassgrid.runs.schema import STEP
+from wassgrid.runs.solvers import SOLVERS, make_solver
 from wassgrid.transition.axis_kernels import RESOLVED
 from wassgrid.transition.model import TransitionModel
 

@@ -325,8 +325,8 @@ def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
     """Solve the recorder's case, report, and leave with the exit status of the outcome."""
     from wassgrid.observers.progress import Notice, shown
     from wassgrid.observers.watches import FinitenessWatch, SignalWatch
-    from wassgrid.run.loop import RunFailedError, RunInterrupted
-    from wassgrid.run.solvers import solve
+    from wassgrid.runs.loop import RunFailedError, RunInterrupted
+    from wassgrid.runs.solvers import solve
     from wassgrid.storage import StorageError
 
     # a file that is being opened must not be left in the middle

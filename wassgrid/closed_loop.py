@@ -14,7 +14,7 @@ from wassgrid.load_policy import load_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.expression import ExpressionError, evaluate_number
 from wassgrid.problem.states import state_array
-from wassgrid.run.schema import Units
+from wassgrid.runs.schema import Units
 from wassgrid.simulate import stage_cost
 from wassgrid.storage import ResultFile
 

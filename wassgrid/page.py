@@ -14,8 +14,8 @@ import numpy as np
 
 from wassgrid.case.stored import case_of
 from wassgrid.report import rounded, summary_rows
-from wassgrid.run.schema import ESTIMATE, LOWER_BOUND, OBJECTIVE, UPPER_END
-from wassgrid.run.summary import summary_of
+from wassgrid.runs.schema import ESTIMATE, LOWER_BOUND, OBJECTIVE, UPPER_END
+from wassgrid.runs.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
 from wassgrid.storage.whole import write_whole
 from wassgrid.text import visible

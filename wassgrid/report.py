@@ -9,7 +9,7 @@ import numpy as np
 
 from wassgrid.case import Case
 from wassgrid.observers.progress import clock
-from wassgrid.run.schema import (
+from wassgrid.runs.schema import (
     CURVATURE_ENDS,
     ESTIMATE,
     FLOW_TIME,
@@ -27,7 +27,7 @@ from wassgrid.run.schema import (
     curvature,
     phase_time,
 )
-from wassgrid.run.summary import summary_of
+from wassgrid.runs.summary import summary_of
 from wassgrid.storage import ResultFile
 from wassgrid.text import visible
 

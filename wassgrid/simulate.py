@@ -11,7 +11,7 @@ import numpy as np
 from wassgrid.case.stored import case_of
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.boundary import BOUNDARIES
-from wassgrid.run.summary import summary_of
+from wassgrid.runs.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
 
 if TYPE_CHECKING:

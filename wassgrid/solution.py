@@ -20,12 +20,12 @@ from wassgrid.load_policy import Policy
 from wassgrid.observers.recorder import Recorder, root_attributes
 from wassgrid.observers.watches import FinitenessWatch, SignalWatch
 from wassgrid.policy import ParticlePolicy
-from wassgrid.run.history import History
-from wassgrid.run.loop import Observer, StepRecord, Verdict
-from wassgrid.run.schema import UPPER_END
-from wassgrid.run.solvers import SOLVERS
-from wassgrid.run.solvers import solve as solve_observed
-from wassgrid.run.start import Start
+from wassgrid.runs.history import History
+from wassgrid.runs.loop import Observer, StepRecord, Verdict
+from wassgrid.runs.schema import UPPER_END
+from wassgrid.runs.solvers import SOLVERS
+from wassgrid.runs.solvers import solve as solve_observed
+from wassgrid.runs.start import Start
 from wassgrid.storage import ResultFile
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def solve(
     and that of particles must be those of the case; one particle is repeated, and for one the mean is taken.
     progress: True shows how the run gets on, on stderr; a function is called after every step with the numbers of the step by
     name, as in `Solution.history`, and may return a text to end the run with that reason.
-    observers: further ones (`wassgrid.run.loop.Observer`); resume_from: the checkpoint of a result file.
+    observers: further ones (`wassgrid.runs.loop.Observer`); resume_from: the checkpoint of a result file.
 
     Ctrl-C ends the run after the last whole step, with status `interrupted`. Raises WassgridError: for a case, a policy or a file
     that cannot be used, for memory that is short, and for a run that failed.

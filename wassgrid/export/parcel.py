@@ -12,7 +12,7 @@ import numpy as np
 from wassgrid.case.stored import case_of
 from wassgrid.errors import WassgridError
 from wassgrid.policy import ParticlePolicy
-from wassgrid.run.schema import LOWER_BOUND, OBJECTIVE, Units
+from wassgrid.runs.schema import LOWER_BOUND, OBJECTIVE, Units
 from wassgrid.storage import ResultFile, StorageError
 from wassgrid.text import visible
 

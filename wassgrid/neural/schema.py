@@ -8,7 +8,7 @@ import numpy as np
 
 from wassgrid.memory import require_chains
 from wassgrid.neural import make_solver
-from wassgrid.run.schema import COLUMNS, COST, STANDARD_ERROR, variables
+from wassgrid.runs.schema import COLUMNS, COST, STANDARD_ERROR, variables
 from wassgrid.storage import Axis, Variable
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from wassgrid.neural.dynamics import Dynamics
 from wassgrid.neural.ergodic import ErgodicCost, draw, first_bad, measure, simulate
 from wassgrid.neural.policies import PushForwardPolicy
 from wassgrid.neural.training import TrainingState
-from wassgrid.run.loop import CONVERGED, STOPPED, StepRecord, Verdict
+from wassgrid.runs.loop import CONVERGED, STOPPED, StepRecord, Verdict
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -62,7 +62,7 @@ class NeuralSolution:
 
     objective J with its standard_error, from the long simulation of the finished policy (a run that was interrupted: from
     its last step); lower_bound is nan, a simulation proves none; policy; converged; status, reason and complete as in
-    `wassgrid.run.loop.Verdict`; record: the numbers of the last step; summary: what the result file keeps beside them.
+    `wassgrid.runs.loop.Verdict`; record: the numbers of the last step; summary: what the result file keeps beside them.
     """
 
     objective: float

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from wassgrid.case import Case
-from wassgrid.run.loop import StepRecord, Verdict
-from wassgrid.run.schema import BOUND_FOUND, COST_SCALE, FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STEP, UPPER_END
-from wassgrid.run.solvers import SOLVERS
+from wassgrid.runs.loop import StepRecord, Verdict
+from wassgrid.runs.schema import BOUND_FOUND, COST_SCALE, FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STEP, UPPER_END
+from wassgrid.runs.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from rich.console import Console

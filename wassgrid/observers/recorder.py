@@ -17,9 +17,9 @@ import numpy as np
 
 from wassgrid.case import Case, CaseError
 from wassgrid.case.stored import case_of
-from wassgrid.run.loop import FAILED, INTERRUPTED, RunInterrupted, StepRecord, Verdict, require_arrays
-from wassgrid.run.schema import Units
-from wassgrid.run.solvers import SOLVERS
+from wassgrid.runs.loop import FAILED, INTERRUPTED, RunInterrupted, StepRecord, Verdict, require_arrays
+from wassgrid.runs.schema import Units
+from wassgrid.runs.solvers import SOLVERS
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
 from wassgrid.version import __version__
 

@@ -13,8 +13,8 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from wassgrid.errors import WassgridError
-from wassgrid.run.loop import RunInterrupted, StepRecord, Verdict
-from wassgrid.run.schema import GRADIENT_NORM, OBJECTIVE, STATIONARY_RESIDUAL, STEP_LENGTH, VALUE_RESIDUAL
+from wassgrid.runs.loop import RunInterrupted, StepRecord, Verdict
+from wassgrid.runs.schema import GRADIENT_NORM, OBJECTIVE, STATIONARY_RESIDUAL, STEP_LENGTH, VALUE_RESIDUAL
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FIRST_STEPS, _FALLEN = 1, 1e15  # the scale of J is that of so many steps; below minus so many times that it has no bound

@@ -16,7 +16,7 @@ from wassgrid.plotting.convergence import convergence
 from wassgrid.plotting.curvature import curvature
 from wassgrid.plotting.fields import policy, stationary, value
 from wassgrid.plotting.trajectories import trajectories
-from wassgrid.run.schema import curvature as curvature_column
+from wassgrid.runs.schema import curvature as curvature_column
 from wassgrid.storage import ResultFile, StorageError
 
 __all__ = [

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wassgrid.plotting.style import COLOURS, LINES, canvas, label, plain, styled
-from wassgrid.run.schema import FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STANDARD_ERROR, STEP, WALL_TIME
-from wassgrid.run.summary import summary_of
+from wassgrid.runs.schema import FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STANDARD_ERROR, STEP, WALL_TIME
+from wassgrid.runs.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
 
 _PROBLEM = ("parameters", "indices", "states", "actions", "time", "cost", "criterion", "grid")

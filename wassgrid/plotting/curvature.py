@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wassgrid.plotting.style import COLOURS, canvas, plain, styled
-from wassgrid.run import schema
+from wassgrid.runs import schema
 from wassgrid.storage import ResultFile, StorageError
 
 _PARTS = (

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wassgrid.run.loop import Observer, Solver, drive, overflow_named
-from wassgrid.run.schema import FLOW_TIME, GRADIENT_NORM, STEP
+from wassgrid.runs.loop import Observer, Solver, drive, overflow_named
+from wassgrid.runs.schema import FLOW_TIME, GRADIENT_NORM, STEP
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
-    from wassgrid.run.start import Start
+    from wassgrid.runs.start import Start
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class SolverKind:
 
 
 def _make_grid(case: Case, given: Start | None) -> Solver:
-    from wassgrid.run.grid_solver import GridSolver
+    from wassgrid.runs.grid_solver import GridSolver
 
     return GridSolver.from_case(case, given)
 
 
 def _grid_layout(case: Case) -> dict[str, Any]:
-    from wassgrid.run.grid_schema import grid_layout
+    from wassgrid.runs.grid_schema import grid_layout
 
     return grid_layout(case)
 
 
 def _grid_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
-    from wassgrid.run.grid_schema import grid_checkpoint
+    from wassgrid.runs.grid_schema import grid_checkpoint
 
     return grid_checkpoint(case)
 
@@ -61,7 +61,7 @@ def _make_neural(case: Case, given: Start | None) -> Solver:
     from wassgrid.neural import make_solver as make_neural_solver
 
     if given is not None:
-        from wassgrid.run.start import StartError
+        from wassgrid.runs.start import StartError
 
         raise StartError("initial: the neural solver starts from policy.initial.mean, it takes no other policy")
     return make_neural_solver(case)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from wassgrid.run.schema import BOUND_FOUND, GRADIENT_NORM, OBJECTIVE, STEP, UPPER_END, WALL_TIME
+from wassgrid.runs.schema import BOUND_FOUND, GRADIENT_NORM, OBJECTIVE, STEP, UPPER_END, WALL_TIME
 
 _ROWS = 10  # shown at most
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.evaluation import Evaluation
-from wassgrid.run.loop import CONVERGED, STOPPED, Verdict
+from wassgrid.runs.loop import CONVERGED, STOPPED, Verdict
 
 if TYPE_CHECKING:
     from wassgrid.case.tables import StopTable

@@ -27,9 +27,9 @@ from wassgrid.method.outcome import StepOutcome
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resolution import resolution
-from wassgrid.run import stopping
-from wassgrid.run.loop import CONVERGED, INTERRUPTED, StepRecord, Verdict
-from wassgrid.run.schema import (
+from wassgrid.runs import stopping
+from wassgrid.runs.loop import CONVERGED, INTERRUPTED, StepRecord, Verdict
+from wassgrid.runs.schema import (
     BOUND_FOUND,
     COST_SCALE,
     CURVATURE_COLUMNS,
@@ -50,9 +50,9 @@ from wassgrid.run.schema import (
     curvature,
     phase_time,
 )  # fmt: skip
-from wassgrid.run.solution import GridSolution
-from wassgrid.run.start import Start, is_same
-from wassgrid.run.stopping import Headway, Standing, wanted_gap
+from wassgrid.runs.solution import GridSolution
+from wassgrid.runs.start import Start, is_same
+from wassgrid.runs.stopping import Headway, Standing, wanted_gap
 from wassgrid.transition.model import ResolutionError, TransitionModel
 from wassgrid.transition.operator import MarkovOperator
 

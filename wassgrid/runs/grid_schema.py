@@ -8,7 +8,7 @@ import numpy as np
 
 from wassgrid.grid import StateGrid
 from wassgrid.memory import require_room
-from wassgrid.run.schema import (
+from wassgrid.runs.schema import (
     BOUND_FOUND,
     COLUMNS,
     COST,
