@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "wassgrid"
 # A room is a module or a package; a module of a package may stand on a floor of its own, its longest name counts. Each may import
 # from its own floor and from the floors before it.
 FLOORS = [
-    {"errors", "text", "version"},
+    {"errors", "interrupt", "text", "version"},
     {"problem", "storage", "method.facts"},
     {"case"},
     {"grid"},

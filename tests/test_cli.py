@@ -498,6 +498,21 @@ def test_interrupted_before_the_first_step(case, signals, monkeypatch, capsys):
     assert_same_numbers("whole.h5", "tiny.h5")
 
 
+def test_an_interruption_that_a_library_swallows_comes_again(case, monkeypatch, capsys):
+    def swallowing(*_):
+        with contextlib.suppress(KeyboardInterrupt):  # as callbacks of imports and of the collector do
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(20)
+
+    monkeypatch.setattr("wassgrid.check.check_case", swallowing)
+    monkeypatch.setattr("wassgrid.check.findings", swallowing)
+    before, began = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)], time.monotonic()
+    assert main(["check", "tiny.toml"]) == 130
+    assert time.monotonic() - began < 10 and "interrupted" in capsys.readouterr().err
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
 def test_what_an_interrupted_compiler_raises_is_an_interruption(case, monkeypatch, capsys):
     def interrupted(solver):
         os.kill(os.getpid(), signal.SIGINT)

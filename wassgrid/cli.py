@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 import typer
 
 from wassgrid.errors import WassgridError
+from wassgrid.interrupt import Interrupt
 from wassgrid.version import __version__
 
 if TYPE_CHECKING:
@@ -420,7 +421,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         _complain("an argument holds a NUL character, which no path or name can have")
         return BAD_INPUT
     try:
-        status = app(args=arguments, prog_name="wassgrid", standalone_mode=False)
+        with Interrupt() as interrupt:
+            status = app(args=arguments, prog_name="wassgrid", standalone_mode=False)
+        if interrupt.received and status == INTERRUPTED:  # Typer has made a status of it
+            raise KeyboardInterrupt
         sys.stdout.flush()
         return status if isinstance(status, int) else DONE
     except (KeyboardInterrupt, typer.Abort):
