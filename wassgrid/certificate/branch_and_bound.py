@@ -22,7 +22,8 @@ def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = x[:, None], y[None, :]
     # an infinite end times 0: infinity itself is not in the range; what is not a number stays that
     none = ((x == 0.0) & np.isinf(y)) | (np.isinf(x) & (y == 0.0))
-    corners = np.where(none, 0.0, x * y)
+    with np.errstate(invalid="ignore", over="ignore"):
+        corners = np.where(none, 0.0, x * y)
     corners = corners.reshape(4, *corners.shape[2:])
     return np.stack([corners.min(axis=0), corners.max(axis=0)])
 
@@ -191,7 +192,8 @@ class BranchAndBound:
         if outer.cells.size:
             width = outer.high - outer.low
             bend = np.abs(least[~inner]) + np.abs(curvature[~inner])
-            axis = (width**2 * np.where(np.isfinite(bend), bend + 1e-300, 1.0)).argmax(axis=1)
+            with np.errstate(over="ignore"):
+                axis = (width**2 * np.where(np.isfinite(bend), bend + 1e-300, 1.0)).argmax(axis=1)
             rows = np.arange(axis.size)
             middle = 0.5 * (outer.low[rows, axis] + outer.high[rows, axis])
             for upper in (False, True):
