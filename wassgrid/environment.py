@@ -119,7 +119,7 @@ def evaluate(
     try:
         if envs[0].spec is not None and not isinstance(env, str):
             name = envs[0].spec.id
-        low, high, shape = _action_box(envs[0], name)
+        low, high, shape, kind = _action_box(envs[0], name)
         size = _observed(envs[0], name)
         see = _adapter(observe, states, size, name)
         returns = np.zeros(episodes)
@@ -137,7 +137,7 @@ def evaluate(
                 actions = np.clip(actions, low, high)
                 kept, seen = [], []
                 for k, action in zip(going, actions, strict=True):
-                    observation, reward, terminated, truncated, _ = envs[k].step(action.reshape(shape).astype(_dtype(envs[k])))
+                    observation, reward, terminated, truncated, _ = envs[k].step(action.reshape(shape).astype(kind))
                     returns[start + k] += float(reward)
                     if not (terminated or truncated):
                         kept.append(k)
@@ -222,11 +222,11 @@ def _made(name: str) -> gymnasium.Env:
     return made
 
 
-def _action_box(env: gymnasium.Env, name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+def _action_box(env: gymnasium.Env, name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], Any]:
     space = env.action_space
     if not isinstance(space, _gymnasium().spaces.Box):
         raise EnvironmentMismatchError(f"{name} takes actions of the kind {type(space).__name__}; policies give numbers (Box)")
-    return np.ravel(space.low).astype(float), np.ravel(space.high).astype(float), space.shape
+    return np.ravel(space.low).astype(float), np.ravel(space.high).astype(float), space.shape, space.dtype
 
 
 def _observed(env: gymnasium.Env, name: str) -> int:
@@ -235,6 +235,3 @@ def _observed(env: gymnasium.Env, name: str) -> int:
         raise EnvironmentMismatchError(f"{name} observes {type(space).__name__}; policies take numbers (Box)")
     return int(np.prod(space.shape))
 
-
-def _dtype(env: gymnasium.Env) -> Any:
-    return env.action_space.dtype

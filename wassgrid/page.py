@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.case.stored import case_of
-from wassgrid.report import rounded, summary_rows
+from wassgrid.report import RESOLUTION_COLUMNS, origin_rows, resolution_row, rounded, summary_rows
 from wassgrid.runs.schema import ESTIMATE, LOWER_BOUND, OBJECTIVE, UPPER_END
 from wassgrid.runs.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
@@ -117,30 +117,16 @@ def _noise(result: ResultFile) -> list[str]:
     axes = summary_of(result).get("resolution")
     if not axes:
         return []
-    head = "".join(f"<th>{name}</th>" for name in ("state", "kernel", "physical std", "numerical std", "cells per std"))
-    rows = "".join(
-        f"<tr><td>{_safe(axis['state'])}</td><td>{_safe(axis['kernel'])}</td><td>{axis['physical']:.6g}</td>"
-        f"<td>{axis['numerical']:.6g}</td><td>{_cells(axis)}</td></tr>"
-        for axis in axes
-    )
+    head = "".join(f"<th>{name}</th>" for name in RESOLUTION_COLUMNS)
+    cells = ("".join(f"<td>{_safe(text)}</td>" for text in resolution_row(axis)) for axis in axes)
+    rows = "".join(f"<tr>{row}</tr>" for row in cells)
     return [f"<h2>Noise per step, of the problem and of the grid</h2>\n<table><tr>{head}</tr>{rows}</table>"]
 
 
-def _cells(axis: dict) -> str:
-    return f"{axis['cells_per_noise']:.3g}" if axis["physical"] > 0 else "no noise"
-
-
 def _provenance(result: ResultFile) -> list[tuple[str, str]]:
-    attributes = result.attributes
-    libraries = [f"{name} {attributes[f'{name}_version']}" for name in ("wassgrid", "python", "numpy", "scipy", "numba")]
     with open(result.path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return [
-        ("file", f"{result.path.name}, SHA-256 {digest}"),
-        ("created", f"{attributes['created']} on {attributes['host']}"),
-        ("made by", ", ".join(libraries)),
-        ("seed", str(attributes["seed"])),
-    ]
+    return [("file", f"{result.path.name}, SHA-256 {digest}"), *origin_rows(result)]
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> str:

@@ -223,6 +223,13 @@ class ParticlePolicy:
         except PolicyError as error:
             raise StorageError(f"'{file.path}' holds no policy: {error}") from error
 
+    def law_from(self, file: ResultFile) -> np.ndarray:
+        """Read the last stationary law (cells,) of an open result file.  Raises StorageError where it is none on this grid."""
+        law: np.ndarray = file.frame("stationary").ravel()
+        if law.size != self.grid.size or not np.isfinite(law).all() or not (law > 0).any():
+            raise StorageError(f"'{file.path}': its stationary law is none on the cells of its grid")
+        return law
+
 
 def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     """Draw the initial policy of a case: independent particles in every cell, moved onto the action bounds.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _FAR, _GRID_ERROR = 4.0, 1e-2  # standard errors and share of J from which the grid's J is said to be off
 _LOOKED_AT = 100_000  # records at the end of a run, of which whole columns are read
+RESOLUTION_COLUMNS = ("state", "kernel", "physical std", "numerical std", "cells per std")
 ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is told
 
 
@@ -52,18 +53,13 @@ def print_summary(result: ResultFile, console: Console, case: Case | None = None
 
 def print_info(result: ResultFile, console: Console) -> None:
     """Print what a file holds and how its run ended."""
-    writer, attributes = result.being_written_by, result.attributes
+    writer = result.being_written_by
     if result.status == "running":
         ended = f"no, it ended without notice (a kill, a full disk); to go on: wassgrid resume {result.path}"
         console.print(visible(f"running: {f'{writer} is writing it' if writer else ended}"), highlight=False, markup=False)
     elif result.status == "interrupted":
         console.print(visible(f"interrupted; to go on: wassgrid resume {result.path}"), highlight=False, markup=False)
-    versions = [f"{name} {attributes[f'{name}_version']}" for name in ("wassgrid", "python", "numpy", "scipy", "numba")]
-    rows = [
-        ("created", f"{attributes['created']} on {attributes['host']}"),
-        ("made by", ", ".join(versions)),
-        ("seed", str(attributes["seed"])),
-    ]
+    rows = origin_rows(result)
     for name in result.series:
         count = result.records(name)
         first, last = (result.array(name, "step", end) if count else 0 for end in (0, -1))
@@ -75,6 +71,17 @@ def print_info(result: ResultFile, console: Console) -> None:
     print_rows(console, rows)
     if result.records("convergence"):
         print_summary(result, console)
+
+
+def origin_rows(result: ResultFile) -> list[tuple[str, str]]:
+    """Return when, where, with what and from which seed a file was made, as (name, text)."""
+    attributes = result.attributes
+    versions = [f"{name} {attributes[f'{name}_version']}" for name in ("wassgrid", "python", "numpy", "scipy", "numba")]
+    return [
+        ("created", f"{attributes['created']} on {attributes['host']}"),
+        ("made by", ", ".join(versions)),
+        ("seed", str(attributes["seed"])),
+    ]
 
 
 def noise_table(result: ResultFile) -> Table | None:
@@ -90,13 +97,17 @@ def resolution_table(axes: list[dict[str, Any]]) -> Table:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="noise per step", title_justify="left")
-    for name in ("state", "kernel", "physical std", "numerical std", "cells per std", "adds to J"):
+    for name in (*RESOLUTION_COLUMNS, "adds to J"):
         table.add_column(name, justify="left" if name in ("state", "kernel") else "right")
     for axis in axes:
-        cells = f"{axis['cells_per_noise']:.3g}" if axis["physical"] > 0 else "no noise"
-        names = [escape(visible(axis[key])) for key in ("state", "kernel")]
-        table.add_row(*names, f"{axis['physical']:.6g}", f"{axis['numerical']:.6g}", cells, _share(axis))
+        table.add_row(*(escape(visible(text)) for text in resolution_row(axis)), _share(axis))
     return table
+
+
+def resolution_row(axis: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    """Return state, kernel, physical and numerical standard deviation, and cells per deviation, as texts."""
+    cells = f"{axis['cells_per_noise']:.3g}" if axis["physical"] > 0 else "no noise"
+    return str(axis["state"]), str(axis["kernel"]), f"{axis['physical']:.6g}", f"{axis['numerical']:.6g}", cells
 
 
 def _share(axis: dict[str, Any]) -> str:

@@ -55,9 +55,8 @@ def simulate_file(path: str | PathLike[str], steps: int, chains: int, burn_in: i
     with ResultFile(path) as result:
         if "neural" in result.series:
             return _simulate_neural(result, steps, chains, burn_in, seed)
-        policy, law = ParticlePolicy.from_result(result), result.frame("stationary").ravel()
-        if law.size != policy.grid.size or not np.isfinite(law).all() or not (law > 0).any():
-            raise StorageError(f"'{path}': its stationary law is none on the cells of its grid")
+        policy = ParticlePolicy.from_result(result)
+        law = policy.law_from(result)
         case = case_of(result)
         columns = result.convergence
         there = np.flatnonzero(columns["step"] == result.steps("trajectory")[-1])

@@ -48,12 +48,11 @@ class Parcel:
         with ResultFile(path) as file:
             if "neural" in file.series:
                 raise ExportError(f"'{path}' holds a neural policy, only grid policies can be exported: use wassgrid.Policy.load")
-            policy, law, case = ParticlePolicy.from_result(file), file.frame("stationary").ravel(), case_of(file)
+            policy, case = ParticlePolicy.from_result(file), case_of(file)
             problem = case.problem
             if problem.state_names != policy.grid.names or problem.action_dimension != policy.action_dimension:
                 raise StorageError(f"'{path}': its policy is not one of its case")
-            if law.size != policy.grid.size or not np.isfinite(law).all() or not (law > 0).any():
-                raise StorageError(f"'{path}': its stationary law is none on the cells of its grid")
+            law = policy.law_from(file)
             last = file.last("convergence")
             provenance = {
                 "wassgrid_version": file.text("wassgrid_version"),

@@ -33,10 +33,7 @@ def as_ends(x: Any) -> Interval:
 
 def rounded(x: Any) -> Interval:
     """Round outward."""
-    a, b = _columns(x)
-    low, high = np.empty_like(a), np.empty_like(a)
-    _rounded(a.size, a, b, low, high)
-    return Interval(low, high)
+    return _filled(_rounded, *_columns(x))
 
 
 def add(x: Any, y: Any) -> Any:
@@ -45,45 +42,37 @@ def add(x: Any, y: Any) -> Any:
         return y
     if is_zero(y):
         return x
-    if isinstance(y, float | int):
-        x, y = y, x
-    if isinstance(x, float | int):
-        a, b = _columns(y)
-        low, high = np.empty_like(a), np.empty_like(a)
-        _shifted(a.size, float(x), a, b, low, high)
-        return Interval(low, high)
-    (a, b), (c, d) = _pair(x, y)
-    low, high = np.empty_like(a), np.empty_like(a)
-    _added(a.size, a, b, c, d, low, high)
-    return Interval(low, high)
+    return _combined(_shifted, _added, x, y)
 
 
 def times(x: Any, y: Any) -> Any:
     """Return x y; an end 0 times an end at infinity is 0, because infinity itself is not in the range."""
     if is_zero(x) or is_zero(y):
         return 0.0
-    if isinstance(y, float | int):
-        x, y = y, x
-    if isinstance(x, float | int):
-        if x == 1:
-            return y
-        a, b = _columns(y)
-        low, high = np.empty_like(a), np.empty_like(a)
-        _scaled(a.size, float(x), a, b, low, high)
-        return Interval(low, high)
-    (a, b), (c, d) = _pair(x, y)
-    low, high = np.empty_like(a), np.empty_like(a)
-    _multiplied(a.size, a, b, c, d, low, high)
-    return Interval(low, high)
+    for one, other in ((x, y), (y, x)):
+        if isinstance(one, float | int) and one == 1:
+            return other
+    return _combined(_scaled, _multiplied, x, y)
 
 
 def square(x: Any) -> Any:
     """Return x^2, which is not negative."""
+    return times(x, x) if isinstance(x, float | int) else _filled(_squared, *_columns(x))
+
+
+def _combined(with_number: Any, with_range: Any, x: Any, y: Any) -> Interval:
+    """Return an operation in which x and y may change places, of a number and a range or of two ranges."""
+    if isinstance(y, float | int):
+        x, y = y, x
     if isinstance(x, float | int):
-        return times(x, x)
-    a, b = _columns(x)
-    low, high = np.empty_like(a), np.empty_like(a)
-    _squared(a.size, a, b, low, high)
+        return _filled(with_number, float(x), *_columns(y))
+    return _filled(with_range, *_pair(x, y))
+
+
+def _filled(kernel: Any, *operands: Any) -> Interval:
+    """Return the range that a kernel makes of its operands, the last of them arrays (K,)."""
+    low, high = np.empty_like(operands[-1]), np.empty_like(operands[-1])
+    kernel(low.size, *operands, low, high)
     return Interval(low, high)
 
 
@@ -100,11 +89,11 @@ def _column(x: Any) -> Array:
     return np.array(x, dtype=float).reshape(-1)
 
 
-def _pair(x: Any, y: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def _pair(x: Any, y: Any) -> tuple[Array, Array, Array, Array]:
     (a, b), (c, d) = _columns(x), _columns(y)
     if a.size != c.size or a.size != b.size or c.size != d.size:
         a, b, c, d = (np.array(part) for part in np.broadcast_arrays(a, b, c, d))
-    return (a, b), (c, d)
+    return a, b, c, d
 
 
 @allocating_nothing
