@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wassgrid.case import Case
-from wassgrid.geometry import gradient_norm
+from wassgrid.metric import gradient_norm
 from wassgrid.runs.grid_solver import GridSolver
 
 CASES = ("scalar_lq", "scalar_regulator", "torus_regulator", "inverted_pendulum")

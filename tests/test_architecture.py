@@ -28,7 +28,7 @@ FLOORS = [
     {"resources"},
     {"chain"},
     {"evaluation"},
-    {"geometry", "resolution"},
+    {"metric", "resolution"},
     {"hessian", "method.box_step", "method.outcome", "method.monotone_search"},
     {"certificate"},
     {"estimate", "memory"},

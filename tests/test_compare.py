@@ -12,7 +12,7 @@ from random_policies import SETTINGS
 from wassgrid import plotting
 from wassgrid.cli import main
 from wassgrid.compare import compare, objective_along
-from wassgrid.geometry import geodesic
+from wassgrid.metric import geodesic
 from wassgrid.policy import ParticlePolicy, PolicyError
 from wassgrid.problem.exact import ScalarLQ
 

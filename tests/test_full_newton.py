@@ -13,10 +13,10 @@ from scipy import optimize
 
 from wassgrid.case import Case
 from wassgrid.evaluation import Evaluation, Evaluator
-from wassgrid.geometry import gradient_norm
 from wassgrid.hessian import Hessian
 from wassgrid.method.full_newton import LocalCurvature, ModelStep, bounded_step, full_newton_step, truncated_conjugate_gradients
 from wassgrid.method.newton import newton_step
+from wassgrid.metric import gradient_norm
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.exact import Manufactured, ScalarLQ, VectorLQ
 from wassgrid.runs.grid_solver import GridSolver

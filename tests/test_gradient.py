@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from random_policies import SETTINGS, along, random_field, slopes
 
-from wassgrid.geometry import inner
+from wassgrid.metric import inner
 
 STEPS = [0.02 / 2**k for k in range(4)]
 

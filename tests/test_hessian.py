@@ -11,8 +11,8 @@ from scipy import linalg
 
 from wassgrid.case import Case
 from wassgrid.evaluation import Evaluation, Evaluator
-from wassgrid.geometry import inner
 from wassgrid.hessian import CurvatureError, Hessian, curvature_range, second_derivative
+from wassgrid.metric import inner
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
 from wassgrid.runs.grid_solver import GridSolver

@@ -16,9 +16,9 @@ from scipy import optimize
 from wassgrid.case import Case
 from wassgrid.certificate import certify, find_best
 from wassgrid.evaluation import Evaluation, Evaluator, objective_rounding
-from wassgrid.geometry import gradient_norm
 from wassgrid.method.box_step import newton_candidates
 from wassgrid.method.newton import initial_pseudo_time, newton_step
+from wassgrid.metric import gradient_norm
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
 from wassgrid.runs.grid_solver import GridSolver, GridState

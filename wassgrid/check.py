@@ -14,9 +14,9 @@ from wassgrid.chain.classes import LISTED, period, reached_together, recurrent_c
 from wassgrid.chain.stationary import settling, starting_law
 from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, DerivativeCheck, check_derivatives
 from wassgrid.evaluation import Evaluator
-from wassgrid.geometry import gradient_norm
 from wassgrid.grid import StateGrid, misalignment
 from wassgrid.memory import estimate_memory
+from wassgrid.metric import gradient_norm
 from wassgrid.policy import initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.report import added_noise, resolution_table

@@ -11,8 +11,8 @@ import numpy as np
 from wassgrid.case.file import Case
 from wassgrid.case.stored import case_of
 from wassgrid.evaluation import Evaluator
-from wassgrid.geometry import Geodesic, geodesic, inner
 from wassgrid.hessian import second_derivative
+from wassgrid.metric import Geodesic, geodesic, inner
 from wassgrid.policy import ParticlePolicy, PolicyError
 from wassgrid.storage import ResultFile
 from wassgrid.transition.model import TransitionModel

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from wassgrid.evaluation import Evaluation, Evaluator
-from wassgrid.geometry import inner
 from wassgrid.hessian import second_derivative
+from wassgrid.metric import inner
 from wassgrid.problem.boundary import BOUNDARIES
 
 _STEPS = (1e-2, 5e-4)  # of the differences, in noises or cells that a particle's mean moves; short ones meet few kinks

@@ -11,7 +11,7 @@ from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.errors import WassgridError
 from wassgrid.evaluation import Evaluation
-from wassgrid.geometry import free_components
+from wassgrid.metric import free_components
 from wassgrid.resources import one_blas_thread
 
 MASS_FLOOR = 1e-10  # of the stationary probability: a cell with less is not part of the Hessian

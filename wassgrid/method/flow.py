@@ -8,9 +8,9 @@ import numpy as np
 
 from wassgrid.chain.stationary import StationaryError
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, objective_rounding
-from wassgrid.geometry import free_gradient, gradient_norm
 from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.outcome import StepOutcome
+from wassgrid.metric import free_gradient, gradient_norm
 from wassgrid.problem.control_problem import ProblemError
 
 _DEFECT = 0.2  # accepted relative defect of the energy identity

@@ -9,12 +9,12 @@ import numpy as np
 
 from wassgrid.chain.stationary import StationaryError
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator
-from wassgrid.geometry import free_components
 from wassgrid.hessian import Hessian
 from wassgrid.method.box_step import newton_candidates
 from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.newton import newton_step, reach
 from wassgrid.method.outcome import StepOutcome
+from wassgrid.metric import free_components
 from wassgrid.problem.control_problem import ProblemError
 
 if TYPE_CHECKING:

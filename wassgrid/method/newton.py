@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.evaluation import Evaluation, Evaluator, rounding
-from wassgrid.geometry import gradient_norm
 from wassgrid.method.box_step import newton_candidates
 from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.outcome import StepOutcome
+from wassgrid.metric import gradient_norm
 
 if TYPE_CHECKING:
     from wassgrid.certificate import BestActions

@@ -17,13 +17,13 @@ from wassgrid.chain.spectrum import second_eigenvalue
 from wassgrid.chain.stationary import StationaryError, settling, starting_law
 from wassgrid.estimate import ASKED, allowance, estimate, plan
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, require_one_class, rounding
-from wassgrid.geometry import gradient_norm, norm
 from wassgrid.grid import StateGrid
 from wassgrid.grid.levels import coarser_grid, prolonged
 from wassgrid.hessian import CurvatureError, Hessian, curvature_range
 from wassgrid.memory import estimate_memory, require_memory
 from wassgrid.method import METHODS, Method, StepRequest
 from wassgrid.method.outcome import StepOutcome
+from wassgrid.metric import gradient_norm, norm
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resolution import resolution

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wassgrid.geometry import distance, free_gradient, geodesic, inner, norm
 from wassgrid.grid import StateGrid
+from wassgrid.metric import distance, free_gradient, geodesic, inner, norm
 from wassgrid.policy import ParticlePolicy, PolicyError
 
 CELLS = 3
