@@ -41,6 +41,8 @@ FLOORS = [
     {"report", "plotting"},
     {"page"},
     {"solution"},
+    {"geometry"},
+    {"second_order"},
     {"advice"},
     {"check"},
     {"__init__"},

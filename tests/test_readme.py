@@ -35,9 +35,10 @@ def test_the_case_of_readme_is_solved():
     assert solution.converged, solution.reason
 
 
-def test_the_snippet_runs(tmp_path):
+@pytest.mark.parametrize("marker", ["python", "geometry"])
+def test_the_snippets_run(marker, tmp_path):
     (tmp_path / "cases").symlink_to(ROOT / "cases")
-    done = subprocess.run([sys.executable, "-c", block("python")], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", block(marker)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from wassgrid import geometry, second_order
     from wassgrid.case import Case, CaseError
     from wassgrid.environment import evaluate, make_env
     from wassgrid.errors import WassgridError
@@ -33,7 +34,9 @@ _HOMES = {
     "WassgridError": ("wassgrid.errors", "WassgridError"),
     "evaluate": ("wassgrid.environment", "evaluate"),
     "make_env": ("wassgrid.environment", "make_env"),
+    "geometry": ("wassgrid.geometry", ""),
     "run": ("wassgrid.solution", "run"),
+    "second_order": ("wassgrid.second_order", ""),
     "solve": ("wassgrid.solution", "solve"),
 }
 
@@ -48,8 +51,10 @@ __all__ = [
     "WassgridError",
     "__version__",
     "evaluate",
+    "geometry",
     "make_env",
     "run",
+    "second_order",
     "solve",
 ]
 
@@ -58,7 +63,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'wassgrid' has no attribute '{name}'")
     module, attribute = _HOMES[name]
-    value = getattr(import_module(module), attribute)
+    home = import_module(module)
+    value = getattr(home, attribute) if attribute else home
     globals()[name] = value
     return value
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy import linalg
 from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.errors import WassgridError
@@ -14,6 +15,7 @@ from wassgrid.evaluation import Evaluation
 from wassgrid.metric import free_components
 from wassgrid.resources import one_blas_thread
 
+MOST_DENSE = 5000  # unknowns of a full matrix, 0.2 GiB each
 MASS_FLOOR = 1e-10  # of the stationary probability: a cell with less is not part of the Hessian
 _DENSE = 64  # unknowns up to which the spectrum is computed from the full matrix
 _KRYLOV_VECTORS = 24
@@ -139,6 +141,31 @@ class Hessian:
         """Return the scaled coordinates (unknowns,) of a tangent field; <v, w> is their Euclidean product."""
         return field.ravel()[self._index] * self._scale
 
+    def matrices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the local and the transport part as symmetric matrices (unknowns, unknowns) of scaled coordinates.
+
+        With e_k the unit functions of the cells, transport = A + A',  A_ij = mu w_i grad_a p(D e_k(j)) w_j grad_a Q / (s_i s_j),
+        k(j) the cell of component j and s = sqrt(mu w): a solve for every cell in the domain.
+        """
+        evaluation, index = self.evaluation, self._index
+        cells, particles, m = self.domain.shape
+        cell, row, action = np.unravel_index(index, self.domain.shape)
+        slope = (evaluation.policy.weights[:, :, None] * evaluation.q_gradient).ravel()[index] / self._scale
+        transport = np.empty((index.size, index.size))
+        chain = evaluation.chain.repeated
+        for k in np.unique(cell):
+            lifted = chain.right(np.eye(1, cells, k)[0], tolerance=self.tolerance).values
+            here = np.flatnonzero(cell == k)
+            transport[:, here] = np.outer(self.coordinates(evaluation.pushed_gradient(lifted)), slope[here])
+        local = np.zeros_like(transport)
+        place = np.full((cells, particles, m), -1)
+        place.ravel()[index] = np.arange(index.size)
+        for other in range(m):
+            column = place[cell, row, other]
+            free = column >= 0
+            local[np.flatnonzero(free), column[free]] = evaluation.q_hessian[cell, row, action, other][free]
+        return local, transport + transport.T
+
 
 @dataclass(frozen=True)
 class Curvature:
@@ -175,6 +202,58 @@ class CurvatureRange:
         return is_convex(self.smallest.value, self.smallest.residual, self.largest.value)
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class Spectrum:
+    """All eigenvalues of the Hessian in the metric, ascending, with what the local and transport parts add to each.
+
+    values = local + transport, (unknowns,); vectors (unknowns, unknowns): eigenvectors as columns, in coordinates in which the
+    metric is Euclidean; `field` gives them as tangent fields of norm one. Where eigenvalues coincide their parts are those of the
+    basis that was found.
+    """
+
+    hessian: Hessian
+    values: np.ndarray
+    local: np.ndarray
+    transport: np.ndarray
+    vectors: np.ndarray
+
+    def field(self, k: int) -> np.ndarray:
+        """Return the tangent field (cells, N, m) of the k-th eigenvalue."""
+        return self.hessian.field(self.vectors[:, k])
+
+    @property
+    def convex(self) -> bool:
+        """Whether J is geodesically convex to second order at this policy: no eigenvalue negative beyond rounding."""
+        return is_convex(self.values[0], 0.0, self.values[-1])
+
+    def __repr__(self) -> str:
+        negative = int((self.values < 0).sum())
+        return f"<Spectrum of {self.values.size} eigenvalues, {self.values[0]:.6g} to {self.values[-1]:.6g}, {negative} negative>"
+
+
+@one_blas_thread()
+def spectrum(hessian: Hessian) -> Spectrum:
+    """Compute all eigenvalues of the Hessian from its full matrix.
+
+    Raises CurvatureError for more than MOST_DENSE unknowns, and if no component is free to move.
+    """
+    if hessian.unknowns > MOST_DENSE:
+        raise CurvatureError(
+            f"the full spectrum of {hessian.unknowns} unknowns needs a matrix of {hessian.unknowns**2 * 8 / 2**30:.3g} GiB, more "
+            f"than is made here ({MOST_DENSE} unknowns): take the ends of the spectrum, fewer particles or a coarser grid"
+        )
+    _require_free(hessian)
+    local, transport = hessian.matrices()
+    values, vectors = linalg.eigh(local + transport)
+    local, transport = (np.einsum("ik,ik->k", vectors, part @ vectors) for part in (local, transport))
+    return Spectrum(hessian, values, local, transport, vectors)
+
+
+def _require_free(hessian: Hessian) -> None:
+    if hessian.unknowns == 0:
+        raise CurvatureError("the Hessian has no free component: every particle is held by an action bound")
+
+
 @one_blas_thread()
 def curvature_range(hessian: Hessian, tolerance: float = 1e-6, limit: int = 600) -> CurvatureRange:
     """Compute the extreme eigenvalues of the Hessian by the Lanczos method (ARPACK) on the scaled symmetric operator.
@@ -185,8 +264,7 @@ def curvature_range(hessian: Hessian, tolerance: float = 1e-6, limit: int = 600)
     component is free to move.
     """
     n = hessian.unknowns
-    if n == 0:
-        raise CurvatureError("the Hessian has no free component: every particle is held by an action bound")
+    _require_free(hessian)
     products = 0
 
     def product(z: np.ndarray) -> np.ndarray:
