@@ -126,8 +126,8 @@ claim("3", "J above its chord on a geodesic, decoupled", max(above.max(), 0.0), 
 bends = np.diff(along, 2)
 claim("3", "negative second differences on the way", max(-bends.min(), 0.0), 1e-12)
 
-idle = wg.Case.from_text(CASE.format(gain=1.0), overrides=["policy.particles=1", 'policy.initial.mean="0"', "policy.initial.std=0"])
-idle = wg.geometry.at(idle)
+still = ["policy.particles=1", 'policy.initial.mean="0"', "policy.initial.std=0"]
+idle = wg.geometry.at(wg.Case.from_text(CASE.format(gain=1.0), overrides=still))
 spectrum = wg.second_order.spectrum(idle)
 w = spectrum.field(0)
 bend = second_difference(lambda t: objective(idle.policy.actions[:, :, 0] + t * w[:, :, 0], idle.policy.weights), 2e-3)
@@ -173,9 +173,8 @@ if jax is not None:
         def cost(theta, act=act):
             return objective(np.asarray(act(theta)), np.ones((S.size, 1)))
 
-        derivative = np.array([
-            first_difference(lambda t, e=e: cost(theta + t * e), 3e-3) for e in np.eye(theta.size)
-        ])  # fmt: skip
+        lines = [lambda t, e=e, theta=theta, cost=cost: cost(theta + t * e) for e in np.eye(theta.size)]
+        derivative = np.array([first_difference(line, 3e-3) for line in lines])
         expected = J.T @ (there.law * q_gradient)
         text = f"dJ/dtheta = E_mu[dT' grad_a Q], {theta.size} parameters"
         claim("4", text, np.abs(derivative - expected).max() / np.abs(expected).max(), 1e-7)
