@@ -22,7 +22,7 @@ Functions take whatever has a policy: a `Solution`, the path of a result file, a
 >>> import numpy as np, wassgrid as wg
 >>> case = wg.Case.load("cases/scalar_regulator.toml", ["policy.particles=2"])
 >>> start, end = wg.geometry.at(case), wg.geometry.at(wg.solve(case))
->>> wg.geometry.gradient_norm(end) < 1e-6 < wg.geometry.gradient_norm(start)
+>>> wg.geometry.gradient_norm(end) < 1e-3 < wg.geometry.gradient_norm(start)
 True
 >>> path = wg.geometry.geodesic(start, end)
 >>> along = wg.geometry.objective_along(start, path, np.linspace(0.0, 1.0, 5))

@@ -185,7 +185,7 @@ class Curvature:
 
 def is_convex(smallest: float, residual: float, largest: float) -> bool:
     """Tell whether the smallest eigenvalue is not negative beyond its residual and the rounding of the largest."""
-    return smallest >= -max(residual, 1e-10 * abs(largest))
+    return bool(smallest >= -max(residual, 1e-10 * abs(largest)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ What functions take, and how to call several of them without computing anything 
 >>> import wassgrid as wg
 >>> point = wg.geometry.at(wg.Case.load("cases/geodesic_curvature.toml"))
 >>> spectrum = wg.second_order.spectrum(point)
->>> spectrum.convex, bool((spectrum.local > 0).all()), spectrum.transport[0] < 0
+>>> spectrum.convex, bool(spectrum.local.min() > 0), bool(spectrum.transport[0] < 0)
 (False, True, True)
 """
 
