@@ -79,7 +79,8 @@ def solution() -> wg.Solution:
 
 
 @pytest.mark.parametrize(
-    "name", ["case.file", "geometry", "load_policy", "policy", "problem.states", "second_order", "solution", "text"]
+    "name",
+    ["case.file", "case.functions", "geometry", "load_policy", "policy", "problem.states", "second_order", "solution", "text"],
 )
 def test_examples_of_the_docstrings_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,7 @@ def test_the_case_of_readme_is_solved():
     assert solution.converged, solution.reason
 
 
-@pytest.mark.parametrize("marker", ["python", "geometry"])
+@pytest.mark.parametrize("marker", ["functions", "geometry", "python"])
 def test_the_snippets_run(marker, tmp_path):
     (tmp_path / "cases").symlink_to(ROOT / "cases")
     done = subprocess.run([sys.executable, "-c", block(marker)], cwd=tmp_path, capture_output=True, text=True, timeout=300)

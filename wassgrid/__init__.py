@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from wassgrid import geometry, second_order
     from wassgrid.case import Case, CaseError
+    from wassgrid.case.functions import Problem
     from wassgrid.environment import evaluate, make_env
     from wassgrid.errors import WassgridError
     from wassgrid.load_policy import Policy
@@ -28,6 +29,7 @@ _HOMES = {
     "CaseError": ("wassgrid.case", "CaseError"),
     "ParticlePolicy": ("wassgrid.policy", "ParticlePolicy"),
     "Policy": ("wassgrid.load_policy", "Policy"),
+    "Problem": ("wassgrid.case.functions", "Problem"),
     "ResultFile": ("wassgrid.storage", "ResultFile"),
     "Solution": ("wassgrid.solution", "Solution"),
     "StorageError": ("wassgrid.storage", "StorageError"),
@@ -45,6 +47,7 @@ __all__ = [
     "CaseError",
     "ParticlePolicy",
     "Policy",
+    "Problem",
     "ResultFile",
     "Solution",
     "StorageError",

@@ -34,9 +34,14 @@ MAXIMUM_BYTES = 1_000_000  # of a case file
 MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
 LEAST_DISCOUNTING = 1e-8  # of 1 - discount: V grows like its inverse, and so does what rounding makes of (1 - discount) V
+OF_FUNCTIONS = "functions"  # the key of a case that was given as Python functions
 _STATED = {"actions", "cost", "criterion", "grid", "indices", "parameters", "states", "time"}  # tables of problem and grid
 _LONGEST_LINE = 500  # characters of a line that is looked at for what is wrong with it
 LEAST_SPACING = 1e-300  # between grid points: its inverse is a number
+
+
+class FunctionsError(CaseError):
+    """The text of a case that was given as Python functions: they are not in it."""
 
 
 class Case(CaseTables):
@@ -114,6 +119,11 @@ class Case(CaseTables):
         """Check raw tables, which are changed by the overrides, and return the case."""
         for setting in overrides:
             override(cls, data, setting)
+        if OF_FUNCTIONS in data:
+            raise FunctionsError(
+                f"{OF_FUNCTIONS}: law and cost of this case are Python functions (wg.Problem), which no file holds: the program "
+                "that has them can solve it again"
+            )
         tables = {setting.split(".")[0].strip() for setting in overrides}
         if tables & _STATED and "expect" not in tables:
             # of the problem and the grid as they are written

@@ -69,7 +69,8 @@ def certify(
     found = find_best(evaluation) if found is None else found
     searched = time.perf_counter()
     try:
-        certificate = _bounded(evaluation, found, tolerance)
+        reason = evaluation.model.problem.no_bounds
+        certificate = _nothing_proven(found, reason) if reason else _bounded(evaluation, found, tolerance)
     except ProblemError as error:
         certificate = _nothing_proven(found, str(error))
     times = {"search": searched - began, "proof": time.perf_counter() - searched}

@@ -160,6 +160,11 @@ class ControlProblem:
         turns = [None if m is None else m / period for m in moved]
         return all(t is not None and (abs(t - round(t)) < 1e-12 if k == 1 + j else t == 0.0) for k, t in enumerate(turns))
 
+    @property
+    def no_bounds(self) -> str:
+        """Why no bounds over boxes of actions are known, without which nothing is proven; empty where they are."""
+        return ""
+
     @cached_property
     def dependence(self) -> Dependence:
         """What the law of every axis depends on, read off its expressions."""

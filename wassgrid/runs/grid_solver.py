@@ -392,7 +392,8 @@ class GridSolver:
         if certificate.guaranteed and certificate.lower_bound > proven:
             proven, method = certificate.lower_bound, certificate.method
         elif not np.isfinite(proven):
-            method = f"not proven, would be {certificate.lower_bound:.10g}: {certificate.method}"
+            would = f", would be {certificate.lower_bound:.10g}" if np.isfinite(certificate.lower_bound) else ""
+            method = f"not proven{would}: {certificate.method}"
         # branch and bound meets better actions where the search did not
         better = bool((certificate.best_values < state.best.values).any())
         best = replace(state.best, actions=certificate.best_actions, values=certificate.best_values) if better else state.best

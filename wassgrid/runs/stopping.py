@@ -113,4 +113,6 @@ def _reached(now: Standing, evaluation: Evaluation) -> str:
         return proven(now.gap, evaluation)
     if not np.isfinite(now.found):
         return "better actions could not be searched, nothing is proven"
-    return f"no policy on this grid was found that is better by more than {max(now.found, 0.0):.2g}; nothing is proven"
+    reason = evaluation.model.problem.no_bounds
+    why = f": {reason}" if reason else ""
+    return f"no policy on this grid was found that is better by more than {max(now.found, 0.0):.2g}; nothing is proven{why}"
