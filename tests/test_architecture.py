@@ -37,7 +37,7 @@ FLOORS = [
     {"runs.grid_schema", "runs.grid_solver", "neural"},
     {"runs", "load_policy"},
     {"differences", "simulate", "compare", "export", "observers", "prove", "environment", "case_environment"},
-    {"closed_loop"},
+    {"closed_loop", "sweep"},
     {"report", "plotting"},
     {"page"},
     {"solution"},

@@ -74,6 +74,46 @@ def run(case: CaseFile, output: Output = None, overrides: Overrides = None, quie
 
 
 @app.command()
+def sweep(
+    case: CaseFile,
+    values: Annotated[
+        list[str], typer.Option("--set", metavar="SECTION.KEY=A,B,...", help="Values of a key; repeatable: all combinations.")
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder.  [default: CASE_sweep]")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Solve a case for every combination of values: a result file each, a table (sweep.csv) and a figure (sweep.png).
+
+    The same command goes on after an interruption: what is solved is not solved again. Exit status 1 where a run failed or did
+    not reach what the case asks for.
+    """
+    from wassgrid.sweep import Row, Sweep, SweepInterrupted
+
+    found = Sweep.of(case, values, output)
+
+    def seen(row: Row) -> None:
+        if not quiet:
+            words = ", ".join(f"{key}={value}" for key, value in row.values.items())
+            text = f"J = {row.objective:.10g}, {row.status}" if row.status != "failed" else f"failed: {row.reason}"
+            _say(f"{len(found.rows)}/{len(found.points)}  {words}: {text}")
+
+    try:
+        found.solve(seen)
+    except SweepInterrupted as error:
+        _leave(error.status, f"interrupted after {len(found.rows)} of {len(found.points)} runs; the same command goes on")
+    from wassgrid import plotting
+
+    table, figure = found.write_table(), found.folder / "sweep.png"
+    plotting.save(plotting.sweep(found), figure)
+    if not quiet:
+        print(found.table(), table, figure, sep="\n")
+    if not found.complete:
+        short = sum(not row.complete for row in found.rows)
+        _leave(UNCONVERGED, f"{short} of {len(found.rows)} runs failed or did not reach what the case asks for")
+    raise typer.Exit(DONE)
+
+
+@app.command()
 def resume(file: ResultPath, overrides: Overrides = None, quiet: Quiet = False) -> None:
     """Go on with an interrupted, killed or stopped run from its last checkpoint.
 
@@ -383,11 +423,16 @@ def _leave(status: int, line: str) -> NoReturn:
 
 
 def _complain(text: str) -> None:
+    _say(f"wassgrid: {text}")
+
+
+def _say(text: str) -> None:
+    """Print one line on stderr."""
     from wassgrid.text import visible
 
-    line = f"wassgrid: {visible(' '.join(text.split()))}"
+    line = visible(" ".join(text.split()))
     with suppress(OSError):  # nobody can be told where stderr is full or closed
-        print(line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 3]}...", file=sys.stderr)
+        print(line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 3]}...", file=sys.stderr, flush=True)
 
 
 def _prepare_streams() -> None:

@@ -139,7 +139,8 @@ class Recorder:
 
     def finish(self, verdict: Verdict, solution: Any | None) -> None:
         summary = getattr(solution, "summary", {})
-        self._end(verdict.status, verdict.reason, summary=json.dumps(summary, default=lambda value: value.item()))
+        text = json.dumps(summary, default=lambda value: value.item())
+        self._end(verdict.status, verdict.reason, summary=text, complete=int(verdict.complete))
 
     def _record(self, record: StepRecord) -> None:
         self.busy = True

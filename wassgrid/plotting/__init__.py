@@ -15,13 +15,14 @@ from wassgrid.plotting.comparison import comparison
 from wassgrid.plotting.convergence import convergence
 from wassgrid.plotting.curvature import curvature
 from wassgrid.plotting.fields import policy, stationary, value
+from wassgrid.plotting.sweep import sweep
 from wassgrid.plotting.trajectories import trajectories
 from wassgrid.runs.schema import curvature as curvature_column
 from wassgrid.storage import ResultFile, StorageError
 
 __all__ = [
     "closed_loop", "comparison", "convergence", "curvature", "figure_path", "figures", "policy", "save", "stationary",
-    "trajectories", "value",
+    "sweep", "trajectories", "value",
 ]  # fmt: skip
 
 DOTS_PER_INCH = 150
