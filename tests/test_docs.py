@@ -1,0 +1,80 @@
+"""The pages of docs/: the cells of the first ones run, without Sphinx; cases and links are there; nothing leads elsewhere.
+
+`sphinx-build -W docs build/docs` runs the cells of every page.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+CELL = re.compile(r"^```\{code-cell\} ipython3\n((?::[^\n]*\n)*)(.*?)^```$", re.M | re.S)
+
+SHELL = """
+import subprocess
+
+def shell(line):
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout)
+    assert done.returncode in (0, 141), (line, done.stdout)
+"""
+
+
+def named(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(DOCS).with_suffix("")))
+
+
+def program(path: Path) -> str:
+    """Return the cells of a page as one program: lines with ! go to a shell, figures are not shown, what displays is left out."""
+    lines = [SHELL, "Image = Markdown = lambda *args, **kwargs: None"]
+    for _, text in CELL.findall(path.read_text(encoding="utf-8")):
+        for line in text.splitlines():
+            if line.startswith("!"):
+                lines.append(f"shell({line[1:]!r})")
+            elif not line.startswith(("%", "from IPython")):
+                lines.append(line)
+    return "\n".join(lines)
+
+
+def run_cells(path: Path, tmp_path: Path) -> None:
+    """Run the cells of a page where it stands, with a `wassgrid` command that is this one."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, arguments in (("wassgrid", "-m wassgrid"), ("python", "")):
+        (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        (commands / name).chmod(0o755)
+    paths = {"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    paths["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", program(path)]
+    done = subprocess.run(command, cwd=path.parent, env=os.environ | paths, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@named([DOCS / "guide" / f"{name}.md" for name in ("first_steps", "own_problem")])
+def test_the_cells_of_the_first_pages_run(path, tmp_path):
+    run_cells(path, tmp_path)
+
+
+@named(PAGES)
+def test_a_page_names_only_what_there_is(path):
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)):
+        assert (path.parent / target).exists(), target
+    for case in re.findall(r"(?:\.\./)*((?:cases|gallery)/[\w.]+\.(?:toml|py))", text):
+        assert (ROOT / case).exists(), case
+    assert "http" not in text, "pages send nobody elsewhere"
+
+
+def test_every_page_of_the_gallery_has_its_problem():
+    """And every problem its page."""
+    pages = {path.stem for path in (DOCS / "gallery").glob("*.md")} - {"index", "lq_family"}
+    problems = {path.stem for folder in ("gallery", "cases") for path in (ROOT / folder).glob("*.toml")}
+    assert {path.stem for path in (ROOT / "gallery").glob("*.toml")} <= pages <= problems
