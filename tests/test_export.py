@@ -23,7 +23,7 @@ from wassgrid.policy import ParticlePolicy
 from wassgrid.runs.schema import Units
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guide" / "policies.md").read_text(encoding="utf-8")
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-O2"]
@@ -42,8 +42,8 @@ SHIPPED = {
 
 
 def loader():
-    """The loader that README shows."""
-    found = re.search(r"<!-- loader -->\s*```python\n(.*?)```", README, re.S)
+    """The loader that the guide shows."""
+    found = re.search(r"<!-- loader -->\s*```\{code-cell\} ipython3\n(.*?)```", GUIDE, re.S)
     assert found
     lines = [line for line in found[1].splitlines() if line.strip()]
     assert len(lines) <= 20
@@ -142,7 +142,7 @@ def test_numpy_alone_is_python(shipped, tmp_path):
 
 def test_readme_describes_the_archive():
     for name in LAYOUT:
-        assert f"`{name}`" in README
+        assert f"`{name}`" in GUIDE
 
 
 def test_the_c_test_sees_a_policy_that_is_another(tmp_path):

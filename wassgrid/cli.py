@@ -300,8 +300,8 @@ def export(
 ) -> None:
     """Write the last policy for use without wassgrid, with its case, units and provenance.
 
-    Both interpolate the mean action as wassgrid does. README shows how NumPy alone reads the archive, which holds the particles
-    too; the header says how its function is called.
+    Both interpolate the mean action as wassgrid does. docs/guide/policies.md shows how NumPy alone reads the archive, which holds
+    the particles too; the header says how its function is called.
     """
     from wassgrid.export import export as export_policy
 

@@ -1,4 +1,4 @@
-"""`python -m wassgrid.case`: the table of all keys that stands in README."""
+"""`python -m wassgrid.case`: the table of all keys, in Markdown."""
 
 from wassgrid.case.file import Case
 from wassgrid.case.keys import key_table

@@ -1,4 +1,4 @@
-"""The tables of a case file: every key with its meaning, unit and default, once.  README's key table is generated from here."""
+"""The tables of a case file: each key with its meaning, unit and default, once.  The documentation takes its tables from them."""
 
 from __future__ import annotations
 
