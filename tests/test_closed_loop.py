@@ -82,7 +82,7 @@ def test_the_command_tells_and_draws(result, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--from", "s"], "--from: expected name=value for every state, got 's'"),
+        (["--from", "s"], "--from: expected name=value and commas between, got 's'"),
         (["--from", "s=x"], "--from s: unknown name 'x'"),
         (["--from", "s=9**9**9"], "--from s: "),
         (["--from", "q=1"], "unknown state 'q', expected s"),

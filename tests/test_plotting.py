@@ -14,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from wassgrid import plotting
 from wassgrid.plotting.fields import Frame, _where_it_is
-from wassgrid.plotting.trajectories import _spread_cells
+from wassgrid.plotting.trajectories import _telling_cells
+from wassgrid.problem.states import StateError
 from wassgrid.storage import Axis, ResultWriter, StorageError, Variable
 
 UNITS = {"x": "m", "y": "m/s", "z": "1"}
@@ -194,14 +195,12 @@ def test_one_state_shows_every_particle(tmp_path):
     assert np.allclose(mean, (frame.weights * frame.actions[..., 0]).sum(axis=1))
 
 
-def test_maps_are_averaged_with_the_stationary_law(tmp_path):
+def test_maps_are_of_the_mean_action(tmp_path):
     path = write(tmp_path / "run.h5", "xyz", ("u", "v"))
     frame = Frame.read(path)
-    expected = np.zeros((9, 5))
+    expected, j = np.zeros((9, 5)), frame.cell_at()[1]
     for i, k in itertools.product(range(9), range(5)):
-        conditional = frame.law[i, :, k] / frame.law[i, :, k].sum()
-        for j in range(7):
-            expected[i, k] += conditional[j] * (frame.weights[i, j, k] @ frame.actions[i, j, k, :, 1])
+        expected[i, k] = frame.weights[i, j, k] @ frame.actions[i, j, k, :, 1]
     maps = [axis.collections[0] for axis in panels(plotting.policy(path))]
     assert len(maps) == 2 * 2 * 3  # actions, mean and deviation, planes
     shown = maps[6 + 1].get_array()  # the mean of v over the plane of x and z
@@ -221,12 +220,20 @@ def test_rounding_is_not_drawn_as_a_spread(tmp_path, states, panes):
     assert_complete(figure)
 
 
-def test_cells_without_mass_are_averaged_evenly(tmp_path):
-    frame = Frame.read(write(tmp_path / "run.h5", "xyz"))
-    law = frame.law.copy()
-    law[0, :, 0] = 0
-    frame = Frame(**{**frame.__dict__, "law": law})
-    assert np.isclose(frame.conditional(frame.value, (0, 2))[0, 0], frame.value[0, :, 0].mean())
+def test_maps_of_three_states_are_slices_through_one(tmp_path):
+    frame = Frame.read(path := write(tmp_path / "run.h5", "xyz"))
+    frequent = np.unravel_index(frame.law.argmax(), frame.law.shape)
+    assert frame.cell_at() == tuple(frequent)
+    assert frame.cell_at({"z": 1.2, "x": -9.0}) == (0, frequent[1], 3)
+    for at, cell in ((None, frame.cell_at()), ({"z": 1.0}, (*frequent[:2], 3))):
+        figure = plotting.value(path, at=at)
+        image = panels(figure)[1].collections[0]  # x and z
+        assert np.array_equal(image.get_array(), frame.value[:, cell[1], :].T)
+        assert f"slices through {frame.described(cell)}; contours" in figure.get_suptitle()
+    assert "z = 1" in plotting.policy(path, at={"z": 1.0}).get_suptitle()
+    assert "slices" not in plotting.policy(write(tmp_path / "plane.h5", "xy")).get_suptitle()
+    with pytest.raises(StateError, match="unknown state 'w'"):
+        plotting.figures([path], {"w": 0.0})
 
 
 def test_contours_hold_the_stated_share_of_the_law(tmp_path):
@@ -269,15 +276,23 @@ def test_trajectories_follow_the_particles_of_the_cell(tmp_path):
 def test_chosen_cells_lie_apart_in_the_bulk():
     law = np.exp(-(np.linspace(-4, 4, 41) ** 2))
     law /= law.sum()
-    cells = [cell for (cell,) in _spread_cells(law, ["clamp"], 4)]
-    assert 20 in cells  # the mode
-    assert len(set(cells)) == 4
-    assert min(np.diff(cells)) >= 2
-    assert law[law >= law[cells].min()].sum() < 0.85  # within the bulk
-    assert _spread_cells(np.array([0.0, 1.0]), ["clamp"], 4) == [(1,)]
+    for moved in (np.ones(41), np.zeros(41)):
+        cells = [cell for (cell,) in _telling_cells(law, moved, ["clamp"], 4)]
+        assert 20 in cells  # the mode
+        assert len(set(cells)) == 4
+        assert min(np.diff(cells)) >= 2
+        assert law[law >= law[cells].min()].sum() < 0.95  # within the bulk
+    assert _telling_cells(np.array([0.0, 1.0]), np.zeros(2), ["clamp"], 4) == [(1,)]
     # on a circle the two ends are neighbours
-    (first,), (second,) = _spread_cells(np.full(40, 1 / 40), ["periodic"], 2)
+    (first,), (second,) = _telling_cells(np.full(40, 1 / 40), np.ones(40), ["periodic"], 2)
     assert second - first == 20
+
+
+def test_cells_whose_particles_moved_are_chosen_before_those_where_nothing_happens():
+    law, moved = np.full(40, 1 / 40), np.zeros(40)
+    law[20] += 1e-3
+    moved[[10, 30]] = 1.0, 2.0
+    assert set(_telling_cells(law, moved, ["clamp"], 3)) == {(20,), (10,), (30,)}
 
 
 def test_curvature_tells_where_the_objective_is_not_convex(tmp_path):

@@ -18,6 +18,7 @@ from bad_cases import BAD_CASES, GOOD
 import wassgrid as wg
 from wassgrid.cli import main
 from wassgrid.runs.loop import StepRecord
+from wassgrid.runs.start import Start
 
 ROOT = Path(__file__).resolve().parent.parent
 CASE = """
@@ -281,6 +282,23 @@ def test_a_sweep_in_three_lines():
     assert all(solution.converged for solution in solutions)
 
 
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2, 1), (3, 1, 1, 1, 1, 2), (1,) * 8])
+def test_another_number_of_particles_shares_the_distribution_out(solution, weights):
+    """The same mean in every cell, no action beyond the old ones, and the nearest of such weights: equal quantiles."""
+    rng = np.random.default_rng(0)
+    grid = solution.policy.grid
+    given = wg.ParticlePolicy(grid, rng.uniform(-1, 1, (grid.size, 4, 1)), rng.dirichlet(np.ones(4), grid.size))
+    case = held(f"policy.particles={len(weights)}", f"policy.weights={list(weights)}")
+    found = Start(given, "").on(case, grid)
+    assert found.particles == len(weights) and np.allclose(found.weights, np.array(weights) / sum(weights))
+    assert found.cell_mean() == pytest.approx(given.cell_mean(), abs=1e-12)
+    for k in range(grid.size):
+        levels = np.cumsum(found.weights[k]) - found.weights[k] * rng.random((500, 1))
+        quantiles = np.quantile(given.actions[k, :, 0], levels, method="inverted_cdf", weights=given.weights[k])
+        assert found.actions[k, :, 0] == pytest.approx(quantiles.mean(axis=0), abs=0.1)
+    assert wg.solve(case, initial=solution).objective == pytest.approx(solution.objective, rel=1e-6)
+
+
 def test_numbers_of_particles(solution):
     mean = wg.solve(held("policy.particles=1"), initial=solution)
     assert mean.policy.particles == 1
@@ -292,7 +310,6 @@ def test_numbers_of_particles(solution):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("policy.particles=3",), "it has 4 particles per cell, the case 3: set policy.particles to 4, or to 1"),
         (("states.s.boundary=periodic",), "its state s is not periodic, that of the case periodic over 4"),
     ],
 )

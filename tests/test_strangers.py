@@ -65,7 +65,7 @@ def test_every_array_of_a_checkpoint_is_one_that_is_looked_at():
         require_arrays(wrong, SOLVERS["grid"].checkpoint(case))
 
 
-VERBS = ("info", "plot", "compare", "simulate", "prove", "resume")
+VERBS = ("info", "plot", "animate", "compare", "simulate", "prove", "resume")
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +167,7 @@ def every_verb(path: Path, folder: Path, verbs: Sequence[str] = VERBS) -> list[t
     calls = {
         "info": ["info", str(path)],
         "plot": ["plot", str(path), "-o", str(folder)],
+        "animate": ["animate", str(path), "-o", str(folder / "c.gif")],
         "compare": ["compare", str(path), str(path), "-o", str(folder / "c.png"), "--points", "2"],
         "simulate": ["simulate", str(path), "--steps", "5", "--chains", "2"],
         "prove": ["prove", str(path), "--width", "0.5", "--time", "0.2", "-q", "-o", str(path.with_suffix(".proof.h5"))],

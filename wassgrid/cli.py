@@ -192,14 +192,33 @@ def info(file: ResultPath) -> None:
 def plot(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Result files (HDF5).", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the figures.")] = Path("."),
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=VALUE,...", help="State through which maps of 3 and more states are slices.  [most frequent]"),
+    ] = None,
 ) -> None:
     """Draw convergence, policy, stationary law, value and particle trajectories as PNG; several files are compared."""
     from wassgrid import plotting
+    from wassgrid.closed_loop import read_state
 
-    for name, figure in plotting.figures(files).items():
+    through = None if at is None else read_state(at, "--at")
+    for name, figure in plotting.figures(files, through).items():
         path = output / f"{name}.png"
         plotting.save(figure, path)
         print(path)
+
+
+@app.command()
+def animate(
+    file: ResultPath,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Film, GIF or MP4.  [default: FILE's name, .gif]")] = None,
+    frames: Annotated[int, typer.Option(min=2, max=2000, help="Frames at most, evenly chosen.")] = 100,
+    rate: Annotated[int | None, typer.Option(min=1, max=60, help="Frames per second.  [default: by their number]")] = None,
+) -> None:
+    """Show a run as a film: particles over one state, maps of the mean action over two, and J over the steps."""
+    from wassgrid import plotting
+
+    print(plotting.animate(file, output, frames, rate))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 
@@ -73,15 +74,7 @@ def simulate_from(path: str | PathLike[str], start: str, steps: int, chains: int
     with ResultFile(path) as file:
         case = case_of(file)
     policy, problem, units = load_policy(path), case.problem, Units.of(case)
-    given: dict[str, float] = {}
-    for part in start.split(","):
-        name, equals, text = part.partition("=")
-        try:
-            if not equals:
-                raise FromError(f"--from: expected name=value for every state, got {part.strip()!r:.60}")
-            given[name.strip()] = evaluate_number(text, case.parameters)
-        except ExpressionError as error:
-            raise FromError(f"--from {name.strip()}: {error}") from None
+    given = read_state(start, "--from", case.parameters)
     states = np.repeat(state_array(given, problem.state_names)[None], chains, axis=0)
     ends = zip(problem.domain, problem.boundary, strict=True)
     winds = [high - low if BOUNDARIES[kind].winds else 0.0 for (low, high), kind in ends]
@@ -103,6 +96,20 @@ def simulate_from(path: str | PathLike[str], start: str, steps: int, chains: int
         units.time if problem.time_step else "steps", d, chains, float(total.mean()) / steps,
         float(total.std(ddof=1)) / steps / math.sqrt(chains),
     )  # fmt: skip
+
+
+def read_state(text: str, option: str, parameters: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Read `theta=pi,omega=0`, an expression of parameters for every name.  Raises FromError, which names the option."""
+    given: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            if not equals:
+                raise FromError(f"{option}: expected name=value and commas between, got {part.strip()!r:.60}")
+            given[name.strip()] = evaluate_number(value, parameters or {})
+        except ExpressionError as error:
+            raise FromError(f"{option} {name.strip()}: {error}") from None
+    return given
 
 
 def _gathered(values: np.ndarray, periods: np.ndarray) -> np.ndarray:

@@ -159,8 +159,9 @@ def solve(
     """Solve a case and return its solution; nothing is written.
 
     initial: what to start from in place of the case's initial policy: a Solution, a policy, or the path of a result file. It may
-    be on another grid and of other parameters: it is interpolated. Its states, their order and periods, the number of actions
-    and that of particles must be those of the case; one particle is repeated, and for one the mean is taken.
+    be on another grid and of other parameters: it is interpolated. Its states, their order and periods and the number of
+    actions must be those of the case. Other numbers of particles share its distribution out, means kept; those of several actions
+    only from one particle, which is repeated, or to one, the mean.
     progress: True shows how the run gets on, on stderr; a function is called after every step with the numbers of the step by
     name, as in `Solution.history`, and may return a text to end the run with that reason.
     observers: further ones (`wassgrid.runs.loop.Observer`); resume_from: the checkpoint of a result file.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
+from wassgrid.plotting.animation import animate, film_path
 from wassgrid.plotting.closed_loop import closed_loop
 from wassgrid.plotting.comparison import comparison
 from wassgrid.plotting.convergence import convergence
@@ -21,15 +22,18 @@ from wassgrid.runs.schema import curvature as curvature_column
 from wassgrid.storage import ResultFile, StorageError
 
 __all__ = [
-    "closed_loop", "comparison", "convergence", "curvature", "figure_path", "figures", "policy", "save", "stationary",
-    "sweep", "trajectories", "value",
+    "animate", "closed_loop", "comparison", "convergence", "curvature", "figure_path", "figures", "film_path", "policy", "save",
+    "stationary", "sweep", "trajectories", "value",
 ]  # fmt: skip
 
 DOTS_PER_INCH = 150
 
 
-def figures(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Figure]:
-    """Return every figure that the files have data for, by name; several files share one convergence figure."""
+def figures(paths: Sequence[str | os.PathLike[str]], at: Mapping[str, float] | None = None) -> dict[str, Figure]:
+    """Return every figure that the files have data for, by name; several files share one convergence figure.
+
+    at: a state through which maps of problems of three and more states are slices (see `policy`).
+    """
     made = {"convergence" if len(paths) > 1 else f"{Path(paths[0]).stem}_convergence": convergence(paths)}
     for path in paths:
         with ResultFile(path) as result:
@@ -38,8 +42,9 @@ def figures(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Figure]:
         if curved:
             made[f"{Path(path).stem}_curvature"] = curvature(path)
         if stored:
-            for draw in (policy, stationary, value, trajectories):
-                made[f"{Path(path).stem}_{draw.__name__}"] = draw(path)
+            drawn = {"policy": policy(path, at=at), "stationary": stationary(path), "value": value(path, at=at)}
+            drawn["trajectories"] = trajectories(path)
+            made |= {f"{Path(path).stem}_{name}": figure for name, figure in drawn.items()}
     return made
 
 

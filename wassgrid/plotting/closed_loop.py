@@ -35,6 +35,7 @@ def closed_loop(found: ClosedLoop) -> Figure:
             axis.sharex(panels[f"{count - 1}"])
             axis.tick_params(labelbottom=False)
     panels[f"{count - 1}"].set_xlabel("step" if found.time_unit == "steps" else label("time", found.time_unit))
+    figure.legend(*panels[f"{count - 1}"].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=7)
     figure.align_ylabels([panels[f"{k}"] for k in range(count)])
     _portrait(panels["portrait"], found)
     start = ", ".join(
@@ -55,8 +56,6 @@ def _series(axis: Axes, found: ClosedLoop, k: int) -> None:
     axis.fill_between(found.times, lower, upper, color=COLOURS[0], alpha=0.4, linewidth=0, label="50 %")
     axis.plot(found.times, middle, color=COLOURS[1], label="median")
     axis.plot(found.times, found.paths[:, 0, k], color="0.25", linewidth=0.7, label="one chain")
-    if k == len(found.names) - 1:
-        axis.legend(loc="upper right", ncols=4, fontsize=7)
 
 
 def _portrait(axis: Axes, found: ClosedLoop) -> None:

@@ -107,7 +107,7 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
     if len(runs) > 1:
         figure.legend(loc="outside lower center", ncols=min(len(runs), 4))
     else:
-        figure.suptitle(f"{runs[0].name}: J = {runs[0].objective:.8g}", fontsize=10)
+        figure.suptitle(f"{runs[0].name}: J = {runs[0].objective:.6g}", fontsize=10)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from wassgrid.plotting.style import COLOURS, DIVERGING, canvas, colourbar, label, plain, styled
+from wassgrid.problem.names import remedy
+from wassgrid.problem.states import StateError
 from wassgrid.storage import ResultFile, StorageError
 
 _SHARES = (0.99, 0.9, 0.5)  # of the stationary law inside the contours
@@ -33,6 +36,8 @@ class Frame:
     """
 
     title: str
+    step: int
+    state_names: tuple[str, ...]
     axes: tuple[np.ndarray, ...]
     state_labels: tuple[str, ...]
     action_labels: tuple[str, ...]
@@ -46,20 +51,27 @@ class Frame:
     def read(cls, path: str | os.PathLike[str], index: int = -1) -> Frame:
         """Read one frame, the last by default. Raises StorageError where there is none."""
         with ResultFile(path) as result:
-            frame = particles_of(result, index)
-            step = result.steps("trajectory")[index]
-            units = {name: result.description(f"grid/{name}")["units"] for name in result.state_names}
-            return cls(
-                f"{plain(result.path.stem)}, step {step}",
-                result.axes,
-                tuple(label(name, units[name]) for name in result.state_names),
-                action_labels(result),
-                result.description("trajectory/value")["units"],
-                frame["actions"],
-                frame["weights"],
-                frame["stationary"],
-                frame["value"],
-            )
+            return cls.of(result, index)
+
+    @classmethod
+    def of(cls, result: ResultFile, index: int) -> Frame:
+        """Read one frame of an open file. Raises StorageError where there is none."""
+        frame = particles_of(result, index)
+        step = int(result.steps("trajectory")[index])
+        units = {name: result.description(f"grid/{name}")["units"] for name in result.state_names}
+        return cls(
+            f"{plain(result.path.stem)}, step {step}",
+            step,
+            result.state_names,
+            result.axes,
+            tuple(label(name, units[name]) for name in result.state_names),
+            action_labels(result),
+            result.description("trajectory/value")["units"],
+            frame["actions"],
+            frame["weights"],
+            frame["stationary"],
+            frame["value"],
+        )
 
     @property
     def volume(self) -> float:
@@ -85,14 +97,27 @@ class Frame:
         """Stationary probability on a plane of two states, the others summed out."""
         return self.law.sum(axis=self._others(plane))
 
-    def conditional(self, field: np.ndarray, plane: tuple[int, int]) -> np.ndarray:
-        """Mean of a field given two states: over the others by the stationary law, evenly where that has no mass."""
-        others = self._others(plane)
-        if not others:
-            return field
-        mass = self.marginal(plane)
-        safe = np.where(mass > 0, mass, 1.0)
-        return np.where(mass > 0, (self.law * field).sum(axis=others) / safe, field.mean(axis=others))
+    def cell_at(self, at: Mapping[str, float] | None = None) -> tuple[int, ...]:
+        """Return the cell nearest to a state, of which any coordinates may be given: others are those of the most frequent one.
+
+        Raises StateError for other names.
+        """
+        cell = [int(k) for k in np.unravel_index(int(self.law.argmax()), self.law.shape)]
+        for name, value in (at or {}).items():
+            if name not in self.state_names:
+                raise StateError(f"unknown state {name!r:.60}{remedy(name, self.state_names)}")
+            k = self.state_names.index(name)
+            cell[k] = int(np.abs(self.axes[k] - value).argmin())
+        return tuple(cell)
+
+    def sliced(self, field: np.ndarray, plane: tuple[int, int], cell: tuple[int, ...]) -> np.ndarray:
+        """Return a field over two states, the others being those of a cell."""
+        return field[tuple(slice(None) if k in plane else i for k, i in enumerate(cell))]
+
+    def described(self, cell: tuple[int, ...]) -> str:
+        """Name a cell by its state."""
+        values = zip(self.state_names, self.axes, cell, strict=True)
+        return ", ".join(f"{plain(name)} = {axis[i]:.3g}" for name, axis, i in values).replace("-", "−")
 
     def _others(self, plane: tuple[int, int]) -> tuple[int, ...]:
         return tuple(k for k in range(len(self.axes)) if k not in plane)
@@ -122,18 +147,18 @@ def particles_of(result: ResultFile, index: int = -1) -> dict[str, np.ndarray]:
 
 
 @styled
-def policy(path: str | os.PathLike[str], index: int = -1) -> Figure:
+def policy(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float] | None = None) -> Figure:
     """Draw the policy of one stored frame, the last by default.
 
     One state: every particle, its area the weight, its colour the stationary density, and the mean. More states: maps
     of the mean and, where the particles of a cell are spread out, the standard deviation for every action, over each pair of
-    states (given these, averaged over the others with the stationary law), with contours around 50, 90 and 99 % of the
-    stationary law.
+    states, with contours around 50, 90 and 99 % of the stationary law. Of more than two states the maps are slices through one
+    state, `at`: what it does not name is that of the most frequent one.
     """
     frame = Frame.read(path, index)
     if len(frame.axes) == 1:
         return _particles(frame)
-    planes = frame.planes()
+    planes, cell = frame.planes(), frame.cell_at(at)
     kinds = ("mean of", "standard deviation of") if frame.spreads else ("mean of",)
     pairs = [
         (f"{text} {name}", field)
@@ -144,8 +169,8 @@ def policy(path: str | os.PathLike[str], index: int = -1) -> Figure:
     columns = max(len(kinds), len(planes))
     figure, axes = canvas(len(pairs) * len(planes) // columns, columns, width=3.8, height=3.0)
     for axis, ((text, field), plane) in zip(axes.flat, itertools.product(pairs, planes), strict=True):
-        _draw_map(figure, axis, frame, frame.conditional(field, plane), plane, text)
-    _title(figure, frame, len(planes))
+        _draw_map(figure, axis, frame, frame.sliced(field, plane, cell), plane, text)
+    _title(figure, frame, cell)
     return figure
 
 
@@ -168,23 +193,23 @@ def stationary(path: str | os.PathLike[str], index: int = -1) -> Figure:
                 axis.set_xlim(*ends)
             if (ends := _where_it_is(frame, plane[1])) is not None:
                 axis.set_ylim(*ends)
-    _title(figure, frame, 1)
+    _title(figure, frame)
     return figure
 
 
 @styled
-def value(path: str | os.PathLike[str], index: int = -1) -> Figure:
-    """Draw the value function of one stored frame: a curve, or maps over pairs of states (averaged as the policy)."""
+def value(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float] | None = None) -> Figure:
+    """Draw the value function of one stored frame: a curve, or maps over pairs of states (slices as of the policy)."""
     frame = Frame.read(path, index)
-    text = label("value V", frame.value_units)
+    text, cell = label("value V", frame.value_units), frame.cell_at(at)
     if len(frame.axes) == 1:
         figure, axes = canvas(1, 1, width=5.0, height=3.2)
         _curve(axes[0, 0], frame, frame.value, text)
     else:
         figure, axes = _grid_of_planes(frame)
         for axis, plane in zip(axes, frame.planes(), strict=True):
-            _draw_map(figure, axis, frame, frame.conditional(frame.value, plane), plane, text)
-    _title(figure, frame, len(frame.planes()))
+            _draw_map(figure, axis, frame, frame.sliced(frame.value, plane, cell), plane, text)
+    _title(figure, frame, cell)
     return figure
 
 
@@ -215,7 +240,7 @@ def _particles(frame: Frame) -> Figure:
         colourbar(figure, points, axis, "stationary density")
     axes[0, 0].legend(loc="best")
     axes[-1, 0].set_xlabel(frame.state_labels[0])
-    _title(figure, frame, 1)
+    _title(figure, frame)
     return figure
 
 
@@ -250,21 +275,29 @@ def _draw_map(
         look = {"cmap": DIVERGING, "norm": TwoSlopeNorm(0.0, -extent, extent)}
     image = axis.pcolormesh(x, y, field.T, shading="nearest", rasterized=True, **look)
     colourbar(figure, image, axis, text)
+    draw_law(axis, frame, plane)
+    axis.set_xlabel(frame.state_labels[plane[0]])
+    axis.set_ylabel(frame.state_labels[plane[1]])
+    axis.spines[["top", "right"]].set_visible(True)
+
+
+def draw_law(axis: Axes, frame: Frame, plane: tuple[int, int]) -> Any | None:
+    """Draw contours around 50, 90 and 99 % of the stationary law on a plane and return them; None where it has none."""
+    x, y = (frame.axes[k] for k in plane)
     law = frame.marginal(plane)
     heaviest = np.sort(law.ravel())[::-1]
     inside = np.cumsum(heaviest)
     last = inside.size - 1
     levels = [float(heaviest[min(int(np.searchsorted(inside, share)), last)]) for share in _SHARES]
     levels = sorted({level for level in levels if law.min() < level < law.max()})
-    if levels:
-        lines = axis.contour(x, y, law.T, levels=levels, colors="white", linewidths=0.7)
-        lines.set(path_effects=[withStroke(linewidth=1.6, foreground="0.2")])
-    axis.set_xlabel(frame.state_labels[plane[0]])
-    axis.set_ylabel(frame.state_labels[plane[1]])
-    axis.spines[["top", "right"]].set_visible(True)
+    if not levels:
+        return None
+    lines = axis.contour(x, y, law.T, levels=levels, colors="white", linewidths=0.7)
+    lines.set(path_effects=[withStroke(linewidth=1.6, foreground="0.2")])
+    return lines
 
 
-def _title(figure: Figure, frame: Frame, planes: int) -> None:
-    averaged = "; averaged over the other states" if planes > 1 else ""
+def _title(figure: Figure, frame: Frame, cell: tuple[int, ...] | None = None) -> None:
+    slices = f"; slices through {frame.described(cell)}" if cell is not None and len(frame.axes) > 2 else ""
     contours = "; contours: 50, 90, 99 % of the time" if len(frame.axes) > 1 else ""
-    figure.suptitle(f"{frame.title}{averaged}{contours}", fontsize=10)
+    figure.suptitle(f"{frame.title}{slices}{contours}", fontsize=10)

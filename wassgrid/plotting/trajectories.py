@@ -13,22 +13,27 @@ from wassgrid.plotting.fields import action_labels, particles_of
 from wassgrid.plotting.style import COLOURS, canvas, label, plain, styled
 from wassgrid.storage import ResultFile
 
-_BULK = 0.75  # share of the stationary law that the cells are chosen from
+_BULK = 0.9  # share of the stationary law that the cells are chosen from
 
 
 @styled
 def trajectories(path: str | os.PathLike[str], states: Sequence[Sequence[float]] | None = None, cells: int = 4) -> Figure:
     """Draw how the particles of some cells move: action against flow time (against step where no flow time passes).
 
-    states: the states (d numbers each) whose nearest cells are shown; by default `cells` of them, far apart among those
-    that hold 75 % of the stationary law. Line widths grow with the particle's weight. Raises StorageError for a file
-    without frames, ValueError for a state of another dimension.
+    states: the states (d numbers each) whose nearest cells are shown; by default `cells` of them: the most frequent one, then
+    such as lie far from those chosen and whose particles go far, among those that hold 90 % of the stationary law. Line widths
+    grow with the particle's weight. Raises StorageError for a file without frames, ValueError for a state of another dimension.
     """
     with ResultFile(path) as result:
         frame = particles_of(result)
         law = frame["stationary"]
         axes = result.axes
-        chosen = _spread_cells(law, result.boundaries, cells) if states is None else [_nearest(axes, state) for state in states]
+        if states is None:
+            moves = frame["actions"] - particles_of(result, 0)["actions"]
+            moved = np.sqrt(np.einsum("...i,...ia->...", frame["weights"], moves**2))
+            chosen = _telling_cells(law, moved, result.boundaries, cells)
+        else:
+            chosen = [_nearest(axes, state) for state in states]
         names = action_labels(result)
         state_labels = result.state_names
         steps = result.steps("trajectory")
@@ -74,8 +79,9 @@ def _nearest(axes: Sequence[np.ndarray], state: Sequence[float]) -> tuple[int, .
     return tuple(int(np.abs(axis - x).argmin()) for axis, x in zip(axes, state, strict=True))
 
 
-def _spread_cells(law: np.ndarray, boundaries: Sequence[str], count: int) -> list[tuple[int, ...]]:
-    """Choose the most frequent cell, then each time the one farthest from those chosen, within 75 % of the law."""
+def _telling_cells(law: np.ndarray, moved: np.ndarray, boundaries: Sequence[str], count: int) -> list[tuple[int, ...]]:
+    """Choose the most frequent cell, then each time the one of the largest product of its distance to those chosen, in widths of
+    the grid, and of how far its particles moved (n1..nd), within 90 % of the law."""
     heaviest = np.argsort(law, axis=None)[::-1]
     inside = heaviest[: int(np.searchsorted(np.cumsum(law.ravel()[heaviest]), _BULK)) + 1]
     index = np.stack(np.unravel_index(inside, law.shape), axis=1)
@@ -85,9 +91,13 @@ def _spread_cells(law: np.ndarray, boundaries: Sequence[str], count: int) -> lis
         apart = np.abs(index - index[cell]) / law.shape
         return np.linalg.norm(np.where(periodic, np.minimum(apart, 1 - apart), apart), axis=1)
 
+    telling = moved.ravel()[inside]
+    telling = telling / telling.max() if telling.max() > 0 else np.ones(inside.size)
     chosen = [0]
     distance = distances(0)
     while len(chosen) < min(count, len(inside)):
-        chosen.append(int(distance.argmax()))
+        # where nothing that is left moved, the farthest
+        score = distance * telling
+        chosen.append(int((score if score.max() > 0 else distance).argmax()))
         distance = np.minimum(distance, distances(chosen[-1]))
     return sorted(tuple(int(i) for i in index[k]) for k in chosen)

@@ -15,6 +15,7 @@ from wassgrid.policy import ParticlePolicy, initial_policy
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
+_AT_ONCE = 1 << 22  # numbers of pairs of particles
 _SAME = 1e-9  # of a period or a grid spacing
 
 
@@ -38,8 +39,9 @@ class Start:
     def on(self, case: Case, grid: StateGrid) -> ParticlePolicy:
         """Return the policy on the grid of a case: on its own grid as it is, interpolated between cells, constant beyond an end.
 
-        With one particle it is repeated for all that the case has; where the case has one, it is the mean. Raises StartError for
-        other states, actions, periods or numbers of particles.
+        With one particle it is repeated for all that the case has; where the case has one, it is the mean. Another number of
+        particles of one action: each is the mean of the share of the distribution that it has the weight of. Raises StartError
+        for other states, actions, periods, and for another number of particles of several actions.
         """
         policy, wanted, m = self.policy, case.policy.particles, case.problem.action_dimension
         if not isinstance(policy, ParticlePolicy):
@@ -54,15 +56,16 @@ class Start:
                 raise StartError(f"initial: its state {name} is {kinds[0]}, that of the case {kinds[1]}")
         if wanted == 1 != policy.particles:
             policy = ParticlePolicy.around(policy.grid, policy.cell_mean())
-        if policy.particles not in (1, wanted):
+        if policy.particles not in (1, wanted) and m > 1:
             raise StartError(
-                f"initial: it has {policy.particles} particles per cell, the case {wanted}: set policy.particles to "
-                f"{policy.particles}, or to 1 for a start from its mean"
+                f"initial: it has {policy.particles} particles of {m} actions per cell, the case {wanted}: set policy.particles "
+                f"to {policy.particles}, or to 1 for a start from its mean"
             )
         if policy.particles == wanted:
             actions, weights = policy.actions, policy.weights
         else:
-            actions, weights = np.repeat(policy.actions, wanted, axis=1), initial_policy(case, policy.grid).weights
+            weights = initial_policy(case, policy.grid).weights
+            actions = np.repeat(policy.actions, wanted, axis=1) if policy.particles == 1 else _shared_out(policy, weights)
         low, high = case.problem.action_bounds.T
         actions, weights = np.clip(_carried(actions, policy.grid, grid), low, high), _carried(weights, policy.grid, grid)
         return ParticlePolicy(grid, np.ascontiguousarray(actions), weights / weights.sum(axis=1, keepdims=True))
@@ -73,6 +76,25 @@ class Start:
             return None
         law = np.maximum(_carried(self.law, self.policy.grid, grid), 0.0)
         return (law / law.sum(), _carried(self.value, self.policy.grid, grid)) if law.sum() > 0.0 else None
+
+
+def _shared_out(policy: ParticlePolicy, weights: np.ndarray) -> np.ndarray:
+    """Return particles (cells, M, 1) of weights (cells, M) for the distributions of one action of a policy, means kept.
+
+    a_j = int_{W_j-1}^{W_j} q(u) du / w_j,  q the quantile function, W the cumulative weights.
+    """
+    order = np.argsort(policy.actions[:, :, 0], axis=1, kind="stable")
+    sorted_actions, own = (np.take_along_axis(x, order, axis=1) for x in (policy.actions[:, :, 0], policy.weights))
+    result = np.empty(weights.shape)
+    ends, others = np.cumsum(own, axis=1), np.cumsum(weights, axis=1)
+    rows = max(1, _AT_ONCE // (own.shape[1] * weights.shape[1]))
+    for start in range(0, len(weights), rows):
+        some = slice(start, start + rows)
+        top = np.minimum(ends[some, :, None], others[some, None, :])
+        bottom = np.maximum((ends - own)[some, :, None], (others - weights)[some, None, :])
+        shares = np.maximum(top - bottom, 0.0)
+        result[some] = np.einsum("kij,ki->kj", shares, sorted_actions[some]) / shares.sum(axis=1)
+    return result[:, :, None]
 
 
 def _carried(values: np.ndarray, old: StateGrid, new: StateGrid) -> np.ndarray:
