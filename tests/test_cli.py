@@ -774,3 +774,20 @@ def test_a_bad_case_ends_in_one_line_and_leaves_nothing(name, tmp_path, monkeypa
         assert fragment in captured.err
     assert files(tmp_path) == ["bad.toml"]
     assert spent < 10  # 2 s on an idle machine
+
+
+def test_compilation_is_counted_once_and_apart(case, tmp_path):
+    """In a fresh cache the first step compiles; with it nothing does, and the rest of the run is left."""
+    script = "import sys; from wassgrid.cli import main; sys.exit(main(sys.argv[1:]))"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_NUM_THREADS": "1"}
+    seconds = []
+    for name in ("first.h5", "second.h5"):
+        command = [sys.executable, "-c", script, "run", "tiny.toml", "-q", "-o", name]
+        subprocess.run(command, env=environment, check=True, timeout=300)
+        with ResultFile(name) as result:
+            columns = result.convergence
+        assert np.all(columns["time_compilation"] <= np.diff(columns["wall_time"], prepend=0.0))
+        seconds.append((columns["time_compilation"].sum(), columns["wall_time"][-1]))
+    (compiled, whole), (nothing, rest) = seconds
+    assert nothing == 0.0 and compiled > 1.0
+    assert whole - compiled < 10.0 * rest + 1.0

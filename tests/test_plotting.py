@@ -236,6 +236,17 @@ def test_maps_of_three_states_are_slices_through_one(tmp_path):
         plotting.figures([path], {"w": 0.0})
 
 
+def test_wall_time_is_shown_without_compilation(tmp_path):
+    series = {"convergence": {name: Variable((), name) for name in ("objective", "wall_time", "time_compilation")}}
+    writer = ResultWriter.create(tmp_path / "run.h5", {"case": ""}, (), series | {"trajectory": {}})
+    for step, (wall, compiled) in enumerate([(20.5, 20.0), (31.0, 10.0), (31.5, 0.0)]):
+        writer.append_row({"step": step, "objective": 3.0 - step, "wall_time": wall, "time_compilation": compiled})
+    writer.finish("stopped", "")
+    axis = panels(plotting.convergence([tmp_path / "run.h5"]))[-1]
+    assert axis.get_xlabel() == "wall time without compilation (s)"
+    assert np.allclose(axis.lines[0].get_xdata(), [0.5, 1.0, 1.5])
+
+
 def test_contours_hold_the_stated_share_of_the_law(tmp_path):
     frame = Frame.read(path := write(tmp_path / "run.h5", "xy"))
     contours = panels(plotting.stationary(path))[0].collections[1]

@@ -10,6 +10,7 @@ import numpy as np
 from wassgrid.case import Case
 from wassgrid.observers.progress import clock
 from wassgrid.runs.schema import (
+    COMPILATION,
     CURVATURE_ENDS,
     ESTIMATE,
     FLOW_TIME,
@@ -267,7 +268,11 @@ def _times(result: ResultFile, total: float) -> str:
     columns = {name: phase_time(name) for name in PHASES if phase_time(name) in result.variables("convergence")}
     spent = {name: float(np.nansum(result.array("convergence", column))) for name, column in columns.items()}
     parts = [f"{name} {_seconds(seconds)}" for name, seconds in spent.items() if seconds > 0]
-    return _seconds(total) + (f": {', '.join(parts)}" if parts else "")
+    compiled = 0.0
+    if COMPILATION in result.variables("convergence"):
+        compiled = float(np.nansum(result.array("convergence", COMPILATION)))
+    within = f"; {_seconds(compiled)} of all that compilation, once per machine" if compiled > 0.0 else ""
+    return _seconds(total) + (f": {', '.join(parts)}{within}" if parts else "")
 
 
 def _seconds(seconds: float) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wassgrid.plotting.style import COLOURS, LINES, canvas, label, plain, styled
-from wassgrid.runs.schema import FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STANDARD_ERROR, STEP, WALL_TIME
+from wassgrid.runs.schema import COMPILATION, FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STANDARD_ERROR, STEP, WALL_TIME
 from wassgrid.runs.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
 
@@ -57,7 +57,10 @@ class _Run:
         return STANDARD_ERROR in self.columns
 
     def finite(self, name: str) -> np.ndarray:
-        values = self.columns.get(name, np.full(len(self.columns[STEP]), np.nan))
+        nothing = np.full(len(self.columns[STEP]), np.nan)
+        values = self.columns.get(name, nothing)
+        if name == WALL_TIME:  # once per machine, it says nothing of the method
+            values = values - np.nancumsum(self.columns.get(COMPILATION, nothing))
         return np.where(np.isfinite(values), values, np.nan)
 
 
@@ -133,7 +136,8 @@ def _reference(run: _Run, runs: Sequence[_Run]) -> tuple[float, str]:
 
 def _finish_abscissa(axis: Axes, abscissa: str, runs: Sequence[_Run]) -> None:
     units = {STEP: "1", FLOW_TIME: runs[0].time_units, WALL_TIME: "s"}[abscissa]
-    axis.set_xlabel(label(abscissa.replace("_", " "), units))
+    left_out = abscissa == WALL_TIME and any(np.nansum(run.columns.get(COMPILATION, 0.0)) > 0.0 for run in runs)
+    axis.set_xlabel(label(abscissa.replace("_", " ") + (" without compilation" if left_out else ""), units))
     if max(len(run.columns[STEP]) for run in runs) == 1:
         steps = np.unique([run.columns[STEP][0] for run in runs])
         axis.set(xticks=steps, xlim=(steps[0] - 1, steps[-1] + 1))

@@ -11,6 +11,7 @@ from wassgrid.memory import require_room
 from wassgrid.runs.schema import (
     BOUND_FOUND,
     COLUMNS,
+    COMPILATION,
     COST,
     COST_SCALE,
     MIXING_RATE,
@@ -36,6 +37,7 @@ GRID_COLUMNS = {
     phase_time("derivatives"): ("wall time spent on Q and its derivatives", "s"),
     phase_time("certificate"): ("wall time spent on the lower bound", "s"),
     phase_time("flow"): ("wall time spent on moving the particles, trials included", "s"),
+    COMPILATION: ("wall time of compilation, part of the others", "s"),
     BOUND_FOUND: ("bound on the optimal objective by the best actions found, not proven", COST),
     UPPER_END: ("upper end of the interval that holds the objective of the policy", COST),
     COST_SCALE: ("size of the cost, the larger of J and its standard deviation: what gaps are relative to", COST),

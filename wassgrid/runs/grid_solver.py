@@ -31,6 +31,7 @@ from wassgrid.runs import stopping
 from wassgrid.runs.loop import CONVERGED, INTERRUPTED, StepRecord, Verdict
 from wassgrid.runs.schema import (
     BOUND_FOUND,
+    COMPILATION,
     COST_SCALE,
     CURVATURE_COLUMNS,
     CURVATURE_ENDS,
@@ -53,6 +54,7 @@ from wassgrid.runs.schema import (
 from wassgrid.runs.solution import GridSolution
 from wassgrid.runs.start import Start, is_same
 from wassgrid.runs.stopping import Headway, Standing, wanted_gap
+from wassgrid.transition.compilation import compile_time
 from wassgrid.transition.model import ResolutionError, TransitionModel
 from wassgrid.transition.operator import MarkovOperator
 
@@ -163,13 +165,14 @@ class GridSolver:
         Raises ReducibleChainError for a chain with several recurrent classes, StartError for a policy that does not fit.
         """
         began = time.perf_counter()
-        state = self._first(self._from_coarser() if self.given is None else self._from_given(self.given))
-        if self._ends(state):
-            state = self._settled(state)
-            state = replace(state, final=self.verdict(state) is not None)
-        elif self.case.flow.proof == "always":
-            state = self._certified(state)
-        facts = {**self._curvature(0, state.evaluation), **state.facts}
+        with compile_time() as compiling:
+            state = self._first(self._from_coarser() if self.given is None else self._from_given(self.given))
+            if self._ends(state):
+                state = self._settled(state)
+                state = replace(state, final=self.verdict(state) is not None)
+            elif self.case.flow.proof == "always":
+                state = self._certified(state)
+            facts = {**self._curvature(0, state.evaluation), **state.facts, COMPILATION: compiling.seconds}
         return replace(state, elapsed=time.perf_counter() - began, facts=facts)
 
     def _first(self, coarse: tuple[ParticlePolicy, np.ndarray, np.ndarray] | None) -> GridState:
@@ -300,14 +303,15 @@ class GridSolver:
     def advance(self, state: GridState) -> GridState:
         """Take one step of the case's method; prove the bound where the run may end here, or where the case asks for it."""
         began = time.perf_counter()
-        new = self._moved(state)
-        if self._ends(new):
-            new = self._settled(new)
-            if self.verdict(new) is not None:
-                new = replace(new, before=state, final=True)
-        elif self.case.flow.proof == "always":
-            new = self._certified(new)
-        facts = {**new.facts, **self._curvature(new.step, new.evaluation)}
+        with compile_time() as compiling:
+            new = self._moved(state)
+            if self._ends(new):
+                new = self._settled(new)
+                if self.verdict(new) is not None:
+                    new = replace(new, before=state, final=True)
+            elif self.case.flow.proof == "always":
+                new = self._certified(new)
+            facts = {**new.facts, **self._curvature(new.step, new.evaluation), COMPILATION: compiling.seconds}
         return replace(new, elapsed=state.elapsed + time.perf_counter() - began, facts=facts)
 
     def _moved(self, state: GridState) -> GridState:
