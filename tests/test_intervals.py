@@ -155,6 +155,15 @@ def test_the_remainder_counts_whole_turns_exactly():
         assert found.upper[0] == 1.0
 
 
+def test_the_remainder_of_a_range_counts_whole_turns_exactly():
+    """x/x = 1, but x (1/x) < 1 for many x in floating point."""
+    x = 1.0 + np.random.default_rng(3).integers(0, 1 << 40, 1000) / 2.0**38
+    for turns in (1.0, 3.0, -2.0):
+        found = intervals.mod(Interval(turns * x, turns * x), Interval(x, x))
+        assert (found.lower == 0.0).all()
+        assert (found.upper == 0.0).all()
+
+
 def test_a_range_with_an_end_that_is_no_number_is_all_numbers():
     far = np.array([np.inf, 0.0])
     with np.errstate(invalid="ignore"):  # as where expressions are evaluated

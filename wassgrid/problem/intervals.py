@@ -271,13 +271,12 @@ def mod(x: Any, y: Any) -> Any:
     """Return the range of x - y floor(x/y); order 0 where it may jump."""
     if not isinstance(x, Interval) and not isinstance(y, Interval):
         return np.mod(x, y)
-    if isinstance(y, Interval):
-        turns = floor(x / y)
-    else:
-        # the turns that `np.mod` counts, exactly
-        low, high = np.floor_divide(x.lower, y), np.floor_divide(x.upper, y)
-        low, high = np.minimum(low, high), np.maximum(low, high)
-        turns = Interval(low, high, _limited(x.order, ~(low == high), 0))
+    # the turns that `np.mod` counts, exactly: x/y is monotone in either
+    p, q = (z if isinstance(z, Interval) else Interval(z, z) for z in (x, y))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corners = np.stack(np.broadcast_arrays(*(np.floor_divide(a, b) for a in (p.lower, p.upper) for b in (q.lower, q.upper))))
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    turns = Interval(low, high, _limited(_least(p.order, q.order), ~(low == high), 0))
     result = x - y * turns
     if isinstance(y, Interval):
         none = (y.lower <= 0) & (y.upper >= 0)  # there is no remainder of 0
