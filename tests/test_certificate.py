@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wassgrid.case import Case
-from wassgrid.certificate import certify, find_best
+from wassgrid.certificate import best_actions, branch_and_bound, certify, find_best
 from wassgrid.certificate.action_value import ActionValue
 from wassgrid.certificate.branch_and_bound import Boxes, BranchAndBound, _product, least_curvature
 from wassgrid.certificate.search_box import search_box
@@ -20,6 +20,7 @@ from wassgrid.method.newton import newton_step
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.exact import Manufactured, ScalarLQ, VectorLQ
+from wassgrid.transition.threads import TEAM
 
 DISCOUNTED = {"criterion": {"kind": "discounted", "discount": 0.9}}
 LQ = ScalarLQ()
@@ -289,3 +290,19 @@ def test_products_of_ranges_keep_what_is_not_a_number():
     x = np.array([[0.0, 0.0, -1.0, 0.0, nan], [0.0, 2.0, 1.0, 0.0, nan]])
     y = np.array([[-inf, -inf, 3.0, nan, 0.0], [inf, 1.0, 4.0, nan, 0.0]])
     np.testing.assert_array_equal(_product(x, y), [[0.0, -inf, -4.0, nan, nan], [0.0, 2.0, 4.0, nan, nan]])
+
+
+@pytest.mark.parametrize("name", ["quartic, unbounded", "vector LQ, two actions", "pendulum, aligned"])
+def test_search_and_proof_are_the_same_for_any_number_of_threads_and_block_of_cells(name, monkeypatch):
+    found = []
+    for size, at_once in ((1, 1 << 17), (1, 200), (3, 200)):
+        monkeypatch.setattr(TEAM, "size", size)
+        monkeypatch.setattr(best_actions, "_PROBED_AT_ONCE", at_once)
+        monkeypatch.setattr(branch_and_bound, "BOXES_AT_ONCE", at_once)
+        evaluation = random_evaluation(name, 5)
+        best, certificate = find_best(evaluation), certify(evaluation)
+        found.append((best.actions, best.values, best.lead, certificate.slack, certificate.best_actions, certificate.lower_bound))
+    for one, other in zip(found[0], found[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    for one, other in zip(found[1], found[2], strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -185,3 +185,36 @@ def test_threads_that_come_late_are_left_out_for_a_while():
     for _ in range(4):
         runner.run(piece, 64, MUCH, ())
     assert pieces.count(False) <= 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 40])
+def test_shared_pieces_are_done_once_and_come_in_order(size, count):
+    runner, begun = team(size), []
+
+    def task(piece: int) -> float:
+        begun.append(piece)
+        out = np.empty(300)
+        # loops inside of it are run by one thread
+        runner.run(harmonic, out.size, MUCH, (100, out))
+        with pytest.raises(FloatingPointError):
+            np.array([1.0]) / np.array([0.0])
+        return float(out[piece])
+
+    expected = [sum(1.0 / (k + i) for i in range(1, 100)) for k in range(count)]
+    with np.errstate(divide="raise"):
+        found = runner.share(task, range(count))
+    assert found == pytest.approx(expected, rel=1e-13)
+    assert sorted(begun) == list(range(count))
+    assert begun[:1] == list(range(count))[:1]
+
+
+def test_of_shared_pieces_that_raise_the_first_is_told():
+    def task(piece: int) -> None:
+        time.sleep(0.02 if piece == 7 else 0.001)
+        if piece in (7, 8):
+            raise ArithmeticError(str(piece))
+
+    for _ in range(5):
+        with pytest.raises(ArithmeticError, match="7"):
+            team(3).share(task, range(40))

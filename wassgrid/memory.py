@@ -18,6 +18,7 @@ from wassgrid.chain.fundamental import DIRECT_COST, factorisation_products
 from wassgrid.evaluation import Evaluator
 from wassgrid.resources import ResourceError, amount, krylov_vectors, memory_limit, require_narrow
 from wassgrid.transition.model import BLOCK_BYTES
+from wassgrid.transition.threads import TEAM
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -144,13 +145,13 @@ def _search_bytes(n: int, m: int, tables: int) -> float:
     first = probe_pattern(m)[1]
     probes = max(int(first.sum()), int((~first).sum()))
     # probes, moves; Q, what is expected of it and what that is made of
-    return 8.0 * min(n, searched_at_once(m)) * (probes * (2 * m + 8) + 3 * tables)
+    return 8.0 * min(n, TEAM.size * searched_at_once(m)) * (probes * (2 * m + 8) + 3 * tables)
 
 
 def _proof_bytes(n: int, d: int, m: int, tables: int) -> float:
     """Return the bytes of bounding Q on some boxes: means and costs, their ranges, those of E V, and of Q' and Q''."""
     ranges = 5 * tables + 5 * d * d + 4 * d + 4 * (m + 1) ** 2 + 32
-    return 8.0 * min(n, BOXES_AT_ONCE) * ranges
+    return 8.0 * min(n, TEAM.size * BOXES_AT_ONCE) * ranges
 
 
 def estimate_chains(case: Case, chains: int | None = None) -> float:

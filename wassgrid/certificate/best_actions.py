@@ -12,9 +12,10 @@ from wassgrid.certificate.search_box import search_box
 from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.method.box_step import newton_candidates
 from wassgrid.problem.control_problem import ProblemError
+from wassgrid.transition.threads import TEAM
 
 PROBES = 9  # actions per cell that start the search for the best one
-_PROBED_AT_ONCE = 1 << 18  # probes of the cells that are searched at once
+_PROBED_AT_ONCE = 1 << 17  # probes of the cells that a thread searches at once
 _DESCENT = 40  # steps at most from the best probe to its local minimum
 _SHORTENINGS = 12  # of a step, each by four, before it is taken for a kink
 _NEAR = 1e-6  # of the length of an axis, from which on a mean is at its end
@@ -129,50 +130,64 @@ def best_actions(
     """Return the best action found in every cell, (cells, m), its Q and its lead, (cells,).
 
     The best of the particles and of the probe actions, then descent from it; where actions carry a mean over the end of a clamped
-    axis, descent from the best probe on each side too. Some cells after the others.
+    axis, descent from the best probe on each side too. Some cells at once, and on several threads.
 
     With `before` (see `find_best`) the best actions of then are starts too. Two actions differ in Q by what they did then, up to
     g (max - min) of the change of V: where the best action led by more, none that was tried is better, and none is tried again.
     """
-    evaluation = q.evaluation
-    actions, values, lead = np.empty(low.shape), np.empty(len(low)), np.full(len(low), -1.0, np.float32)
+    evaluation, cells = q.evaluation, len(low)
+    lead = np.full(cells, -1.0, np.float32)
     if before is not None:
         lead = before[0].lead - np.float32(evaluation.discount * np.ptp(evaluation.value - before[1]))
     at_once = searched_at_once(low.shape[1])
-    for start in range(0, len(low), at_once):
-        cells = np.arange(start, min(start + at_once, len(low)))
-        first = evaluation.q[cells].argmin(axis=1)
-        point = _Point(
-            cells,
-            evaluation.policy.actions[cells, first],
-            evaluation.q[cells, first],
-            evaluation.q_gradient[cells, first],
-            evaluation.q_hessian[cells, first],
-        )
-        known = lead[cells] > 0.0
-        if before is not None:
-            earlier = np.clip(before[0].actions[cells], low[cells], high[cells])
-            rows = np.flatnonzero((earlier != point.actions).any(axis=1))
-            rows = rows[q.values(cells[rows], earlier[rows, None])[:, 0] < point.value[rows]]
-            point.put(rows, earlier[rows], q.derivatives(cells[rows], earlier[rows]))
-        probed = np.flatnonzero(~known)
-        others, tried = _probe(q, point, probed, low[cells], high[cells])
-        if others.cells.size:
-            point = _Point.joined([point, others])
-        rows = point.cells - start
-        descend(q, point, low[cells][rows], high[cells][rows])
-        # of several points of a cell the best comes last
-        order = np.argsort(-point.value, kind="stable")
-        actions[point.cells[order]], values[point.cells[order]] = point.actions[order], point.value[order]
-        # other minima, and the probes that are not next to the best action: those lead to it
-        box = high[cells] - low[cells]
-        least = np.full(cells.size, np.inf)
-        for some, probes, found in tried:
-            apart = (np.abs(probes - actions[cells[some], None]) >= box[some, None] / (PROBES - 1)).any(axis=2)
-            least[some] = np.minimum(least[some], np.where(apart, found, np.inf).min(axis=1))
-        lost = (np.abs(point.actions - actions[point.cells]) > _SAME * box[rows]).any(axis=1)
-        np.minimum.at(least, rows[lost], point.value[lost])
-        lead[cells[probed]] = np.minimum(least - values[cells], np.finfo(np.float32).max)[probed]
+    blocks = [np.arange(start, min(start + at_once, cells)) for start in range(0, cells, at_once)]
+    earlier = None if before is None else before[0].actions
+    found = TEAM.share(lambda block: _searched(q, block, low, high, earlier, lead[block]), blocks)
+    actions, values, leads = (np.concatenate(part) for part in zip(*found, strict=True))
+    return actions, values, leads
+
+
+def _searched(
+    q: ActionValue, cells: np.ndarray, low: np.ndarray, high: np.ndarray, earlier: np.ndarray | None, lead: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the best actions, values and leads of a range of cells (K,), see `best_actions`.
+
+    low, high, earlier (cells, m), lead (K,): of the actions of before, what their change of V has left of it.
+    """
+    evaluation, start = q.evaluation, int(cells[0])
+    first = evaluation.q[cells].argmin(axis=1)
+    point = _Point(
+        cells,
+        evaluation.policy.actions[cells, first],
+        evaluation.q[cells, first],
+        evaluation.q_gradient[cells, first],
+        evaluation.q_hessian[cells, first],
+    )
+    low, high = low[cells], high[cells]
+    if earlier is not None:
+        known = np.clip(earlier[cells], low, high)
+        rows = np.flatnonzero((known != point.actions).any(axis=1))
+        rows = rows[q.values(cells[rows], known[rows, None])[:, 0] < point.value[rows]]
+        point.put(rows, known[rows], q.derivatives(cells[rows], known[rows]))
+    probed = np.flatnonzero(~(lead > 0.0))
+    others, tried = _probe(q, point, probed, low, high)
+    if others.cells.size:
+        point = _Point.joined([point, others])
+    rows = point.cells - start
+    descend(q, point, low[rows], high[rows])
+    # of several points of a cell the best comes last
+    order = np.argsort(-point.value, kind="stable")
+    actions, values = np.empty(low.shape), np.empty(cells.size)
+    actions[rows[order]], values[rows[order]] = point.actions[order], point.value[order]
+    # other minima, and the probes that are not next to the best action: those lead to it
+    box = high - low
+    least = np.full(cells.size, np.inf)
+    for some, probes, found in tried:
+        apart = (np.abs(probes - actions[some, None]) >= box[some, None] / (PROBES - 1)).any(axis=2)
+        least[some] = np.minimum(least[some], np.where(apart, found, np.inf).min(axis=1))
+    lost = (np.abs(point.actions - actions[rows]) > _SAME * box[rows]).any(axis=1)
+    np.minimum.at(least, rows[lost], point.value[lost])
+    lead[probed] = np.minimum(least - values, np.finfo(np.float32).max)[probed]
     return actions, values, lead
 
 

@@ -10,11 +10,12 @@ import numpy as np
 from wassgrid.certificate.action_value import ActionValue, Enclosure
 from wassgrid.evaluation import rounding
 from wassgrid.problem.control_problem import ActionRanges
+from wassgrid.transition.threads import TEAM
 
 _LOOSENESS = 0.5  # of the gap that branch and bound may leave unproven
 _BOXES = (40, 160, 320)  # per cell on average for 1, 2 and more actions, after which branch and bound stops with what it has
 _ROUNDS = 80
-BOXES_AT_ONCE = 1 << 15  # boxes bounded at once
+BOXES_AT_ONCE = 1 << 14  # boxes that a thread bounds at once, and cells whose boxes it has open
 
 
 def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -103,47 +104,50 @@ class BranchAndBound:
         self.boxes = 0
         self.least_value = float(evaluation.value.min())
         self.low, self.high = low, high
-        self.target, self.budget = np.inf, 0
+        self.target = np.inf
 
     def run(self) -> None:
         """Split boxes until all are done, or the budget is spent: then the bound holds what the open ones allow.
 
-        Some cells after the others: beyond the results nothing is kept but their open boxes.
+        Some cells at once, and on several threads: beyond the results nothing is kept but their open boxes.
         """
         cells = self.values.size
         self.target = float(self._allowed((self.values - self.evaluation.value).min()))
-        for start in range(0, cells, BOXES_AT_ONCE):
-            self._run_cells(np.arange(start, min(start + BOXES_AT_ONCE, cells)))
+        blocks = [np.arange(start, min(start + BOXES_AT_ONCE, cells)) for start in range(0, cells, BOXES_AT_ONCE)]
+        self.boxes = sum(TEAM.share(self._run_cells, blocks))
 
     def _allowed(self, known: np.ndarray) -> np.ndarray:
         """Return how far down a bound of min_a Q - V may be where an action reaches `known`; it grows with `known`."""
         return known - np.maximum(self.tolerance, -_LOOSENESS * known)
 
-    def _run_cells(self, cells: np.ndarray) -> None:
-        self.budget = self.boxes + _BOXES[min(self.actions.shape[1], 3) - 1] * cells.size + 10_000
+    def _run_cells(self, cells: np.ndarray) -> int:
+        """Bound Q in some cells, whose number of boxes is returned; writes to nothing of the others."""
+        budget = _BOXES[min(self.actions.shape[1], 3) - 1] * cells.size + 10_000
         # one box for every cell, about its best action
         boxes = Boxes(cells, self.low[cells], self.high[cells], self.actions[cells], np.ones(cells.size, bool))
-        waiting = [self._examined(boxes)]
+        seen = cells.size
+        waiting = [self._examined(boxes, seen > budget)]
         for _ in range(_ROUNDS):
             boxes = self._split(*_joined(waiting))
             if boxes.cells.size == 0:
-                return
-            waiting = [
-                self._examined(boxes[np.arange(start, min(start + BOXES_AT_ONCE, boxes.cells.size))])
-                for start in range(0, boxes.cells.size, BOXES_AT_ONCE)
-            ]
+                return seen
+            waiting = []
+            for start in range(0, boxes.cells.size, BOXES_AT_ONCE):
+                some = boxes[np.arange(start, min(start + BOXES_AT_ONCE, boxes.cells.size))]
+                seen += some.cells.size
+                waiting.append(self._examined(some, seen > budget))
         rest, found = _joined(waiting)
         np.minimum.at(self.lower, rest.cells, found.lower)
+        return seen
 
-    def _examined(self, boxes: Boxes) -> tuple[Boxes, Bounded]:
-        """Bound boxes, write down what is done, and return those that are open."""
+    def _examined(self, boxes: Boxes, last: bool) -> tuple[Boxes, Bounded]:
+        """Bound boxes, write down what is done (all where these are the last), and return those that are open."""
         value = self.evaluation.value[boxes.cells]
         found = self.bounded(boxes, value + self.target)
-        self.boxes += boxes.cells.size
         self._learn(boxes, found)
         allowed = np.minimum(self.target, self._allowed(self.values[boxes.cells] - value))
         tiny = (boxes.high - boxes.low).max(axis=1) <= 1e-13 * (1.0 + np.abs(boxes.point).max(axis=1))
-        done = (found.lower >= value + allowed) | tiny | (self.boxes > self.budget)
+        done = (found.lower >= value + allowed) | tiny | last
         np.minimum.at(self.lower, boxes.cells[done], found.lower[done])
         rest = np.flatnonzero(~done)
         return boxes[rest], found[rest]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +17,14 @@ class Latest:
     def __init__(self) -> None:
         self._owner: Callable[[], Any] = lambda: None
         self._made: dict[str, Any] = {}
+        self._one = threading.RLock()
 
     def of(self, owner: Any, name: str, make: Callable[[], Any]) -> Any:
         """Return what `make` made for an owner under a name; what another owner had is gone."""
-        if self._owner() is not owner:
-            self._made = {}
-            self._owner = weakref.ref(owner)
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
+        with self._one:
+            if self._owner() is not owner:
+                self._made = {}
+                self._owner = weakref.ref(owner)
+            if name not in self._made:
+                self._made[name] = make()
+            return self._made[name]

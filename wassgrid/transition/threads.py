@@ -11,12 +11,14 @@ whose processor another process has cost a piece at most.
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from numba import config
 
 PIECES = 16  # of a loop, per thread
@@ -24,6 +26,9 @@ LONGEST_PIECE = 2e8  # elementary operations, a tenth of a second or two: how lo
 WORTH_WAKING = 4e6  # elementary operations from which a second thread gains more than it costs to wake
 _TAIL = 0.25  # share of a loop that the first thread may wait for the others before they are left out for a while
 _LONGEST_REST = 256  # loops
+
+_Piece = TypeVar("_Piece")
+_Result = TypeVar("_Result")
 
 
 def available() -> int:
@@ -42,6 +47,8 @@ class Team:
         self._known: set[int] = set()
         self._rest = 0
         self._next_rest = 4
+        # set in a thread while it is at one of several calls of `share`
+        self._within = threading.local()
 
     def run(self, kernel: Callable[..., Any], total: int, work: float, arguments: tuple[Any, ...]) -> None:
         """Call kernel(low, high, *arguments) until [0, total) is covered, and return when all calls have ended.
@@ -53,7 +60,7 @@ class Team:
         if total <= 0:
             return
         pieces = max(1, int(min(total, work / LONGEST_PIECE)))
-        alone = self.size == 1 or work < WORTH_WAKING or total == 1
+        alone = self.size == 1 or work < WORTH_WAKING or total == 1 or hasattr(self._within, "call")
         if not alone and id(kernel) not in self._known:
             # one thread compiles
             kernel(0, 0, *arguments)
@@ -63,6 +70,43 @@ class Team:
                 kernel(c * total // pieces, (c + 1) * total // pieces, *arguments)
             return
         pieces = min(total, max(pieces, PIECES * self.size))
+        self._together(lambda c: kernel(c * total // pieces, (c + 1) * total // pieces, *arguments), pieces)
+
+    def share(self, task: Callable[[_Piece], _Result], pieces: Sequence[_Piece]) -> list[_Result]:
+        """Call task(piece) for every piece and return the results in order; what is raised is raised here, as by `run`.
+
+        task: calls that do not hold the interpreter's lock for long, of NumPy on large arrays and of compiled loops, each of
+        which one thread then runs whole. No two pieces may write to one place. The first is done before the others, and with it
+        what is computed once for all.
+        """
+        results = [task(piece) for piece in pieces[:1]]
+        if self.size == 1 or len(pieces) < 3 or hasattr(self._within, "call") or self._resting():
+            return results + [task(piece) for piece in pieces[1:]]
+        found: dict[int, _Result] = {}
+        raised: dict[int, Exception] = {}
+        # threads begin with NumPy's own ways of meeting errors
+        errors: dict[str, Any] = dict(np.geterr())
+
+        def call(c: int) -> None:
+            self._within.call = c
+            try:
+                with np.errstate(**errors):
+                    found[c] = task(pieces[1 + c])
+            except Exception as error:
+                raised[c] = error
+                raise
+            finally:
+                del self._within.call
+
+        try:
+            self._together(call, len(pieces) - 1)
+        except Exception as error:
+            # pieces are begun in order: of those that raise the first has been begun, whoever is faster
+            raise raised.get(min(raised, default=0), error) from None
+        return results + [found[c] for c in range(len(pieces) - 1)]
+
+    def _together(self, call: Callable[[int], None], pieces: int) -> None:
+        """Call call(c) for all c < pieces, on the threads of this team."""
         ticket = count()
         failed = False
 
@@ -70,7 +114,7 @@ class Team:
             nonlocal failed
             try:
                 while not failed and (c := next(ticket)) < pieces:
-                    kernel(c * total // pieces, (c + 1) * total // pieces, *arguments)
+                    call(c)
             except BaseException:
                 failed = True
                 raise
