@@ -27,6 +27,7 @@ from wassgrid.metric import gradient_norm, norm
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resolution import resolution
+from wassgrid.resources import one_blas_thread
 from wassgrid.runs import stopping
 from wassgrid.runs.loop import CONVERGED, INTERRUPTED, StepRecord, Verdict
 from wassgrid.runs.schema import (
@@ -159,6 +160,7 @@ class GridSolver:
     def grid(self) -> StateGrid:
         return self.model.grid
 
+    @one_blas_thread()
     def start(self) -> GridState:
         """Evaluate the initial policy, or the one that is given or that a coarser grid gives.
 
@@ -300,6 +302,7 @@ class GridSolver:
             {"largest_move": float(checkpoint["largest_move"])},
         )  # fmt: skip
 
+    @one_blas_thread()
     def advance(self, state: GridState) -> GridState:
         """Take one step of the case's method; prove the bound where the run may end here, or where the case asks for it."""
         began = time.perf_counter()
