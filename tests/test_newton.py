@@ -22,6 +22,8 @@ from wassgrid.metric import gradient_norm
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
 from wassgrid.runs.grid_solver import GridSolver, GridState
+from wassgrid.transition import together
+from wassgrid.transition.together import Together
 
 CASES = Path(__file__).parent.parent / "cases"
 LQ = ScalarLQ()
@@ -330,3 +332,25 @@ def test_the_inverted_pendulum_needs_escape():
     assert stuck[-1].evaluation.objective > 2.1371
     assert stuck[-1].evaluation.objective - certify(stuck[-1].evaluation).lower_bound > 1e-3
     assert_falling(stuck)
+
+
+@pytest.mark.parametrize("name", ["1-D, average", "1-D, discounted", "2-D aligned, average"])
+def test_particles_that_stand_together_step_as_they_would_alone(name, monkeypatch):
+    setting = SETTINGS[name]
+    evaluator = setting.evaluator()
+    policy = setting.policy(evaluator, 3, spread=1.0)
+    actions = policy.actions.copy()
+    some = np.random.default_rng(0).random(len(actions)) < 0.9
+    actions[some] = actions[some, :1]
+    actions[:5, 1] = actions[:5, 0]
+    policy = policy.moved(actions)
+    assert Together.of(policy.actions).saves
+    found = []
+    for saved in (0.75, 0.0):
+        monkeypatch.setattr(together, "_SAVED", saved)
+        evaluation = evaluator.evaluate(policy)
+        after = newton_step(evaluator, evaluation, 1.0, find_best(evaluation)).evaluation
+        tables = evaluation.q, evaluation.q_gradient, evaluation.q_hessian
+        found.append((evaluation.mean, evaluation.cost, *tables, after.policy.actions))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -24,6 +24,7 @@ from wassgrid.resources import one_blas_thread
 from wassgrid.transition.latest import Latest
 from wassgrid.transition.model import Expectation, TransitionModel
 from wassgrid.transition.operator import MarkovOperator
+from wassgrid.transition.together import Together
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -129,7 +130,14 @@ class Evaluation:
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         began = time.perf_counter()
-        result = self.action_values(np.arange(self.policy.grid.size), self.policy.actions)
+        actions = self.policy.actions
+        together = Together.of(actions)
+        if together.saves:
+            q, gradient, hessian = self.action_values(together.cells, together.chosen(actions)[:, None])
+            number = together.number
+            result = q[:, 0][number], gradient[:, 0][number], hessian[:, 0][number]
+        else:
+            result = self.action_values(np.arange(self.policy.grid.size), actions)
         self.times["derivatives"] = self.times.get("derivatives", 0.0) + time.perf_counter() - began
         return result
 

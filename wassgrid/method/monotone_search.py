@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wassgrid.evaluation import Evaluation, rounding
+from wassgrid.transition.together import Together
 
 _HALVINGS = 40  # of one particle's move before it stays where it is
 
@@ -20,25 +21,21 @@ def monotone_search(
     Returns the actions and the number of halvings of every particle (cells, N); a particle that finds no decrease stays.
     """
     old, q = evaluation.policy.actions, evaluation.q
-    cells, particles = q.shape
     allowed = rounding(evaluation)
-    new = candidates.copy()
-    halvings = np.zeros((cells, particles), np.int64)
-    moved = np.any(new != old, axis=2)
-    rows, columns = np.nonzero(moved)
+    together = Together.of(old, candidates, q) if slope is None else Together.of(old, candidates, q, slope)
+    old, new, limit = together.chosen(old), together.chosen(candidates), together.chosen(q) + allowed
+    least = 0.0 if slope is None else 1e-4 * together.chosen(slope)
+    halvings = np.zeros(len(new), np.int64)
+    rows = np.flatnonzero(np.any(new != old, axis=1))
     for halving in range(_HALVINGS + 1):
-        trial = evaluation.q_values(rows, new[rows, columns][:, None, :])[:, 0]
-        limit = q[rows, columns] + allowed
-        if slope is not None:
-            limit = limit + 1e-4 * 0.5**halving * slope[rows, columns]
-        rising = ~(trial <= limit)
-        rows, columns = rows[rising], columns[rising]
+        trial = evaluation.q_values(together.cells[rows], new[rows, None])[:, 0]
+        rows = rows[~(trial <= (limit + 0.5**halving * least)[rows])]
         if rows.size == 0:
             break
-        halvings[rows, columns] += 1
+        halvings[rows] += 1
         if halving == _HALVINGS:
-            new[rows, columns] = old[rows, columns]
+            new[rows] = old[rows]
             break
         # the segment between two points of a box stays in the box
-        new[rows, columns] = 0.5 * (new[rows, columns] + old[rows, columns])
-    return new, halvings
+        new[rows] = 0.5 * (new[rows] + old[rows])
+    return new[together.number], halvings[together.number]

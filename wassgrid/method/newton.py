@@ -11,6 +11,7 @@ from wassgrid.method.box_step import newton_candidates
 from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.outcome import StepOutcome
 from wassgrid.metric import gradient_norm
+from wassgrid.transition.together import Together
 
 if TYPE_CHECKING:
     from wassgrid.certificate import BestActions
@@ -56,21 +57,18 @@ def newton_step(
     policy's bracket (see `Evaluator.evaluate`).
     """
     policy = evaluation.policy
-    m = policy.action_dimension
     low, high = evaluation.model.problem.action_bounds.T
-    flat = policy.actions.reshape(-1, m)
-    longest = reach(evaluation)
+    together, longest = Together.of(policy.actions), reach(evaluation)
+    flat = together.chosen(policy.actions)
     candidates, slope = newton_candidates(
-        evaluation.q_gradient.reshape(-1, m),
-        evaluation.q_hessian.reshape(-1, m, m),
+        together.chosen(evaluation.q_gradient),
+        together.chosen(evaluation.q_hessian),
         flat,
         np.maximum(low, flat - longest),
         np.minimum(high, flat + longest),
         tau,
     )
-    actions, halvings = monotone_search(
-        evaluation, candidates.reshape(policy.actions.shape), slope.reshape(policy.weights.shape)
-    )
+    actions, halvings = monotone_search(evaluation, candidates[together.number], slope[together.number])
     escaped = 0
     if best is not None:
         actions, escaped = _escape(evaluation, actions, halvings > 0, best)

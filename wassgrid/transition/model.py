@@ -22,6 +22,7 @@ from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.product_law import AxisTable, Conditioning, FollowerLaw, Passes, ProductLaw
 from wassgrid.transition.smoothing import shared_noise
 from wassgrid.transition.sparse import Rows, TransitionOperator, assembled_rows, count_entries
+from wassgrid.transition.together import Together
 from wassgrid.transition.walk import Axes
 
 if TYPE_CHECKING:
@@ -250,11 +251,19 @@ class TransitionModel:
 
     def means(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return means of the next state (cells, N, d) and stage costs (cells, N) at actions (cells, N, m)."""
+        together = Together.of(actions)
+        if together.saves:
+            mean, cost = self._means(together.cells, together.chosen(actions)[:, None])
+            return mean[:, 0][together.number], cost[:, 0][together.number]
+        return self._means(np.arange(self.grid.size), actions)
+
+    def _means(self, chosen: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return means (K, N, d) and costs (K, N) at actions (K, N, m) of chosen cells (K,)."""
         cells, particles, _ = actions.shape
         mean = np.empty((cells, particles, self.grid.dimension))
         cost = np.empty((cells, particles))
         for rows in self.blocks(cells, particles):
-            tables = self.problem.action_tables(self.grid.states[rows], actions[rows], 0)
+            tables = self.tables(chosen[rows], actions[rows], 0)
             mean[rows], cost[rows] = tables.mean, tables.cost
         return mean, cost
 
