@@ -238,7 +238,7 @@ def test_the_command_writes_and_says_what_is_left_out(solved, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "onnx"], "expected one of npz, c, got 'onnx'"),
+        (["--to", "onyx"], "expected one of npz, c, onnx, got 'onyx'"),
         (["--to", "C"], "expected one of npz, c"),
         ([], "--to"),
         (["--to", "npz", "-o", "notes.txt"], "of another kind"),

@@ -314,13 +314,16 @@ def _follow(file: Path, start: str, steps: int, chains: int, seed: int, figure: 
 @app.command()
 def export(
     file: ResultPath,
-    to: Annotated[str, typer.Option("--to", metavar="npz|c", help="npz: NumPy arrays; c: one C99 header.", show_default=False)],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File.  [default: FILE's name, .npz or .h]")] = None,
+    to: Annotated[
+        str, typer.Option("--to", metavar="npz|c|onnx", help="NumPy arrays, a C99 header, ONNX (neural).", show_default=False)
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File.  [default: FILE's name with its ending]")] = None,
 ) -> None:
     """Write the last policy for use without wassgrid, with its case, units and provenance.
 
     Both interpolate the mean action as wassgrid does. docs/guide/policies.md shows how NumPy alone reads the archive, which holds
-    the particles too; the header says how its function is called.
+    the particles too; the header says how its function is called. A neural policy becomes a model from states, and standard
+    normal numbers where it draws, to actions.
     """
     from wassgrid.export import export as export_policy
 

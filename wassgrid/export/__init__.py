@@ -1,4 +1,4 @@
-"""Policies for use without wassgrid: as NumPy arrays, and as a C header."""
+"""Policies for use without wassgrid: as NumPy arrays, as a C header, neural ones as an ONNX model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from wassgrid.export.archive import npz
 from wassgrid.export.header import FIRST_WORDS, c_header
+from wassgrid.export.onnx_graph import FORMAT, NeuralParcel, onnx
 from wassgrid.export.parcel import ExportError, Parcel
 from wassgrid.problem.names import nearest
 from wassgrid.storage.whole import write_whole
@@ -18,17 +20,20 @@ __all__ = ["FORMS", "ExportError", "Parcel", "c_header", "export", "npz"]
 
 @dataclass(frozen=True)
 class Form:
-    """A form that policies travel in: the ending of its files, how they begin, what they hold, what of a policy is not in it."""
+    """A form that policies travel in: the ending of its files, how they begin, what is read of a result file, what they hold of
+    it, what of a policy is not in it."""
 
     ending: str
     begins: bytes
-    content: Callable[[Parcel], bytes]
-    lost: Callable[[Parcel], str]
+    read: Callable[[str | PathLike[str]], Any]
+    content: Callable[[Any], bytes]
+    lost: Callable[[Any], str]
 
 
 FORMS = {
-    "npz": Form(".npz", b"PK", npz, lambda parcel: ""),
-    "c": Form(".h", FIRST_WORDS.encode(), lambda parcel: c_header(parcel).encode("ascii"), Parcel.lost),
+    "npz": Form(".npz", b"PK", Parcel.from_file, npz, lambda parcel: ""),
+    "c": Form(".h", FIRST_WORDS.encode(), Parcel.from_file, lambda parcel: c_header(parcel).encode("ascii"), Parcel.lost),
+    "onnx": Form(".onnx", bytes([8, FORMAT]), NeuralParcel.from_file, onnx, lambda parcel: ""),
 }
 
 
@@ -40,7 +45,8 @@ def export(path: str | PathLike[str], to: str, output: str | PathLike[str] | Non
     """
     if to not in FORMS:
         raise ExportError(f"export: --to: expected one of {', '.join(FORMS)}, got {to!r:.60}{nearest(to, FORMS)}")
-    form, parcel = FORMS[to], Parcel.from_file(path)
+    form = FORMS[to]
+    parcel = form.read(path)
     target = Path(output) if output is not None else Path(f"{Path(path).stem}{form.ending}")
     write_whole(target, form.content(parcel), form.begins)
     return target, form.lost(parcel)

@@ -24,6 +24,22 @@ class ExportError(WassgridError, ValueError):
     """A policy that cannot travel in the form asked for."""
 
 
+def provenance_of(file: ResultFile, series: str) -> dict[str, str]:
+    """Return where the last policy of an open result file, a frame of a series, comes from, as texts by name."""
+    last = file.last("convergence")
+    provenance = {
+        "wassgrid_version": file.text("wassgrid_version"),
+        "created": file.text("created"),
+        "seed": str(file.attributes["seed"]),
+        "status": f"{file.status}: {file.reason}" if file.reason else file.status,
+        "step": str(int(file.steps(series)[-1])),
+        "objective": f"{last[OBJECTIVE]:.12g}",
+    }
+    if np.isfinite(bound := last.get(LOWER_BOUND, np.nan)):
+        provenance["lower_bound"] = f"{bound:.12g}"
+    return {name: visible(text) for name, text in provenance.items()}
+
+
 @dataclass(frozen=True)
 class Parcel:
     """Hold the last policy of a run and what is to be known of it.
@@ -47,24 +63,12 @@ class Parcel:
         """Read the last policy of a result file.  Raises StorageError; ExportError for a neural policy."""
         with ResultFile(path) as file:
             if "neural" in file.series:
-                raise ExportError(f"'{path}' holds a neural policy, only grid policies can be exported: use wassgrid.Policy.load")
+                raise ExportError(f"'{path}' holds a neural policy: --to onnx, or wassgrid.Policy.load")
             policy, case = ParticlePolicy.from_result(file), case_of(file)
             problem = case.problem
             if problem.state_names != policy.grid.names or problem.action_dimension != policy.action_dimension:
                 raise StorageError(f"'{path}': its policy is not one of its case")
-            law = policy.law_from(file)
-            last = file.last("convergence")
-            provenance = {
-                "wassgrid_version": file.text("wassgrid_version"),
-                "created": file.text("created"),
-                "seed": str(file.attributes["seed"]),
-                "status": f"{file.status}: {file.reason}" if file.reason else file.status,
-                "step": str(int(file.steps("trajectory")[-1])),
-                "objective": f"{last[OBJECTIVE]:.12g}",
-            }
-            if np.isfinite(bound := last.get(LOWER_BOUND, np.nan)):
-                provenance["lower_bound"] = f"{bound:.12g}"
-            return cls.of(case, policy, law, {name: visible(text) for name, text in provenance.items()})
+            return cls.of(case, policy, policy.law_from(file), provenance_of(file, "trajectory"))
 
     @classmethod
     def of(cls, case: Case, policy: ParticlePolicy, law: np.ndarray, provenance: Mapping[str, str]) -> Parcel:
