@@ -18,11 +18,12 @@ from test_plotting import write
 from wassgrid.cli import main
 from wassgrid.plotting.animation import _Film, animate
 from wassgrid.plotting.fields import Frame
-from wassgrid.storage import StorageError
+from wassgrid.storage import ResultFile, StorageError
 
 
 def film(path: Path, steps: int) -> _Film:
-    return _Film([Frame.read(path, k) for k in range(steps)], list(range(steps)))
+    with ResultFile(path) as file:
+        return _Film.of(file, list(range(steps)))
 
 
 @pytest.mark.parametrize(("states", "actions"), [("x", ("u", "$v_1$")), ("xy", ("u",)), ("xyz", ("u",))])
@@ -64,9 +65,9 @@ def test_maps_are_slices_through_the_most_frequent_state(tmp_path: Path) -> None
     path = write(tmp_path / "run.h5", "xyz", ("u",), 3)
     made = film(path, 3)
     for k, _ in enumerate(made.shown(rest=0)):
-        frame = Frame.read(path, k)
+        frame, last = Frame.read(path, k), Frame.read(path)
         image = made.figure.axes[0].collections[0]
-        assert np.allclose(image.get_array(), frame.moments(0)[0][:, :, frame.cell_at()[2]].T)
+        assert np.allclose(image.get_array(), frame.moments(0)[0][:, :, last.cell_at()[2]].T)
         assert len(made.figure.axes[0].collections) == 2  # one set of contours
         assert "slice through x = " in made.figure.get_suptitle()
 

@@ -55,7 +55,7 @@ def animate(file: Path, output: Path | None = None, most: int = 100, rate: int |
             raise StorageError(f"'{file}' holds no frames of particles to animate")
         columns, units = result.convergence, result.description(f"convergence/{OBJECTIVE}")["units"]
         chosen = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
-        film = _Film([Frame.of(result, k) for k in chosen], [int(result.steps("trajectory")[k]) for k in chosen])
+        film = _Film.of(result, chosen)
         film.objective(columns[STEP], columns[OBJECTIVE], label("objective J", units))
     rate = rate or int(np.clip(round(len(chosen) / _SECONDS), *_RATES))
     writer: AbstractMovieWriter = PillowWriter(fps=rate) if path.suffix.lower() == ".gif" else FFMpegWriter(fps=rate)
@@ -75,10 +75,10 @@ def animate(file: Path, output: Path | None = None, most: int = 100, rate: int |
 
 
 class _Film:
-    """A figure whose contents follow the frames."""
+    """A figure whose contents follow the frames, of one state or on a plane; through: what the title adds."""
 
-    def __init__(self, frames: list[Frame], steps: list[int]) -> None:
-        self._frames, self._steps = frames, steps
+    def __init__(self, frames: list[Frame], through: str = "") -> None:
+        self._frames, self._through = frames, through
         last = frames[-1]
         rows = len(last.action_labels)
         self.figure = Figure(figsize=(7.6, 2.9 * rows + 0.5), layout="constrained")
@@ -87,6 +87,16 @@ class _Film:
         draw = self._particles if len(last.axes) == 1 else self._map
         self._updates: list[Callable[[Frame], None]] = [draw(panels[f"{k}"], k) for k in range(rows)]
         panels[f"{rows - 1}"].set_xlabel(last.state_labels[0])
+
+    @classmethod
+    def of(cls, result: ResultFile, chosen: list[int]) -> _Film:
+        """Read chosen frames: of more than one state no more than is shown of them, however large they are."""
+        last = Frame.of(result, chosen[-1])
+        if len(last.axes) == 1:
+            return cls([Frame.of(result, k) for k in chosen])
+        cell = last.cell_at()
+        through = f"; slice through {last.described(cell)}" if len(last.axes) > 2 else ""
+        return cls([Frame.of(result, k).on_plane((0, 1), cell) for k in chosen], through)
 
     def objective(self, steps: np.ndarray, values: np.ndarray, text: str) -> None:
         """Draw J over all steps; a dot follows the frames."""
@@ -99,12 +109,10 @@ class _Film:
 
     def shown(self, rest: int) -> Iterator[None]:
         """Bring the frames into the figure one after the other; the last stays for `rest` more."""
-        last = self._frames[-1]
-        through = f"; slice through {last.described(last.cell_at())}" if len(last.axes) > 2 else ""
         for number, frame in enumerate(self._frames):
             for update in self._updates:
                 update(frame)
-            self.figure.suptitle(f"{frame.title}{through}", fontsize=10)
+            self.figure.suptitle(f"{frame.title}{self._through}", fontsize=10)
             if number == 0:
                 self.figure.draw_without_rendering()
                 self.figure.set_layout_engine("none")  # nothing moves but what the frames move
@@ -139,25 +147,23 @@ class _Film:
         return update
 
     def _map(self, axis: Axes, component: int) -> Callable[[Frame], None]:
-        frames, plane = self._frames, (0, 1)
-        at = frames[-1].cell_at()
-        fields = [frame.sliced(frame.moments(component)[0], plane, at) for frame in frames]
+        frames = self._frames
+        fields = [frame.moments(component)[0] for frame in frames]
         low, high = min(float(field.min()) for field in fields), max(float(field.max()) for field in fields)
         look: dict[str, Any] = {"cmap": SEQUENTIAL, "norm": Normalize(low, high)}
         if low < 0.0 < high:
             extent = max(-low, high)
             look = {"cmap": DIVERGING, "norm": TwoSlopeNorm(0.0, -extent, extent)}
-        x, y = (frames[-1].axes[k] for k in plane)
-        image = axis.pcolormesh(x, y, fields[0].T, shading="nearest", rasterized=True, **look)
+        image = axis.pcolormesh(*frames[-1].axes, fields[0].T, shading="nearest", rasterized=True, **look)
         colourbar(self.figure, image, axis, f"mean of {frames[-1].action_labels[component]}")
         axis.set_ylabel(frames[-1].state_labels[1])
         contours: list[Any] = []
 
         def update(frame: Frame) -> None:
-            image.set_array(frame.sliced(frame.moments(component)[0], plane, at).T)
+            image.set_array(frame.moments(component)[0].T)
             while contours:
                 contours.pop().remove()
-            if (lines := draw_law(axis, frame, plane)) is not None:
+            if (lines := draw_law(axis, frame, (0, 1))) is not None:
                 contours.append(lines)
 
         return update

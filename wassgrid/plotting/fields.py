@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,21 @@ class Frame:
     def sliced(self, field: np.ndarray, plane: tuple[int, int], cell: tuple[int, ...]) -> np.ndarray:
         """Return a field over two states, the others being those of a cell."""
         return field[tuple(slice(None) if k in plane else i for k, i in enumerate(cell))]
+
+    def on_plane(self, plane: tuple[int, int], cell: tuple[int, ...]) -> Frame:
+        """Return what maps over two states show: mean actions and value of the slice through a cell, the law summed out."""
+        mean = [self.sliced(self.moments(k)[0], plane, cell) for k in range(self.actions.shape[-1])]
+        law = self.marginal(plane)
+        return replace(
+            self,
+            state_names=tuple(self.state_names[k] for k in plane),
+            axes=tuple(self.axes[k] for k in plane),
+            state_labels=tuple(self.state_labels[k] for k in plane),
+            actions=np.stack(mean, axis=-1)[..., None, :],
+            weights=np.ones((*law.shape, 1)),
+            law=law,
+            value=self.sliced(self.value, plane, cell),
+        )
 
     def described(self, cell: tuple[int, ...]) -> str:
         """Name a cell by its state."""
