@@ -37,6 +37,7 @@ def prepare(folder: Path) -> None:
     for text in (GOOD, FAMILY):
         (folder / "sound.toml").write_text(text)
         main(["run", str(folder / "sound.toml"), "-o", str(folder / "sound.h5"), "--quiet", "--set", "flow.stop.steps=1"])
+        main(["prove", str(folder / "sound.toml"), "-o", str(folder / "sound.proof.h5"), "--quiet", "--width", "0.5"])
 
 
 def damage(generator: random.Random, text: str) -> str:
@@ -78,16 +79,15 @@ def trial(generator: random.Random, folder: Path) -> str:
         for count in case.grid.points.values():
             cells *= count if isinstance(count, int) else 50
         large = cells > SMALL or case.solver.kind == "neural" or "aligned" in case.grid.points.values()
-        plane = case.problem.state_dimension > 1
     except ValueError:
-        large = plane = False
+        large = False
     if large:
         return "large"
     draw = generator.random()
     if draw < 0.1:
         status = main(["check", str(path), "--suggest"])
-    elif draw < 0.2 and not plane:  # in the plane the first attempt takes some ten seconds
-        status = main(["prove", str(path), "--width", "0.5", "--time", "0.2", "--quiet", "-o", str(folder / "tried.proof.h5")])
+    elif draw < 0.2:  # given up after three times --time, whether something is proven or not
+        status = main(["prove", str(path), "--width", "0.5", "--time", "1", "--quiet", "-o", str(folder / "tried.proof.h5")])
     else:
         status = main(["run", str(path), *overrides])
     if status == 2 and (folder / "tried.h5").exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from continuous_oracle import Plane, plane_function
@@ -14,6 +16,7 @@ from wassgrid.certificate.continuous.laws import AxisLaw, NoAxis, StillAxis, exp
 from wassgrid.certificate.continuous.spline import ORDERS, Knots, Spline
 from wassgrid.problem.intervals import Interval
 from wassgrid.prove import Proof, prove
+from wassgrid.transition import threads
 
 PI = float(np.pi)
 ROUND = (-PI, PI)
@@ -123,6 +126,61 @@ def test_residuals_by_quadrature_lie_within_the_bounds(plane, panels, error):
     check_residuals(plane, proof, 3, 20 if panels > 1000 else 4, panels, error)
 
 
+COUPLED = """
+[indices]
+i = {{ count = 2, periodic = true }}
+[states."q[i]"]
+next = "q[i] + {factor}*(q[i+1] - q[i] + u[i])"
+noise = {noise}
+domain = [-1, 1]
+[actions."u[i]"]
+{more}
+[cost]
+stage = "sum(i, q[i]**2 + u[i]**2)"
+[grid]
+points = {{ "q[i]" = 11 }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("factor", "more", "noise"), [("3", "", "0.2"), ("0.1", "[actions.a]", "0.2"), ("0.1", "", "0.005")],
+    ids=["u that takes long", "an action that costs nothing", "little noise"],
+)  # fmt: skip
+def test_what_takes_too_long_is_given_up_in_three_times_the_time(factor, more, noise):
+    case = Case.from_text(COUPLED.format(factor=factor, more=more, noise=noise), "coupled")
+    proof_of(TWO, 0.9)  # kernels
+    began = time.process_time()
+    with pytest.raises(ProveError, match="nothing was proven in 3 s of computing, 3 times the time given: give more --time"):
+        prove(case, width=0.5, seconds=1.0)
+    assert time.process_time() - began < 3.0 * threads.TEAM.size + 2.0
+
+
+def test_an_attempt_that_is_given_up_leaves_what_was_proven_before(monkeypatch):
+    def late(*arguments):
+        found = bound(*arguments)
+        monkeypatch.setattr(interval.time, "thread_time", lambda: np.inf)
+        return found
+
+    bound = interval.bound
+    monkeypatch.setattr(interval, "bound", late)
+    proof = proof_of(BOTH, 1e-3)
+    assert len(proof.attempts) == 1 and proof.low <= 0.5 <= proof.high
+
+
+def test_compilation_is_not_counted(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(interval.time, "thread_time", lambda: now[0])
+    deadline = interval._Deadline(3.0)
+    for at, told in ((1.0, deadline.on_start), (2.0, deadline.on_start), (7.0, deadline.on_end), (11.0, deadline.on_end)):
+        now[0] = at
+        told(None)
+    now[0] = 12.9
+    deadline.require_time()
+    now[0] = 13.1
+    with pytest.raises(interval._OverdueError):
+        deadline.require_time()
+
+
 def test_intervals_of_different_lattices_overlap():
     intervals = [proof_of(KINKS, width, 5.0) for width in (2e-1, 2e-2)]
     assert max(p.low for p in intervals) <= min(p.high for p in intervals)
@@ -141,7 +199,7 @@ def test_halved_curvature_is_found(monkeypatch):
 
 
 def test_a_minimum_that_leaves_actions_out_is_found(monkeypatch):
-    def careless(self, node, beat):
+    def careless(self, node):
         self.least[node] = self.known.high[node] + 0.01
 
     monkeypatch.setattr(enclosure._Nodes, "prove", careless)
@@ -209,6 +267,9 @@ class Stand:
 
     def __init__(self, axes, u):
         self.axes, self.u, self.d = axes, u, 2
+
+    def beat(self):
+        pass
 
 
 def check_between(still: bool, model: str, seed: int) -> float:
@@ -360,9 +421,3 @@ def test_sums_over_the_law_are_right_to_their_rounding(model):
 def test_what_cannot_be_proven_says_why(plane, words):
     with pytest.raises(ProveError, match=words):
         proof_of(plane, 1e-2, 1.0)
-
-
-def test_a_first_interval_that_takes_too_long_is_given_up(monkeypatch):
-    monkeypatch.setattr(interval, "_LEAST_PATIENCE", 0.0)
-    with pytest.raises(ProveError, match="more --time"):
-        proof_of(KINKS, 5e-2, 1e-3)

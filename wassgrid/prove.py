@@ -16,7 +16,6 @@ from wassgrid.certificate.continuous.laws import Axis, NoAxis
 from wassgrid.storage import ResultFile, StorageError
 from wassgrid.storage.proof import write_proof
 
-Pulse = Callable[[str, float], None]
 _PARTS = {
     "residual": "u is not the best function on these rows",
     "curvature": "bounds between the nodes of the states",
@@ -104,8 +103,7 @@ class Proof:
 @np.errstate(over="ignore", invalid="ignore")  # numbers of any size: an end that is none is seen below
 def prove(
     case: Case, result: ResultFile | None = None, width: float | None = None, seconds: float | None = None,
-    boundary: str | None = None, pulse: Pulse = lambda _what, _share: None,
-    seen: Callable[[Attempt], None] = lambda _attempt: None,
+    boundary: str | None = None, seen: Callable[[Attempt], None] = lambda _attempt: None,
 ) -> Proof:  # fmt: skip
     """Prove an interval for the optimal cost of a case, see `certificate.continuous.interval`.
 
@@ -119,7 +117,7 @@ def prove(
     value = None if result is None else _value_of(result, case)
     best: Attempt | None = None
     low, high, table = -np.inf, np.inf, []
-    for attempt in attempts(claim, value, wanted, limit, pulse):
+    for attempt in attempts(claim, value, wanted, limit):
         if not np.isfinite(attempt.high - attempt.low):
             continue
         seen(attempt)
@@ -139,19 +137,18 @@ def prove(
 
 def prove_file(
     path: str | PathLike[str], overrides: tuple[str, ...] = (), width: float | None = None, seconds: float | None = None,
-    boundary: str | None = None, pulse: Pulse = lambda _what, _share: None,
-    seen: Callable[[Attempt], None] = lambda _attempt: None,
+    boundary: str | None = None, seen: Callable[[Attempt], None] = lambda _attempt: None,
 ) -> Proof:  # fmt: skip
     """Prove an interval for a case file, or for the case of a result file, beginning with its value function."""
     if Path(path).suffix == ".toml":
-        return prove(Case.load(Path(path), overrides), None, width, seconds, boundary, pulse, seen)
+        return prove(Case.load(Path(path), overrides), None, width, seconds, boundary, seen)
     with ResultFile(path) as result:
         if "neural" in result.series:
             raise ProveError(f"prove: '{path}' is of a neural run, which has no value function; give the case file")
         if overrides:
             raise ProveError("prove: --set changes a case; give the case file in place of the result")
         case = Case.from_text(result.case_text, str(result.attributes["case_name"]))
-        return prove(case, result, width, seconds, boundary, pulse, seen)
+        return prove(case, result, width, seconds, boundary, seen)
 
 
 def _value_of(result: ResultFile, case: Case) -> Callable[[Frame, tuple[Axis, Axis]], np.ndarray | None]:

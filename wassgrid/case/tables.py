@@ -250,7 +250,9 @@ class ProveTable(Table):
     """The proven interval for the problem with continuous states (`wassgrid prove`)."""
 
     width: PositiveNumber = Field(1e-4, description="relative width of the interval at which the proof ends")
-    time: PositiveNumber = Field(60.0, description="seconds after which no finer attempt is begun")
+    time: PositiveNumber = Field(
+        60.0, description="seconds after which no finer attempt is begun; after three times as long, the last is given up"
+    )
     boundary: Annotated[str, PlainValidator(choice("truncate", "project", "open"))] = Field(
         "truncate",
         description="what clamp means: truncate (means clipped, the law conditioned to the domain, as the gaussian kernel does), "

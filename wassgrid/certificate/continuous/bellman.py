@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -21,19 +21,22 @@ from wassgrid.problem.intervals import Interval
 Array = np.ndarray
 _SECONDS = ((0, 0), (0, 1), (1, 1))  # of u, in the order of the spline's last three derivatives
 _STEPS = 12  # of Newton's method from the best candidate
+_POINTS = 1 << 16  # states whose actions are searched at a time
 
 
 @dataclass(frozen=True)
 class Bellman:
     """Hold a problem of d = 1 or 2 states, their coordinates s, the laws of their axes (two, the second may be absent), and u.
 
-    States are given by their coordinates (see `frame`) everywhere.
+    States are given by their coordinates (see `frame`) everywhere.  beat() is called some times a second by all that takes long;
+    it may raise.
     """
 
     problem: ControlProblem
     frame: Frame
     axes: tuple[Axis, Axis]
     u: Spline
+    beat: Callable[[], None] = lambda: None
 
     @property
     def d(self) -> int:
@@ -57,6 +60,7 @@ class Bellman:
 
         seeds: the variables, some of "s" and "a", in this order. paths: jets like the given one that are added to the actions.
         """
+        self.beat()
         boxes = [(*ends, "s" in seeds) for ends in zip(*(np.array(end.T) for end in s), strict=True)]
         boxes += [(*ends, "a" in seeds) for ends in zip(*(np.array(end.T) for end in a), strict=True)]
         varied = [(low, high) for low, high, varies in boxes if varies]
@@ -97,6 +101,7 @@ class Bellman:
 
     def _values(self, s: Array, a: Array, order: int) -> tuple[Array, Array | None, Array | None]:
         """Return f with gradient (K, m) and Hessian (K, m, m) in the action."""
+        self.beat()
         tables = self.problem.action_tables(self.frame.points(s), a[:, None, :], order)
         places, free = [], []
         for k in range(self.d):
@@ -126,10 +131,16 @@ class Bellman:
 
     def improve(self, s: Array, start: Array, low: Array, high: Array, steps: int = _STEPS) -> tuple[Array, Array]:
         """Lower f from actions `start` (K, m) by Newton's method within [low, high]; return actions and values."""
-        best = np.clip(start, low, high)
-        value = self.values(s, best)
-        active, damp = np.arange(len(s)), np.ones(len(s))
+        best, value = np.clip(start, low, high), np.empty(len(s))
         low, high = np.broadcast_to(low, best.shape), np.broadcast_to(high, best.shape)
+        for part in _parts(len(s)):
+            self._descend(s[part], best[part], value[part], low[part], high[part], steps)
+        return best, value
+
+    def _descend(self, s: Array, best: Array, value: Array, low: Array, high: Array, steps: int) -> None:
+        """Put lower actions in place of `best`, and f there into `value`."""
+        value[:] = self.values(s, best)
+        active, damp = np.arange(len(s)), np.ones(len(s))
         for _ in range(steps):
             if active.size == 0:
                 break
@@ -152,17 +163,17 @@ class Bellman:
             best[active[better]] = trial[better]
             value[active[better]] = found[better]
             active = active[moved & (damp[active] > 1e-3)]
-        return best, value
 
     def minimise(self, s: Array, box: tuple[Array, Array], tries: int) -> tuple[Array, Array]:
         """Return actions (K, m) of least f found from `tries` candidates per action of the box, and their values; not proven."""
         m = self.problem.action_dimension
         best, value = np.zeros((len(s), m)), np.full(len(s), np.inf)
         for place in product(np.linspace(0.0, 1.0, tries), repeat=m):
-            a = np.broadcast_to(box[0] + (box[1] - box[0]) * np.array(place), best.shape)
-            found = self.values(s, a)
-            best[found < value] = a[found < value]
-            value = np.minimum(value, found)
+            a = box[0] + (box[1] - box[0]) * np.array(place)
+            for part in _parts(len(s)):
+                found = self.values(s[part], np.broadcast_to(a, best[part].shape))
+                best[part][found < value[part]] = a
+                value[part] = np.minimum(value[part], found)
         return self.improve(s, best, *box)
 
     @cached_property
@@ -170,3 +181,8 @@ class Bellman:
         """A lower bound of u."""
         return float(self.u.cell_ranges()[..., 0].min())
 
+
+
+def _parts(count: int) -> Iterator[slice]:
+    for start in range(0, count, _POINTS):
+        yield slice(start, start + _POINTS)

@@ -17,7 +17,7 @@ what was found are halved, or left with their ends where f is concave; those tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -112,10 +112,8 @@ class _Cells:
         return 0.5 * (self.node_low + self.node_high)
 
 
-def enclose(
-    bellman: Bellman, box: tuple[Array, Array], tries: int, wanted: float, pulse: Callable[[float], None]
-) -> Enclosure:
-    """Enclose q on every cell; box: ends (m) of the actions, finite.  pulse(share) is called now and then; it may raise.
+def enclose(bellman: Bellman, box: tuple[Array, Array], tries: int, wanted: float) -> Enclosure:
+    """Enclose q on every cell; box: ends (m) of the actions, finite.
 
     Cells whose bounds are apart by more than `wanted`, in the mean, are cut in two along every axis, those half as large by more
     than twice that, and so on: what a mean sees of cells around a kink is the less, the smaller they are.
@@ -123,9 +121,8 @@ def enclose(
     d, axes = bellman.d, bellman.axes
     cells = _Cells(axes, d, np.arange(axes[0].cells * axes[1].cells))
     actions, _ = bellman.minimise(cells.nodes, box, tries)
-    first, minima = _enclosed(bellman, box, cells, actions, wanted, 1, np.arange(len(cells.low)), lambda: pulse(0.25))
+    first, minima = _enclosed(bellman, box, cells, actions, wanted, 1, np.arange(len(cells.low)))
     layers, layer, factor = [], first, 1
-    pulse(0.5)
     while True:
         gap = _gap(layer, [axis.spacing / factor for axis in axes])
         cut = gap > factor * wanted
@@ -146,7 +143,7 @@ def enclose(
         index = np.concatenate([np.ravel_multi_index((halves[0][one], halves[1][two]), shape) for one, two in sides])
         cells = _Cells((axes[0].refined(factor), axes[1].refined(factor)), d, index)
         actions = _known_actions(bellman, box, cells, np.tile(starts, (1, 2**d, 1)))
-        layer, lost = _enclosed(bellman, box, cells, actions, wanted, factor, index, lambda: pulse(0.75))
+        layer, lost = _enclosed(bellman, box, cells, actions, wanted, factor, index)
         minima = max(minima, lost)
     shape = axes[0].cells, axes[1].cells
     return Enclosure(first.below.reshape(6, *shape), first.above.reshape(6, *shape), layers, minima)
@@ -173,14 +170,13 @@ def _known_actions(bellman: Bellman, box: tuple[Array, Array], cells: _Cells, st
 
 
 def _enclosed(
-    bellman: Bellman, box: tuple[Array, Array], cells: _Cells, actions: Array, wanted: float, factor: int, index: Array,
-    beat: Callable[[], None],
-) -> tuple[Layer, float]:  # fmt: skip
+    bellman: Bellman, box: tuple[Array, Array], cells: _Cells, actions: Array, wanted: float, factor: int, index: Array
+) -> tuple[Layer, float]:
     """Enclose q on some cells, from actions (nodes, m); return also the most that is lost at the minima."""
     at = _Nodes(bellman, box, cells.node_low, cells.node_high, actions, _SHARE * wanted)
     nodes, count = len(at.low), len(cells.low)
     for part in _chunks(nodes, actions.shape[1]):
-        at.prove(part, beat)
+        at.prove(part)
     layer = Layer(factor, index, np.zeros((6, count)), np.zeros((6, count)), np.zeros((2**bellman.d, count, actions.shape[1])))
     moving = _moving(at.actions[cells.corners], box)
     for part in _chunks(count, bellman.d + actions.shape[1]):
@@ -190,7 +186,7 @@ def _enclosed(
             if cell.size == 0:
                 continue
             chunk = kind(bellman, box, cells.low[cell], cells.high[cell], cells.corners[:, cell], at, cells.spacing, wanted)
-            below, good = chunk.below(beat)
+            below, good = chunk.below()
             rest = np.concatenate([rest, cell[~good]])
             kept = cell[good]
             layer.below[:, kept], layer.above[:, kept] = below[:, good], chunk.above()[:, good]
@@ -247,11 +243,10 @@ class _Nodes:
         self.room = room + 1e-13 * np.abs(self.known.high)
         self.least = np.full(len(low), np.inf)
 
-    def prove(self, node: Array, beat: Callable[[], None]) -> None:
+    def prove(self, node: Array) -> None:
         """Bound q from below at some nodes, to within the room or as near as halving boxes of actions brings it."""
         alow, ahigh = (np.broadcast_to(end, (node.size, end.size)) for end in self.box)
         for turn in range(_ROUNDS + 1):
-            beat()
             bound, alow, ahigh, where, concave = self._bound(node, alow, ahigh)
             late = (bound < self.known.high[node] - self.room[node]) & np.any(alow < ahigh, axis=1) & (turn < _ROUNDS)
             np.minimum.at(self.least, node[~late], bound[~late])
@@ -331,7 +326,7 @@ class _Chunk:
         """Return the polynomials (6, K) above q."""
         return self._polynomials(self.tops, self.flat, self.broken, self.value.upper)
 
-    def below(self, beat: Callable[[], None]) -> tuple[Array, Array]:
+    def below(self) -> tuple[Array, Array]:
         """Return the polynomials (6, K) below q, and whether they hold."""
         count = len(self.low)
         squares = np.array(self.spacing)[:, None] ** 2 / 8
@@ -346,7 +341,6 @@ class _Chunk:
         cell = np.arange(count)
         elow, ehigh = self._first_boxes()
         for turn in range(_TURNS + 1):
-            beat()
             jet = self._jet(cell, elow, ehigh, "sa")
             left, right = _shrunk(jet, self.bellman.d, elow, ehigh)
             # boxes that shrink to the best e of the cell are done, those that shrink are looked at again

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numba.core.event import Event, Listener, install_listener
 
 from wassgrid.certificate.continuous import jets
 from wassgrid.certificate.continuous.bellman import Bellman
@@ -52,7 +53,7 @@ _KINKS = 0.45  # cells per standard deviation, times the root of a gap: what kin
 # quadrature of u is a part of it; twice as many where noise smooths along one axis alone
 _WARM = 3  # grids of rows, each half as fine as the next, on which u is found first
 _SHARES = (1.0, 0.75, 0.5, 0.25)  # of the refinement that is wanted, in logarithms: the first that fits in the time
-_PATIENCE, _LEAST_PATIENCE = 3.0, 60.0  # times the time that was given, and seconds, until a first interval must be proven
+_PATIENCE = 3.0  # times the time that was given, one second at least: what may be computed
 _TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the numbers of states and actions; else 5
 _SEARCHED = 4  # policies found by trying all candidates, where nothing is known
 _LARGEST = 3.0e7  # cells of the lattice
@@ -223,14 +224,63 @@ def _reached(problem: ControlProblem, frame: Frame, models: tuple[str, ...]) -> 
 
 
 def attempts(
-    claim: Claim, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None, width: float, seconds: float,
-    pulse: Callable[[str, float], None] = lambda _what, _share: None,
-) -> Iterator[Attempt]:  # fmt: skip
+    claim: Claim, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None, width: float, seconds: float
+) -> Iterator[Attempt]:
     """Prove narrower and narrower intervals until one is at most `width` (relative) wide, or `seconds` would be over.
 
     start: gives u on the rows of axes to begin with, or None. Yields every interval that is proven; the last is not always the
-    best. pulse(what, share) is called now and then. Raises ProveError where nothing is proven in a few times as long.
+    best. An attempt is given up when `_PATIENCE` times as long was computed, compilation not counted.  Raises ProveError where
+    nothing is proven by then.
     """
+    proven, patience = False, _PATIENCE * max(seconds, 1.0)
+    deadline = _Deadline(patience)
+    with install_listener("numba:compile", deadline):
+        try:
+            for attempt in _attempts(claim, start, width, seconds, deadline.require_time):
+                proven = True
+                yield attempt
+        except _OverdueError:
+            if not proven:
+                raise ProveError(
+                    f"prove: nothing was proven in {patience:g} s of computing, {_PATIENCE:g} times the time given: give more "
+                    "--time, or bounds of actions that are closer together"
+                ) from None
+
+
+class _OverdueError(WassgridError):
+    """There is no time left."""
+
+
+class _Deadline(Listener):
+    """An end some seconds of this thread's processor time from now, not counting those of the compiler.
+
+    A busy machine brings it no nearer. Loops on several threads keep this one busy too.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end, self._depth, self._began = time.thread_time() + seconds, 0, 0.0
+
+    def on_start(self, event: Event) -> None:
+        if self._depth == 0:
+            self._began = time.thread_time()
+        self._depth += 1
+
+    def on_end(self, event: Event) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._end += time.thread_time() - self._began
+
+    def require_time(self) -> None:
+        """Raise _OverdueError where the end has come."""
+        if time.thread_time() > self._end:
+            raise _OverdueError
+
+
+def _attempts(
+    claim: Claim, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None, width: float, seconds: float,
+    beat: Callable[[], None],
+) -> Iterator[Attempt]:  # fmt: skip
+    """Do what `attempts` does without an end; beat: see `Bellman`."""
     began, d = time.monotonic(), claim.problem.state_dimension
     plan = _Plan.first(claim)
     box = _first_box(claim.problem)
@@ -247,20 +297,12 @@ def attempts(
         if axes[0].cells * axes[1].cells > _LARGEST:
             return
         turn = time.monotonic()
-        pulse("value", 0.0)
         # u is to cost less of the interval than is wanted; of two states, where it takes long, than the bounds of q
         goal = 0.02 * (width if d == 1 else max(width, plan.gap)) * (abs(last.high) if last else 1.0)
-        value = _value(claim, plan, value, start, box, tries, goal)
-        bellman = Bellman(claim.problem, claim.frame, axes, value.u)
+        value = _value(claim, plan, value, start, box, tries, goal, beat)
+        bellman = Bellman(claim.problem, claim.frame, axes, value.u, beat)
         wanted = max(plan.gap * (abs(last.high) if last else value.level), _LEAST_GAP)
-        patience = np.inf if last else max(_PATIENCE * seconds, _LEAST_PATIENCE)
-
-        def beat(share: float, until: float = began + patience) -> None:
-            pulse("bounds", share)
-            if time.monotonic() > until:
-                raise ProveError("prove: nothing was proven in the time given; more --time, or bounds of actions that are closer")
-
-        enclosure = enclose(bellman, box, tries, wanted, beat)
+        enclosure = enclose(bellman, box, tries, wanted)
         if not _tails_are_worse(bellman, box, enclosure):
             middle, half = 0.5 * (box[0] + box[1]), box[1] - box[0]
             low, high = claim.problem.action_bounds.T
@@ -288,7 +330,7 @@ def attempts(
 
 def _value(
     claim: Claim, plan: _Plan, known: Value | None, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None,
-    box: tuple[Array, Array], tries: int, goal: float,
+    box: tuple[Array, Array], tries: int, goal: float, beat: Callable[[], None],
 ) -> Value:  # fmt: skip
     """Return u for a plan, from one that is known, from `start`, or from those on rows that are farther apart."""
     grids = [claim.axes(plan.rows, plan.quadrature(claim))]
@@ -300,7 +342,7 @@ def _value(
     for axes in grids:
         zero = np.zeros((axes[0].row_count, axes[1].row_count))
         first = points_of(axes, value.u) if value is not None else None if start is None else start(claim.frame, axes)
-        trial = Bellman(claim.problem, claim.frame, axes, spline_of(axes, zero))
+        trial = Bellman(claim.problem, claim.frame, axes, spline_of(axes, zero), beat)
         value = solve(trial, zero if first is None else first, box, tries, goal, _SEARCHED if first is None else 1)
     assert value is not None
     return value

@@ -111,8 +111,9 @@ def _sparse(axes: tuple[Axis, Axis], layer: Layer, p: Array) -> list[csr_array]:
     return [csr_array((c, (rows, columns)), shape=shape) for c in p]
 
 
-def _expected(axes: tuple[Axis, Axis], q: Enclosure, shift: float) -> tuple[Array, Array]:
+def _expected(bellman: Bellman, q: Enclosure, shift: float) -> tuple[Array, Array]:
     """Return E of the polynomials below and above q, less `shift`, at all points, over the layers."""
+    axes = bellman.axes
     results = [np.zeros((axes[0].point_count, axes[1].point_count)) for _ in range(2)]  # type: ignore[union-attr]
     for layer in q.layers:
         fine = axes[0].refined(layer.factor), axes[1].refined(layer.factor)
@@ -121,6 +122,7 @@ def _expected(axes: tuple[Axis, Axis], q: Enclosure, shift: float) -> tuple[Arra
         for p, result in zip((layer.below, layer.above), results, strict=True):
             parts = _sparse(fine, layer, np.concatenate([p[:1] - shift, p[1:]]))
             for start in range(0, result.shape[1], _COLUMNS):
+                bellman.beat()
                 column = slice(start, start + _COLUMNS)
                 w = [law[column].T.tocsr() for law in two]
                 c = [parts[0] @ w[0] + parts[2] @ w[1] + parts[5] @ w[2], parts[1] @ w[0] + parts[4] @ w[1], parts[3] @ w[0]]
@@ -132,13 +134,14 @@ def _on_cells(bellman: Bellman, q: Enclosure, shift: float) -> tuple[Array, Arra
     """Bound g at the corners of the cells of points, and how much lower and higher it may be within."""
     axes, d = bellman.axes, bellman.d
     u = points_of(axes, bellman.u)
-    low, high = (image - u for image in _expected(axes, q, shift))
+    low, high = (image - u for image in _expected(bellman, q, shift))
     middle, radius = _middle(q, shift, axes)
     size = float(np.max(_size(middle, axes)))
     far = _distance(axes, middle, radius[0])
     drop: Array | float = 0.0
     rise: Array | float = 0.0
     for k in range(d):
+        bellman.beat()
         bend = expect(axes, middle, ((2, 0), (0, 2))[k])
         slack = expect(axes, radius, ((3, 0), (0, 3))[k]) + 1e-13 * size / axes[k].sigma ** 2  # type: ignore[union-attr]
         fourth = sum(axes[m].point_spacing ** 2 / 8 * _norm(axes, k, m) * far for m in range(d))  # type: ignore[union-attr]
@@ -186,6 +189,7 @@ def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> It
     noisy, other = bellman.u.knots[1 - still], bellman.u.knots[still]
     value, curved = noisy.basis(law.places) @ c, noisy.basis(law.places, second=True) @ c
     for start in range(0, parts.cells, _STRIP):
+        bellman.beat()
         cell = np.arange(start, min(start + _STRIP, parts.cells))
         t = 0.5 * parts.spacing * _PLACES
         # (4, K): four places across every cell

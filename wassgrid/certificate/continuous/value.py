@@ -171,6 +171,7 @@ class _Means:
 
     def expect(self, values: Array) -> Array:
         """Return E of values at the nodes on the rows."""
+        self.bellman.beat()
         along = self.first @ values.reshape(self.shape)
         return np.ascontiguousarray((self.second @ along.T).T)
 
