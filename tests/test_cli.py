@@ -791,3 +791,14 @@ def test_compilation_is_counted_once_and_apart(case, tmp_path):
     (compiled, whole), (nothing, rest) = seconds
     assert nothing == 0.0 and compiled > 1.0
     assert whole - compiled < 10.0 * rest + 1.0
+
+
+def test_a_file_from_before_a_column_was_added_can_be_resumed(case, capsys):
+    assert main(["run", "tiny.toml", "-q", "-o", "whole.h5"]) == 0
+    main(["run", "tiny.toml", "-q", "--set", "flow.stop.steps=3"])
+    with h5py.File("tiny.h5", "r+") as file:
+        del file["convergence/time_compilation"]
+    assert main(["resume", "tiny.h5", "-q", "--set", f"flow.stop.steps={STEPS}"]) == 0
+    assert_same_numbers("whole.h5", "tiny.h5")
+    assert main(["info", "tiny.h5"]) == 0
+    assert main(["plot", "tiny.h5"]) == 0

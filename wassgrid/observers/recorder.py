@@ -18,7 +18,7 @@ import numpy as np
 from wassgrid.case import Case, CaseError
 from wassgrid.case.stored import case_of
 from wassgrid.runs.loop import FAILED, INTERRUPTED, RunInterrupted, StepRecord, Verdict, require_arrays
-from wassgrid.runs.schema import Units
+from wassgrid.runs.schema import ADDED, Units
 from wassgrid.runs.solvers import SOLVERS
 from wassgrid.storage import ResultFile, ResultWriter, StorageError
 from wassgrid.version import __version__
@@ -215,6 +215,8 @@ def _require_fit(result: ResultFile, layout: dict[str, Any]) -> None:
     for series, variables in layout["series"].items():
         stored = result.variables(series) if series in result.series else ()
         for name, variable in variables.items():
+            if name in ADDED and name not in stored:
+                continue
             shape = tuple(lengths[axis] for axis in variable.dimensions)
             if name not in stored or result.shape(series, name)[1:] != shape:
                 raise StorageError(f"'{result.path}': /{series}/{name} is not what a run of its case writes")

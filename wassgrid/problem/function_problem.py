@@ -284,7 +284,8 @@ class FunctionProblem(ControlProblem):
     @cached_property
     def no_bounds(self) -> str:
         kind = self.functions.derivatives
-        words = {JAX: "derivatives by JAX", DIFFERENCES: f"derivatives by differences, to about {self.derivative_error:.0e}"}
+        error = f"to about {self.derivative_error:.0e} where tried" if kind == DIFFERENCES else ""
+        words = {JAX: "derivatives by JAX", DIFFERENCES: f"derivatives by differences, {error}"}
         how = words[kind] if isinstance(kind, str) else "derivatives as given"
         return f"the problem is given as Python functions, of which no bounds are known; {how}"
 

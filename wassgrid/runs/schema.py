@@ -28,6 +28,7 @@ CURVATURE_PARTS = ("", "_local", "_transport", "_residual")
 PHASES = ("assembly", "stationary", "evaluation", "derivatives", "certificate", "flow", "curvature")  # with a time each
 
 COMPILATION = "time_compilation"  # part of the phases in which it fell
+ADDED = (COMPILATION,)  # columns that earlier files lack: a resumed run adds them
 
 Columns = Mapping[str, tuple[str, str]]  # name: (long name, units); a scalar that is not listed gets a column of its own name
 
