@@ -5,13 +5,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from wassgrid.case import Case
+from wassgrid.case.keys import key_table
+from wassgrid.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -78,3 +84,55 @@ def test_every_page_of_the_gallery_has_its_problem():
     pages = {path.stem for path in (DOCS / "gallery").glob("*.md")} - {"index", "lq_family"}
     problems = {path.stem for folder in ("gallery", "cases") for path in (ROOT / folder).glob("*.toml")}
     assert {path.stem for path in (ROOT / "gallery").glob("*.toml")} <= pages <= problems
+
+
+CODE = re.compile(r"`+([^`]+)`+")
+KEYS = [key.split(".") for key in re.findall(r"^\| `([^`]+)`", key_table(Case), re.M)]
+VERBS = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+
+
+def resolved(name: str) -> object:
+    """Return what a dotted name of the package stands for: a module, or an attribute of one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            value: object = import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            value = getattr(value, part)
+        return value
+    raise AssertionError(f"{name} is nothing")
+
+
+@named(PAGES)
+def test_words_of_the_language_and_of_the_package_are_right(path):
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for code in CODE.findall(text):
+        for name in re.findall(r"\bwassgrid(?:\.\w+)+", code):
+            resolved(name)
+        for verb in re.findall(r"\bwassgrid (\w+)", code):
+            assert verb in VERBS, code
+        word = re.match(r"(?:--set )?((?:\w+\.)+\w+)\b(?!\()", code)
+        if word and word[1].split(".")[0] in {key[0] for key in KEYS} and not word[1].endswith((".toml", ".py")):
+            assert is_key(word[1].split(".")), code
+
+
+def is_key(parts: list[str]) -> bool:
+    """Tell whether a path is that of a key or of a table; parameters and points go on with names of the case's own."""
+    if parts[0] == "parameters" or parts[:2] == ["grid", "points"]:
+        return True
+    return any(len(parts) <= len(key) and all(b in (a, "NAME") for a, b in zip(parts, key, strict=False)) for key in KEYS)
+
+
+def test_every_error_has_its_place_among_the_messages():
+    text = (DOCS / "reference" / "messages.md").read_text(encoding="utf-8")
+    bases = {"WassgridError"}
+    classes = [
+        node for file in (ROOT / "wassgrid").rglob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]  # fmt: skip
+    while more := {n.name for n in classes if any(getattr(b, "id", "") in bases for b in n.bases)} - bases:
+        bases |= more
+    missing = sorted(name for name in bases - {"WassgridError", "NeuralExtraMissingError"} if name not in text)
+    assert not missing
