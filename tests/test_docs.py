@@ -134,5 +134,5 @@ def test_every_error_has_its_place_among_the_messages():
     ]  # fmt: skip
     while more := {n.name for n in classes if any(getattr(b, "id", "") in bases for b in n.bases)} - bases:
         bases |= more
-    missing = sorted(name for name in bases - {"WassgridError", "NeuralExtraMissingError"} if name not in text)
+    missing = sorted(name for name in bases - {"WassgridError", "NeuralExtraMissingError"} if name not in text and name[0] != "_")
     assert not missing
