@@ -283,37 +283,21 @@ def windows(low, high, at, reach, cells, mean, noise, weights, widths, base, mas
 
 
 @allocating_nothing
-def _next_apart(mean, weights, i):
-    """Return the next particle after i that has a weight and does not stand where i stands."""
-    following = i + 1
-    while following < mean.size and (weights[following] == 0.0 or mean[following] == mean[i]):
-        following += 1
-    return following
-
-
-@allocating_nothing
 def _joint(at, c, mean, noise, weights, raw, cloud, starts, out):
-    """Sum the laws of a cloud on one axis into a common window; return its start.
-
-    Particles that come one after the other and stand together are taken once. cloud (N, width), starts (N,): scratch.
-    """
+    """Sum the laws of a cloud on one axis into a common window; return its start. cloud (N, width), starts (N,): scratch."""
     n, width, wraps = at.size[c], out.size, at.boundary[c] == PERIODIC
     narrow = min(at.width[c], width)
     low, anchor = 1 << 40, -1
-    i = 0
-    while i < mean.size:
-        if weights[i] == 0.0:
-            i += 1
-            continue
-        start = place(at, c, mean[i], noise, 0, raw, cloud[i : i + 1], 0, narrow)
-        if wraps and anchor >= 0:
-            # starts near the first one, whichever way round
-            start = anchor + (start - anchor + n // 2) % n - n // 2
-        elif anchor < 0:
-            anchor = start
-        starts[i] = start
-        low = min(low, start)
-        i = _next_apart(mean, weights, i)
+    for i in range(mean.size):
+        if weights[i] != 0.0:
+            start = place(at, c, mean[i], noise, 0, raw, cloud[i : i + 1], 0, narrow)
+            if wraps and anchor >= 0:
+                # starts near the first one, whichever way round
+                start = anchor + (start - anchor + n // 2) % n - n // 2
+            elif anchor < 0:
+                anchor = start
+            starts[i] = start
+            low = min(low, start)
     whole = wraps and width >= n
     if whole:
         low = 0
@@ -321,21 +305,13 @@ def _joint(at, c, mean, noise, weights, raw, cloud, starts, out):
         low = max(min(low, at.extent[c] - width), 0)
     for q in range(width):
         out[q] = 0.0
-    i = 0
-    while i < mean.size:
-        if weights[i] == 0.0:
-            i += 1
-            continue
-        following = _next_apart(mean, weights, i)
-        mass = 0.0
-        for other in range(i, following):
-            mass += weights[other]
-        for q in range(narrow):
-            if whole:
-                out[(starts[i] + q) % n] += mass * cloud[i, q]
-            elif cloud[i, q] != 0.0:
-                out[starts[i] - low + q] += mass * cloud[i, q]
-        i = following
+    for i in range(mean.size):
+        if weights[i] != 0.0:
+            for q in range(narrow):
+                if whole:
+                    out[(starts[i] + q) % n] += weights[i] * cloud[i, q]
+                elif cloud[i, q] != 0.0:
+                    out[starts[i] - low + q] += weights[i] * cloud[i, q]
     return low % n if wraps else low
 
 
