@@ -19,6 +19,7 @@ from wassgrid.plotting.style import COLOURS, DIVERGING, SEQUENTIAL, colourbar, l
 from wassgrid.runs.schema import OBJECTIVE, STEP
 from wassgrid.storage import ResultFile, StorageError
 from wassgrid.storage.layout import explain
+from wassgrid.storage.paths import closing, create_anew
 
 FILMS = (".gif", ".mp4")
 _SECONDS = 8.0  # that a film lasts where its frames allow
@@ -62,6 +63,8 @@ def animate(file: Path, output: Path | None = None, most: int = 100, rate: int |
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(create_anew(partial)):
+            pass  # the writers open it by its name: ours, and no link
         with writer.saving(film.figure, str(partial), _DOTS_PER_INCH):
             for _ in film.shown(rest=_REST * rate):
                 writer.grab_frame()
