@@ -66,7 +66,8 @@ def test_every_combination_is_solved_once(case: Path, capsys: pytest.CaptureFixt
     assert main(command) == 0
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 6 and "1/6 parameters.r=0.1, flow.method=newton: J = " in printed.err
-    rows = list(csv.DictReader(Path("held_sweep/sweep.csv").open()))
+    table = Path("held_sweep/sweep.csv")
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [(row["parameters.r"], row["flow.method"]) for row in rows] == [
         (r, method) for r in ("0.1", "0.5") for method in ("newton", "full_newton", "rk4")
     ]
@@ -87,7 +88,8 @@ def test_every_combination_is_solved_once(case: Path, capsys: pytest.CaptureFixt
     case.write_text(CASE.replace("0.8*s", "0.7*s"))
     assert main([*command, "-q"]) == 0
     assert len(list(Path("held_sweep").glob("*.h5"))) == 12
-    assert [row["objective"] for row in csv.DictReader(Path("held_sweep/sweep.csv").open())] != [row["objective"] for row in rows]
+    again = csv.DictReader(table.read_text(encoding="utf-8").splitlines())
+    assert [row["objective"] for row in again] != [row["objective"] for row in rows]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
