@@ -406,12 +406,8 @@ def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
                 if recorder.kept is not None:
                     observers.append(Notice(console, f"the earlier {path.name} is kept as {recorder.kept.name}"))
                 observers += stack.enter_context(shown(recorder.case, console))
-            try:
+            with watch.translated():
                 solution = solve(recorder.case, [*observers, recorder, watch], recorder.checkpoint)
-            except RuntimeError as error:
-                if watch.received is None or isinstance(error, RunFailedError):
-                    raise
-                raise RunInterrupted(watch.received) from error  # of a compiler that was interrupted
     except (KeyboardInterrupt, RunInterrupted):
         _leave(watch.status, f"interrupted; to go on: wassgrid resume {path}" if recorder else "interrupted")
     except RunFailedError as error:

@@ -9,7 +9,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from wassgrid.case.stored import case_of
 from wassgrid.errors import WassgridError
 from wassgrid.observers.recorder import Recorder
 from wassgrid.observers.watches import FinitenessWatch, SignalWatch
-from wassgrid.runs.loop import CONVERGED, INTERRUPTED, RunFailedError, RunInterrupted
+from wassgrid.runs.loop import CONVERGED, INTERRUPTED, RunInterrupted
 from wassgrid.runs.schema import LOWER_BOUND, OBJECTIVE, STEP, UPPER_END, WALL_TIME
 from wassgrid.runs.solvers import solve
 from wassgrid.runs.summary import summary_of
@@ -223,17 +222,14 @@ def _standing(point: Point) -> bool | None:
 
 def _solve(point: Point, unfinished: bool) -> None:
     """Solve a point, or go on with it.  Raises SweepInterrupted after a signal, WassgridError."""
-    with ExitStack() as stack:
-        opened = Recorder.resume(point.path) if unfinished else Recorder.create(point.path, point.case)
-        recorder = stack.enter_context(opened)
-        watch = stack.enter_context(SignalWatch(lambda: recorder.busy))
-        try:
-            solution = solve(recorder.case, [FinitenessWatch(), recorder, watch], recorder.checkpoint)
-        except (KeyboardInterrupt, RunInterrupted) as error:
-            raise SweepInterrupted(watch.status) from error
-        except RuntimeError as error:
-            if watch.received is None or isinstance(error, RunFailedError):
-                raise
-            raise SweepInterrupted(watch.status) from error  # of a compiler that was interrupted
-        if solution.status == INTERRUPTED:
-            raise SweepInterrupted(watch.status)
+    recorder: Recorder | None = None
+    watch = SignalWatch(lambda: recorder is None or recorder.busy)
+    try:
+        # the watch outermost, as in `run`
+        with watch, Recorder.resume(point.path) if unfinished else Recorder.create(point.path, point.case) as recorder:
+            with watch.translated():
+                solution = solve(recorder.case, [FinitenessWatch(), recorder, watch], recorder.checkpoint)
+    except (KeyboardInterrupt, RunInterrupted) as error:
+        raise SweepInterrupted(watch.status) from error
+    if solution.status == INTERRUPTED:
+        raise SweepInterrupted(watch.status)

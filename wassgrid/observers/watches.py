@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from wassgrid.errors import WassgridError
-from wassgrid.runs.loop import RunInterrupted, StepRecord, Verdict
+from wassgrid.runs.loop import RunFailedError, RunInterrupted, StepRecord, Verdict
 from wassgrid.runs.schema import GRADIENT_NORM, OBJECTIVE, STATIONARY_RESIDUAL, STEP_LENGTH, VALUE_RESIDUAL
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -95,6 +95,16 @@ class SignalWatch:
 
     def finish(self, verdict: Verdict, solution: Any | None) -> None:
         pass
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Raise RunInterrupted in place of what a compiler raises that a signal has interrupted."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.received is None or isinstance(error, RunFailedError):
+                raise
+            raise RunInterrupted(self.received) from error
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again = self.number is not None
