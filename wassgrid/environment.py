@@ -234,4 +234,3 @@ def _observed(env: gymnasium.Env, name: str) -> int:
     if not isinstance(space, _gymnasium().spaces.Box):
         raise EnvironmentMismatchError(f"{name} observes {type(space).__name__}; policies take numbers (Box)")
     return int(np.prod(space.shape))
-

@@ -182,7 +182,6 @@ class Bellman:
         return float(self.u.cell_ranges()[..., 0].min())
 
 
-
 def _parts(count: int) -> Iterator[slice]:
     for start in range(0, count, _POINTS):
         yield slice(start, start + _POINTS)

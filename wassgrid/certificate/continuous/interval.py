@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba.core.event import Event, Listener, install_listener
+from numba.core.event import install_listener
 
 from wassgrid.certificate.continuous import jets
 from wassgrid.certificate.continuous.bellman import Bellman
@@ -43,6 +43,7 @@ from wassgrid.certificate.continuous.value import Value, points_of, solve, splin
 from wassgrid.errors import WassgridError
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.intervals import Interval
+from wassgrid.transition.compilation import CompileTime
 
 Array = np.ndarray
 # rows, cells and points per standard deviation, and the gap on a cell, relative to the cost, at first; by dimension
@@ -251,28 +252,19 @@ class _OverdueError(WassgridError):
     """There is no time left."""
 
 
-class _Deadline(Listener):
+class _Deadline(CompileTime):
     """An end some seconds of this thread's processor time from now, not counting those of the compiler.
 
     A busy machine brings it no nearer. Loops on several threads keep this one busy too.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._end, self._depth, self._began = time.thread_time() + seconds, 0, 0.0
-
-    def on_start(self, event: Event) -> None:
-        if self._depth == 0:
-            self._began = time.thread_time()
-        self._depth += 1
-
-    def on_end(self, event: Event) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self._end += time.thread_time() - self._began
+        super().__init__(time.thread_time)
+        self._end = time.thread_time() + seconds
 
     def require_time(self) -> None:
         """Raise _OverdueError where the end has come."""
-        if time.thread_time() > self._end:
+        if time.thread_time() > self._end + self.seconds:
             raise _OverdueError
 
 
