@@ -1,20 +1,21 @@
-"""Damage case files and put them through check, prove, or run to the first evaluation: one line or a state, nothing else.
+"""Damage case files and put them through check, prove, sweep, or run to the first evaluation: one line or a state, nothing else.
 
     python tests/fuzz_cases.py --count 20000
 
-Found is: a traceback, a trial longer than ten seconds, a worker that died, a changed byte in the fenced folder, a control
-character on the terminal.
+What a run leaves goes through one more verb. Found is: a traceback, a trial longer than ten seconds, a worker that died, a changed
+byte in the fenced folder, a control character on the terminal or in a page or header that was written.
 """
 
 from __future__ import annotations
 
 import random
 import re
+import shutil
 import sys
 from pathlib import Path
 
 from bad_cases import BAD_CASES, FAMILY, GOOD
-from fuzz_harness import command_line
+from fuzz_harness import command_line, written_control
 
 from wassgrid.case import Case
 from wassgrid.cli import main
@@ -27,6 +28,15 @@ WORDS = (
     "sin cos exp log sqrt where clip min max sum ** / * - + ( ) [ ] { } = , . \" ' # \\ \n \t \0 \x1b[31m \u202e é 'particle' "
     "__class__ lambda import eval 9**9**9 s/0 log(-1) exp(1e9) aligned newton euler full_newton true false"
 ).split(" ")
+AFTER = 0.5  # of the results go through one more verb
+# verbs and how often; RESULT stands for the result file, DIR for the folder, TEXT for a damaged expression
+VERBS = {
+    "info RESULT": 10, "plot RESULT -o DIR": 5, "export RESULT --to npz -o DIR/tried.npz": 10, "export RESULT --to c -o DIR/tried.h": 15,
+    "report RESULT -o DIR/tried.html": 7, "animate RESULT --frames 2 -o DIR/tried.gif": 7, "simulate RESULT --steps 5 --chains 2": 15,
+    "simulate RESULT --env Pendulum-v1 --episodes 1 --observe s=TEXT": 20, "simulate RESULT --from TEXT --steps 5 --chains 2": 10,
+    "resume RESULT --quiet": 5, "compare RESULT RESULT -o DIR/c.png --points 2": 5,
+}  # fmt: skip
+OBSERVED = ("o2", "atan2(o1, o0)", "o0*o1 + sin(o2)", "s=1", "s=pi/2", "clip(o2, -1, 1)")
 SMALL = 3000  # cells times particles up to which a case is evaluated
 SEEDS = [GOOD, FAMILY, *(text for text, _ in BAD_CASES.values() if len(text) < 3000)]
 
@@ -86,12 +96,27 @@ def trial(generator: random.Random, folder: Path) -> str:
     draw = generator.random()
     if draw < 0.1:
         status = main(["check", str(path), "--suggest"])
+    elif draw < 0.13:
+        shutil.rmtree(folder / "swept", ignore_errors=True)
+        settings = ["--set", "flow.stop.steps=1,2", "--set", "policy.particles=1", "--quiet"]
+        status = main(["sweep", str(path), *settings, "-o", str(folder / "swept")])
     elif draw < 0.2:  # given up after three times --time, whether something is proven or not
         status = main(["prove", str(path), "--width", "0.5", "--time", "1", "--quiet", "-o", str(folder / "tried.proof.h5")])
     else:
         status = main(["run", str(path), *overrides])
     if status == 2 and (folder / "tried.h5").exists():
         return "LEFT a file behind although it was refused"
+    if status in (0, 1) and (folder / "tried.h5").exists() and generator.random() < AFTER:
+        verb = generator.choices(list(VERBS), list(VERBS.values()))[0]
+        words = verb.replace("RESULT", str(folder / "tried.h5")).replace("DIR", str(folder)).split()
+        text = damage(generator, generator.choice(OBSERVED))
+        after = main([word.replace("TEXT", text) for word in words])
+        if after not in (0, 1, 2):
+            return f"STATUS {after}"
+        for name in ("tried.html", "tried.h"):
+            if written_control(folder / name):
+                (folder / name).unlink()
+                return f"CONTROL in {name}"
     return {0: "run", 1: "run", 2: "refused"}.get(status, f"STATUS {status}")
 
 

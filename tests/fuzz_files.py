@@ -2,8 +2,9 @@
 
     python tests/fuzz_files.py --count 20000
 
-Bytes are changed anywhere, members, attributes and the checkpoint's JSON are replaced. Found is: a traceback, a trial longer than
-ten seconds, a worker that died, a changed byte in the fenced folder, a file that a refused call has changed, a control character.
+Files of a run on a grid, a few of a network's. Bytes are changed anywhere, members, attributes and the checkpoint's JSON are
+replaced. Found is: a traceback, a trial longer than ten seconds, a worker that died, a changed byte in the fenced folder, a file that
+a refused call has changed, a control character on the terminal or in a page or header that was written.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
-from fuzz_harness import command_line
+from fuzz_harness import command_line, written_control
 from test_strangers import CASE
 
 from wassgrid.cli import main
@@ -28,10 +30,46 @@ TEXTS = ("", "\x1b]0;x\x07", "[" * 100_000, "{}", "nan", "$\\frac{$", "\u202e", 
 NUMBERS = (0, 1, -1, 2**31, 2**63 - 1, 255, 0.0, float("nan"), float("inf"), 1e308, 5e-324)
 
 
+NEURAL = """
+[states.s]
+next = "0.9*s + a"
+noise = 0.5
+[actions.a]
+bounds = [-2, 2]
+[cost]
+stage = "s**2 + a**2"
+[solver]
+kind = "neural"
+[neural]
+hidden = [4]
+chains = 8
+horizon = 8
+tail = 4
+burn_in = 20
+steps = 4
+[neural.evaluation]
+chains = 8
+burn_in = 10
+steps = 64
+"""
+NETWORKS = 0.03  # share of the trials whose file is of a network
+# what is called and how often, of 1000 trials; a path stands for the damaged file, DIR for the folder
+VERBS = {
+    "info FILE": 400, "policy": 180, "recorder": 210, "simulate FILE --steps 5 --chains 2": 35, "resume FILE": 15,
+    "prove FILE --width 0.5 --time 0.2 --quiet -o DIR/tried.proof.h5": 20, "compare FILE DIR/sound.h5 -o DIR/c.png --points 2": 10,
+    "plot FILE -o DIR": 10, "export FILE --to npz -o DIR/tried.npz": 25, "export FILE --to c -o DIR/tried.h": 25,
+    "export FILE --to onnx -o DIR/tried.onnx": 10, "report FILE -o DIR/tried.html": 10,
+    "animate FILE --frames 2 -o DIR/tried.gif": 10, "sweep": 15, "simulate FILE --from s=1 --steps 5 --chains 2": 10,
+    "simulate FILE --env Pendulum-v1 --episodes 1 --observe s=o2": 15,
+}  # fmt: skip
+
+
 def prepare(folder: Path) -> None:
-    """Solve a small case; a copy and a note stand in the fence."""
-    (folder / "held.toml").write_text(CASE)
-    assert main(["run", str(folder / "held.toml"), "-o", str(folder / "sound.h5"), "--quiet"]) in (0, 1)
+    """Solve a small case, and one of a network; a copy and a note stand in the fence."""
+    for name, text in (("held", CASE), ("network", NEURAL)):
+        (folder / f"{name}.toml").write_text(text)
+        sound = folder / ("sound.h5" if name == "held" else "network.h5")
+        assert main(["run", str(folder / f"{name}.toml"), "-o", str(sound), "--quiet"]) in (0, 1)
     (folder / "fence" / "note.txt").write_text("a private note\n" * 500)
     (folder / "fence" / "other.h5").write_bytes((folder / "sound.h5").read_bytes())
 
@@ -134,7 +172,7 @@ FENCED: dict[Path, bytes] = {}  # what the victims hold
 def trial(generator: random.Random, folder: Path) -> str:
     if not FENCED:
         FENCED.update({victim: victim.read_bytes() for victim in (folder / "fence").iterdir()})
-    path, sound = folder / "tried.h5", folder / "sound.h5"
+    path, sound = folder / "tried.h5", folder / ("network.h5" if generator.random() < NETWORKS else "sound.h5")
     if generator.random() < 0.5:
         path.write_bytes(damage_bytes(generator, bytearray(sound.read_bytes())))
     else:
@@ -148,39 +186,45 @@ def trial(generator: random.Random, folder: Path) -> str:
                 if not victim.exists() or victim.read_bytes() != content:
                     victim.write_bytes(content)
     before = hashlib.sha256(path.read_bytes()).hexdigest()
-    draw = generator.random()
-    if draw < 0.45:
-        status = main(["info", str(path)])
-    elif draw < 0.65:
-        status = 0
+    status = called(generator.choices(list(VERBS), list(VERBS.values()))[0], path, folder)
+    if status == 2 and hashlib.sha256(path.read_bytes()).hexdigest() != before:
+        return "CHANGED by a call that was refused"
+    if status not in (0, 1, 2):
+        return f"STATUS {status}"
+    for name in ("tried.html", "tried.h"):
+        if written_control(folder / name):
+            (folder / name).unlink()
+            return f"CONTROL in {name}"
+    return "refused" if status == 2 else "read"
+
+
+def called(verb: str, path: Path, folder: Path) -> int:
+    """Call a verb, or the library, on a file; return the exit status, 2 for what the library refuses."""
+    if verb == "policy":
         try:
             load_policy(path).mean(np.zeros(1))
         except StorageError:
-            status = 2
-    elif draw < 0.90:
-        status = 0
+            return 2
+        return 0
+    if verb == "recorder":
         try:
             with Recorder.resume(path) as recorder:
                 del recorder
         except Exception as error:
             if not type(error).__module__.startswith("wassgrid."):
                 raise
-            status = 2
-    elif draw < 0.94:
-        status = main(["simulate", str(path), "--steps", "5", "--chains", "2"])
-    elif draw < 0.96:
-        status = main(["prove", str(path), "--width", "0.5", "--time", "0.2", "--quiet", "-o", str(folder / "tried.proof.h5")])
-    elif draw < 0.975:
-        status = main(["resume", str(path), "--set", "flow.stop.steps=8", "--quiet"])
-    elif draw < 0.985:
-        status = main(["compare", str(path), str(sound), "-o", str(folder / "c.png"), "--points", "2"])
-    else:
-        status = main(["plot", str(path), "-o", str(folder)])
-    if status == 2 and hashlib.sha256(path.read_bytes()).hexdigest() != before:
-        return "CHANGED by a call that was refused"
-    if status not in (0, 1, 2):
-        return f"STATUS {status}"
-    return "refused" if status == 2 else "read"
+            return 2
+        return 0
+    if verb == "sweep":  # the file stands where the sweep would write the run's
+        swept = folder / "swept"
+        shutil.rmtree(swept, ignore_errors=True)
+        swept.mkdir()
+        shutil.copy(path, swept / "held_particles=4.h5")
+        return main(["sweep", str(folder / "held.toml"), "--set", "policy.particles=4", "--quiet", "-o", str(swept)])
+    words = [word.replace("FILE", str(path)).replace("DIR", str(folder)) for word in verb.split()]
+    if words[0] == "resume":
+        words += ["--quiet", "--set", "flow.stop.steps=8"]
+    return main(words)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ class TooLongError(BaseException):
     """Not an Exception: nothing that is tried may catch it."""
 
 
+def written_control(path: Path) -> bool:
+    """Tell whether a text file that was written shows a control character other than ends of lines and tabs."""
+    return path.exists() and any(c < " " and c not in "\n\t" for c in path.read_text(errors="replace"))
+
+
 def digests(folder: Path) -> dict[str, str]:
     """Return the digest of every file under a folder."""
     return {
