@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import shutil
 
 import numba
+import numpy as np
 import pytest
 from numba.core import caching
 
@@ -13,6 +15,13 @@ from wassgrid.transition.compiled import allocating_nothing, cached, driver
 
 def square(x):
     return x * x
+
+
+def total(numbers):
+    sum_so_far = 0.0
+    for number in numbers:
+        sum_so_far += number
+    return sum_so_far
 
 
 def test_without_any_folder_kernels_are_compiled_for_this_process(monkeypatch):
@@ -26,6 +35,17 @@ def test_on_a_full_disk_kernels_are_compiled_for_this_process(monkeypatch):
 
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
     assert cached(square)(3.0) == 9.0
+
+
+def test_code_that_another_process_kept_under_the_same_number_is_not_taken_for_ones_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    integers, floats = np.arange(5), np.arange(5.0)
+    assert [cached(total)(numbers) for numbers in (integers, floats)] == [10.0, 10.0]
+    for_integers, for_floats = sorted(tmp_path.rglob("*.nbc"))
+    # two that begin with an empty index call what they compiled number 1, each for other arguments; the last one's file stays
+    shutil.copy(for_floats, for_integers)
+    assert cached(total)(integers) == 10.0
+    assert cached(total)(floats) == 10.0
 
 
 @pytest.mark.parametrize("version", [numba.__version__, "99.0.0"])

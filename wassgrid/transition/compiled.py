@@ -96,13 +96,20 @@ def cached(function: Callable[..., Any], **options: Any) -> Any:
     # Numba's cache sees changes of a function's own file, not of the files of those it calls
     with suppress(AttributeError):
         compiled._cache._cache_file._source_stamp = sources()
-    keep = compiled._cache.save_overload
+    keep, load = compiled._cache.save_overload, compiled._cache.load_overload
 
     def keep_if_possible(signature: Any, data: Any) -> None:
         with suppress(OSError):
             keep(signature, data)
 
+    def load_what_was_asked_for(signature: Any, context: Any) -> Any:
+        # Of two processes that begin together, each gives number 1 to another signature: code for integers would read floats
+        found = load(signature, context)
+        arguments = tuple(getattr(signature, "args", signature))
+        return found if found is not None and tuple(found.signature.args) == arguments else None
+
     compiled._cache.save_overload = keep_if_possible
+    compiled._cache.load_overload = load_what_was_asked_for
     return compiled
 
 
