@@ -149,6 +149,26 @@ def test_an_episode_follows_the_law_of_the_case():
         make_env(case, 0)
 
 
+def test_actions_may_be_bounded_for_libraries_that_ask_for_it():
+    case = wg.Case.load(CASES / "scalar_lq.toml")  # actions without bounds
+    assert not np.isfinite(make_env(case).action_space.high).any()
+    for bounds in ((-2.0, 3.0), {"u": (-2, 3)}):
+        env = make_env(case, bounds=bounds)
+        assert env.action_space.low == -2.0 and env.action_space.high == 3.0
+        ends = []
+        for action in (3.0, 9.0):
+            env.reset(seed=1, options={"state": [0.0]})
+            ends.append(env.step(np.array([action]))[:2])
+        assert ends[0] == ends[1]
+    for wrong, message in (
+        ({"v": (0, 1)}, "unknown action 'v'"), ({"u": 3}, "two numbers"), ((0.0, np.inf), "finite"), ((1.0, 0.0), "low < high"),
+    ):  # fmt: skip
+        with pytest.raises(EnvironmentMismatchError, match=message):
+            make_env(case, bounds=wrong)
+    with pytest.raises(EnvironmentMismatchError, match=r"within those of the case, \[-2, 2\]"):
+        make_env(wg.Case.load(CASES / "pendulum.toml"), bounds=(-3.0, 3.0))
+
+
 def test_simulate_runs_a_policy_in_an_environment(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["--set", "grid.points.theta=96", "--set", "policy.particles=1", "--set", "flow.stop.gap=1e-3"]

@@ -230,7 +230,7 @@ def test_the_command_writes_and_says_what_is_left_out(solved, tmp_path, monkeypa
     assert main(["export", str(solved), "--to", "c", "--output", "control.h"]) == 0
     output = capsys.readouterr().out
     assert "control.h" in output
-    assert "the mean of 16 particles: their standard deviation (in the long run u 0." in output
+    assert "left out: the spread of 16 particles around their mean: standard deviation in the long run u 0." in output
     assert main(["export", str(solved), "--to", "c", "-o", "control.h"]) == 0  # one of ours is replaced
     assert sorted(path.name for path in tmp_path.iterdir()) == ["control.h", "lq.npz"]
 

@@ -20,6 +20,8 @@ def test_a_new_case_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     assert main(["new", "cart"]) == 0
     assert "cart.toml\n" in capsys.readouterr().out
     text = Path("cart.toml").read_text(encoding="utf-8")
+    assert main(["check", "cart.toml"]) == 0
+    assert "warn" not in capsys.readouterr().out  # a newcomer's first command
     assert main(["run", "cart.toml", "--set", "output.estimate=false"]) == 0
     output = capsys.readouterr().out
     assert "proven" in output

@@ -79,7 +79,7 @@ def test_the_page_says_what_the_file_holds(folder):
         assert result.reason in text and result.text("case_name") in text
     assert "proven" in text and "SHA-256" in text and 'next = "0.9*x + a"' in text
     images = [attributes["src"] for tag, attributes in read.tags if tag == "img"]
-    assert len(images) == 5
+    assert len(images) == 6 and "Closed loop" in text
     for source in images:
         data = base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True)
         assert data.startswith(b"\x89PNG") and min(struct.unpack(">II", data[16:24])) > 200

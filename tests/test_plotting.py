@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from wassgrid import plotting
 from wassgrid.plotting.fields import Frame, _where_it_is
+from wassgrid.plotting.style import label
 from wassgrid.plotting.trajectories import _telling_cells
 from wassgrid.problem.states import StateError
 from wassgrid.storage import Axis, ResultWriter, StorageError, Variable
@@ -214,10 +216,19 @@ def test_maps_are_of_the_mean_action(tmp_path):
 
 @pytest.mark.parametrize(("states", "panes"), [("xy", 1), ("xyz", 3)])
 def test_rounding_is_not_drawn_as_a_spread(tmp_path, states, panes):
-    figure = plotting.policy(write(tmp_path / "run.h5", states, ("u",), spread=1e-15))
+    figure = plotting.policy(write(tmp_path / "run.h5", states, ("u",), spread=1e-7))
     assert len(panels(figure)) == panes
     assert not any("deviation" in text for text in texts(figure))
     assert_complete(figure)
+
+
+def test_a_spread_that_cannot_be_seen_beside_the_range_of_actions_is_not_drawn(tmp_path):
+    path = write(tmp_path / "run.h5", "xy", ("u",))
+    frame = Frame.read(path)
+    assert frame.spreads
+    middle = frame.actions.mean(axis=-2, keepdims=True)
+    near = [replace(frame, actions=middle + size * (frame.actions - middle)) for size in (1e-4, 0.1)]
+    assert [one.spreads for one in near] == [False, True]
 
 
 def test_maps_of_three_states_are_slices_through_one(tmp_path):
@@ -326,6 +337,12 @@ def test_curvature_tells_where_the_objective_is_not_convex(tmp_path):
     assert figure.get_suptitle() == "run: not geodesically convex at 1 of 3 steps"
     with pytest.raises(StorageError, match=r"holds no curvature: run the case with --set output.curvature_every=1"):
         plotting.curvature(write(tmp_path / "flat.h5", steps=2))
+
+
+def test_units_are_written_with_raised_powers():
+    assert [label("u", unit) for unit in ("m/s^2", "kg*m**2/s^-3", "x^0.5", "1")] == [
+        "u (m/s²)", "u (kg*m²/s⁻³)", "u (x^0.5)", "u",
+    ]  # fmt: skip
 
 
 def test_settings_of_the_caller_are_left_alone(tmp_path):

@@ -249,6 +249,9 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert main(["run", "line.toml", "-q", "-o", "line.h5"]) in (0, 1)
     assert main(["prove", "line.h5", "--width", "1e-2"]) == 0
     assert "J, grid" in capsys.readouterr().out
+    assert main(["run", "line.toml", "-q", "-o", "early.h5", "--set", "flow.stop.steps=0"]) == 1
+    assert main(["prove", "early.h5", "--width", "1e-2"]) == 0
+    assert "above: that run did not converge" in capsys.readouterr().out
     assert main(["prove", "line.toml", "--width", "1e-9", "--time", "1e-3", "-q"]) == 1
     assert main(["prove", "line.toml", "--boundary", "closed"]) == 2
 

@@ -13,18 +13,21 @@ from wassgrid.problem.states import StateError, state_array
 
 
 class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
-    """The controlled chain of a problem: observations are the states (d,), rewards minus the stage cost; see `make_env`."""
+    """The controlled chain of a problem: observations are the states (d,), rewards minus the stage cost; see `make_env`.
+
+    bounds: of the actions, (m, 2), to which they are clipped.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]  # as Gymnasium's own environments do
 
-    def __init__(self, problem: ControlProblem, steps: int) -> None:
-        self.problem, self.steps = problem, steps
+    def __init__(self, problem: ControlProblem, steps: int, bounds: np.ndarray) -> None:
+        self.problem, self.steps, self._bounds = problem, steps, bounds
         low, high = problem.domain.T
         # what an axis lets beyond its ends has none
         beyond = np.array([boundary == "open" for boundary in problem.boundary])
         ends = np.where(beyond, -np.inf, low), np.where(beyond, np.inf, high)
         self.observation_space = gymnasium.spaces.Box(*ends, dtype=np.float64)
-        self.action_space = gymnasium.spaces.Box(*problem.action_bounds.T, dtype=np.float64)
+        self.action_space = gymnasium.spaces.Box(*bounds.T, dtype=np.float64)
         self._state = np.zeros(problem.state_dimension)
         self._step = 0
 
@@ -48,7 +51,7 @@ class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         return found
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        low, high = self.problem.action_bounds.T
+        low, high = self._bounds.T
         a = np.clip(np.asarray(action, dtype=float).reshape(low.shape), low, high)[None]
         state = self._state[None]
         cost = float(self.problem.action_tables(state, a[:, None, :], 0).cost[0, 0])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from wassgrid.advice import aligned, least_noise, resolving_points, suggest
 from wassgrid.chain.classes import LISTED, period, reached_together, recurrent_classes
 from wassgrid.chain.stationary import settling, starting_law
 from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, DerivativeCheck, check_derivatives
-from wassgrid.evaluation import Evaluator
+from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.grid import StateGrid, misalignment
 from wassgrid.memory import estimate_memory
 from wassgrid.metric import gradient_norm
@@ -25,12 +26,14 @@ from wassgrid.resources import amount, memory_limit
 from wassgrid.runs.schema import STEP
 from wassgrid.runs.solvers import SOLVERS, make_solver
 from wassgrid.transition.axis_kernels import RESOLVED
+from wassgrid.transition.compilation import compile_time
 from wassgrid.transition.model import TransitionModel
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from wassgrid.case import Case
+    from wassgrid.observers.progress import Pace
 
 _OFF_NODE = 1e-6  # in cells
 _LONGER = 10.0  # times the noise of a step: what another time step may be suggested for
@@ -118,7 +121,7 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     resolution of the noise).
     """
     if not SOLVERS[case.solver.kind].gridded:
-        yield _step_time(case)
+        yield _first_steps(case).finding
         return
     grid = StateGrid.from_case(case)
     model = None
@@ -140,14 +143,17 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
         return
     evaluator = Evaluator.from_case(case, model)
     evaluation = evaluator.evaluate(policy)
-    noise = resolution(evaluation)
     yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {gradient_norm(evaluation):.4g}")
-    yield from _ends(grid, evaluation.law)
     yield from _unresolved(case, model)
+    yield from _derivatives(check_derivatives(evaluator, evaluation), model)
+    looks = _first_steps(case)
+    yield looks.finding
+    # a policy that nobody chose says little of where the chain will be
+    assert looks.evaluation is not None
+    yield from _ends(grid, looks)
+    noise = resolution(looks.evaluation)
     for name, text in added_noise(noise):
         yield Finding(name, text, WARN)
-    yield from _derivatives(check_derivatives(evaluator, evaluation), model)
-    yield _step_time(case)
     yield tuple(noise)
 
 
@@ -249,16 +255,17 @@ def _classes(case: Case, model: TransitionModel, mean: np.ndarray, weights: np.n
     return Finding("recurrent classes", f"1 under the initial policy, {share}{cycle}; {operator.entries:,} transition entries")
 
 
-def _ends(grid: StateGrid, law: np.ndarray) -> list[Finding]:
-    """Say where the chain feels the ends of a clamped axis; that may be meant."""
+def _ends(grid: StateGrid, looks: _Looks) -> list[Finding]:
+    """Say where the chain feels the ends of a clamped axis under the policy of the last step taken; that may be meant."""
+    assert looks.evaluation is not None
     findings = []
     for k, name in enumerate(grid.names):
         if not BOUNDARIES[grid.boundary[k]].stops:
             continue
-        marginal = law.reshape(grid.shape).sum(axis=tuple(j for j in range(grid.dimension) if j != k))
+        marginal = looks.evaluation.law.reshape(grid.shape).sum(axis=tuple(j for j in range(grid.dimension) if j != k))
         share = float(marginal[0] + marginal[-1])
         if share > _AT_THE_ENDS:
-            text = f"{share:.2g} of the time is spent at the ends of {name} under the initial policy: widen it unless it is meant"
+            text = f"{share:.2g} of the time is spent at the ends of {name} under {looks.policy}: widen it unless it is meant"
             findings.append(Finding("domain", text, WARN))
     return findings
 
@@ -290,35 +297,62 @@ def _derivatives(check: DerivativeCheck, model: TransitionModel) -> list[Finding
     return findings
 
 
-def _step_time(case: Case) -> Finding:
-    """Take the first steps of the run and measure them, and the pace at which they come nearer to what the case asks for."""
+@dataclass(frozen=True)
+class _Looks:
+    """The first steps of a run: what they say of its time; the evaluation of the policy that they come to (None: not gridded)."""
+
+    finding: Finding
+    steps: int
+    evaluation: Evaluation | None
+
+    @property
+    def policy(self) -> str:
+        return f"the policy after {self.steps} steps" if self.steps else "the initial policy"
+
+
+def _first_steps(case: Case) -> _Looks:
+    """Take the first steps of the run and measure them, and the pace at which they come nearer to what the case asks for.
+
+    Compilation, which happens once per machine, does not count.
+    """
     from wassgrid.observers.progress import Pace
 
     solver = make_solver(case)
-    began = time.perf_counter()
-    state = solver.start()
-    start = time.perf_counter() - began
+    start, state = _timed(solver.start)
     pace = Pace(case, solver.record(state))
     seconds: list[float] = []
     while len(seconds) < _LOOKS and solver.verdict(state) is None:
-        began = time.perf_counter()
-        state = solver.advance(state)
-        seconds.append(time.perf_counter() - began)
+        spent, state = _timed(partial(solver.advance, state))
+        seconds.append(spent)
         pace.update(solver.record(state))
         if sum(seconds) > 30.0 and len(seconds) >= 2:
             break
+    text = _paced(case, start, seconds, pace, solver.verdict(state) is not None)
+    return _Looks(Finding("time", text), len(seconds), getattr(state, "evaluation", None))
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Return how many seconds a call takes, without compilation, and what it returns."""
+    began = time.perf_counter()
+    with compile_time() as compiling:
+        found = call()
+    return max(time.perf_counter() - began - compiling.seconds, 0.0), found
+
+
+def _paced(case: Case, start: float, seconds: list[float], pace: Pace, ended: bool) -> str:
+    """Say how long the run takes, from the seconds of its start and of its first steps."""
     if not seconds:
-        return Finding("time", f"{_seconds(start)} to start; the run ends at its first state")
+        return f"{_seconds(start)} to start; the run ends at its first state"
     spent = start + sum(seconds)
     text = f"{start:.3g} s to start, {seconds[-1]:.3g} s for a step: "
-    if solver.verdict(state) is not None:
-        return Finding("time", f"{text}{_seconds(spent)} for the whole run of {len(seconds)} steps")
+    if ended:
+        return f"{text}{_seconds(spent)} for the whole run of {len(seconds)} steps"
     steps = int(SOLVERS[case.solver.kind].rules(case)[STEP])
     left = pace.seconds_left()
     most = f"at most about {_seconds(spent + (steps - len(seconds)) * seconds[-1])} for {steps} steps"
     if np.isfinite(left):
-        return Finding("time", f"{text}about {_seconds(spent + left)} at the pace of the first {len(seconds)}, {most}")
-    return Finding("time", f"{text}{most}")
+        return f"{text}about {_seconds(spent + left)} at the pace of the first {len(seconds)}, {most}"
+    return f"{text}{most}"
 
 
 def _seconds(seconds: float) -> str:

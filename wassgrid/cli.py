@@ -133,6 +133,8 @@ def new(
     from wassgrid.case.starter import starter
     from wassgrid.storage.whole import write_new
 
+    if not name.name:
+        raise typer.BadParameter(f"expected the name of a case, got '{name}'", param_hint="NAME")
     path = name if name.suffix == ".toml" else Path(f"{name}.toml")
     write_new(path, starter(path.stem).encode("utf-8", "replace"))
     print(path)
@@ -162,16 +164,18 @@ def check(
     """
     from wassgrid.case import Case
     from wassgrid.check import Finding, findings, suggestions, title
+    from wassgrid.observers.progress import CompilationNotice
     from wassgrid.report import resolution_table
 
     loaded, console, passed = Case.load(case, overrides or ()), _console(), True
     console.print(title(loaded), style="bold", highlight=False, markup=False)
-    for found in findings(loaded):
-        if isinstance(found, Finding):
-            console.print(found.part)
-            passed = passed and found.passed
-        else:
-            console.print(resolution_table(list(found)))
+    with CompilationNotice(_console(stderr=True)):
+        for found in findings(loaded):
+            if isinstance(found, Finding):
+                console.print(found.part)
+                passed = passed and found.passed
+            else:
+                console.print(resolution_table(list(found)))
     if suggest:
         for found in suggestions(loaded):
             console.print(found.part)

@@ -6,21 +6,28 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wassgrid.case.stored import case_of
 from wassgrid.errors import WassgridError
 from wassgrid.load_policy import load_policy
+from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.expression import ExpressionError, evaluate_number
 from wassgrid.problem.states import state_array
 from wassgrid.runs.schema import Units
 from wassgrid.simulate import stage_cost
-from wassgrid.storage import ResultFile
+from wassgrid.storage import ResultFile, StorageError
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
+    from wassgrid.load_policy import Policy
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHOWN = 30  # chains kept whole
+STEPS, CHAINS = 200, 256  # unless somebody asks for others
 
 
 class FromError(WassgridError, ValueError):
@@ -73,9 +80,14 @@ def simulate_from(path: str | PathLike[str], start: str, steps: int, chains: int
     """
     with ResultFile(path) as file:
         case = case_of(file)
-    policy, problem, units = load_policy(path), case.problem, Units.of(case)
     given = read_state(start, "--from", case.parameters)
-    states = np.repeat(state_array(given, problem.state_names)[None], chains, axis=0)
+    return follow(case, load_policy(path), state_array(given, case.problem.state_names), steps, chains, seed)
+
+
+def follow(case: Case, policy: Policy, start: np.ndarray, steps: int, chains: int, seed: int) -> ClosedLoop:
+    """Simulate a policy of a case from one state (d,), off the grid."""
+    problem, units = case.problem, Units.of(case)
+    states = np.repeat(start[None], chains, axis=0)
     ends = zip(problem.domain, problem.boundary, strict=True)
     winds = [high - low if BOUNDARIES[kind].winds else 0.0 for (low, high), kind in ends]
     rng, d, m = np.random.default_rng(seed), problem.state_dimension, problem.action_dimension
@@ -96,6 +108,17 @@ def simulate_from(path: str | PathLike[str], start: str, steps: int, chains: int
         units.time if problem.time_step else "steps", d, chains, float(total.mean()) / steps,
         float(total.std(ddof=1)) / steps / math.sqrt(chains),
     )  # fmt: skip
+
+
+def simulate_from_dearest(path: str | PathLike[str], steps: int = STEPS, chains: int = CHAINS, seed: int = 0) -> ClosedLoop:
+    """Simulate the last policy of a grid run from the grid point with the largest V.  Raises StorageError."""
+    with ResultFile(path) as file:
+        case, policy, value, axes = case_of(file), ParticlePolicy.from_result(file), file.frame("value"), file.axes
+    if value.shape != tuple(map(len, axes)) or not np.isfinite(value).all():
+        raise StorageError(f"'{path}': /trajectory/value is not one number for every state of the grid")
+    cell = np.unravel_index(int(value.argmax()), value.shape)
+    start = np.array([axis[k] for axis, k in zip(axes, cell, strict=True)])
+    return follow(case, policy, start, steps, chains, seed)
 
 
 def read_state(text: str, option: str, parameters: Mapping[str, float] | None = None) -> dict[str, float]:

@@ -15,6 +15,7 @@ import numpy as np
 from wassgrid.errors import PackageMissingError, WassgridError
 from wassgrid.problem.compilation import compile_functions
 from wassgrid.problem.expression import ExpressionError, Scope, parse
+from wassgrid.problem.names import remedy
 
 if TYPE_CHECKING:
     import gymnasium
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _TOGETHER = 250  # episodes that are stepped side by side
 
 Observe = Callable[[np.ndarray], np.ndarray]
+Bounds = tuple[float, float]
 
 
 class EnvironmentMismatchError(WassgridError, ValueError):
@@ -67,10 +69,12 @@ class Returns:
 _SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
-def make_env(case: Case, steps: int = 200) -> CaseEnvironment:
+def make_env(case: Case, steps: int = 200, bounds: Bounds | Mapping[str, Bounds] | None = None) -> CaseEnvironment:
     """Return a case as a `gymnasium.Env`: observations are the states, rewards are minus the stage cost.
 
-    steps: after which an episode is truncated; none ever terminates. `reset` draws the state evenly from the domain, or takes
+    steps: after which an episode is truncated; none ever terminates. bounds: (low, high) of every action, or by name, in place of
+    the case's and within them; actions without bounds are none for most libraries of reinforcement learning
+    (Stable-Baselines3 refuses them). `reset` draws the state evenly from the domain, or takes
     options={"state": (d,) array or {name: value}}; where the domain has no ends, from a standard normal law about 0.
 
     ```python
@@ -78,14 +82,38 @@ def make_env(case: Case, steps: int = 200) -> CaseEnvironment:
     observation, info = env.reset(seed=1)
     observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
     ```
-    Raises PackageMissingError without Gymnasium, EnvironmentMismatchError for no steps; `reset` StateError.
+    Raises PackageMissingError without Gymnasium, EnvironmentMismatchError for no steps or such bounds; `reset` StateError.
     """
     _gymnasium()
     if steps < 1:
         raise EnvironmentMismatchError(f"steps: expected at least 1, got {steps}")
     from wassgrid.case_environment import CaseEnvironment
 
-    return CaseEnvironment(case.problem, steps)
+    problem = case.problem
+    return CaseEnvironment(problem, steps, _bounded(problem.action_names, problem.action_bounds, bounds))
+
+
+def _bounded(names: Sequence[str], own: np.ndarray, bounds: Bounds | Mapping[str, Bounds] | None) -> np.ndarray:
+    """Return the bounds (m, 2) of actions: those given, all or by name, in place of a problem's own."""
+    if bounds is None:
+        return own
+    given = bounds if isinstance(bounds, Mapping) else dict.fromkeys(names, bounds)
+    found = own.copy()
+    for name, ends in given.items():
+        if name not in names:
+            raise EnvironmentMismatchError(f"bounds: unknown action {name!r:.60}{remedy(str(name), names)}")
+        k = names.index(name)
+        try:
+            low, high = (float(end) for end in ends)
+        except (TypeError, ValueError):
+            raise EnvironmentMismatchError(f"bounds.{name}: expected two numbers (low, high), got {ends!r:.60}") from None
+        if not own[k, 0] <= low < high <= own[k, 1] or not np.isfinite(high - low):
+            raise EnvironmentMismatchError(
+                f"bounds.{name}: expected finite low < high within those of the case, [{own[k, 0]:g}, {own[k, 1]:g}], "
+                f"got ({low:g}, {high:g})"
+            )
+        found[k] = low, high
+    return found
 
 
 def evaluate(

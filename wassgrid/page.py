@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.case.stored import case_of
+from wassgrid.closed_loop import CHAINS, simulate_from_dearest
+from wassgrid.errors import WassgridError
 from wassgrid.report import RESOLUTION_COLUMNS, origin_rows, resolution_row, rounded, summary_rows
 from wassgrid.runs.schema import ESTIMATE, LOWER_BOUND, OBJECTIVE, UPPER_END
 from wassgrid.runs.summary import summary_of
@@ -33,6 +35,10 @@ _WHAT = {
     "value": ("Value", "V: what it costs more, in the long run, to start there."),
     "trajectories": ("Particles", "Actions of chosen cells along the run."),
     "curvature": ("Curvature", "Extreme eigenvalues of the Hessian along the run."),
+    "loop": (
+        "Closed loop",
+        f"{CHAINS} chains from the state with the largest V, simulated off the grid: bands hold 50 and 90 % of them.",
+    ),
 }
 _VERDICTS = {
     "converged": "good", "stopped": "fair", "interrupted": "fair", "running": "fair", "failed": "poor",
@@ -74,8 +80,11 @@ def page(path: str | PathLike[str]) -> str:
         parts = [_verdict(result), _table("Numbers", summary_rows(result, case)), *_noise(result)]
         origin = _table("Provenance", _provenance(result))
         text = result.case_text
+        gridded = result.records("trajectory") > 0 and "value" in result.variables("trajectory")
     drawn = figures([path])
     shown = [_figure(key.rpartition("_")[2], figure) for key, figure in drawn.items()]
+    if gridded:
+        shown.append(_closed_loop(path))
     return (
         BEGINS.decode()
         + '<html lang="en"><head><meta charset="utf-8">\n'
@@ -143,6 +152,17 @@ def _figure(kind: str, figure: Figure) -> str:
         f'<figure><img alt="{_safe(title)}" src="data:image/png;base64,{image}">'
         f"<figcaption>{_safe(title)}. {_safe(caption)}</figcaption></figure>"
     )
+
+
+def _closed_loop(path: str | PathLike[str]) -> str:
+    """Simulate the policy and show it; say why where that cannot be done."""
+    from wassgrid.plotting import closed_loop
+
+    try:
+        with np.errstate(all="ignore"):
+            return _figure("loop", closed_loop(simulate_from_dearest(path)))
+    except WassgridError as error:
+        return f"<p>The closed loop is not shown: {_safe(error)}</p>"
 
 
 def _lines(text: str) -> str:

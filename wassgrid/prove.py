@@ -31,7 +31,7 @@ class Proof:
 
     case: what was proven of; claim: under which boundary models; attempt: the interval and what it rests on; reached: whether it
     is as narrow as wanted; attempts: (seconds, low, high) of all; grid_cost: J of the grid run that it began with, None for a
-    case.
+    case; grid_converged: whether that run did.
     """
 
     case: Case
@@ -42,6 +42,7 @@ class Proof:
     reached: bool
     attempts: tuple[tuple[float, float, float], ...]
     grid_cost: float | None
+    grid_converged: bool = True
 
     @property
     def relative_width(self) -> float:
@@ -60,9 +61,18 @@ class Proof:
             f"width        mostly from: {_PARTS[self.attempt.residual.dominant]}",
         ]
         if self.grid_cost is not None:
-            inside = "inside" if self.low <= self.grid_cost <= self.high else "outside: the grid's problem is another one"
-            lines.append(f"J, grid      {self.grid_cost:.10g}, {inside}")
+            lines.append(f"J, grid      {self.grid_cost:.10g}, {self._beside}")
         return "\n".join(lines)
+
+    @property
+    def _beside(self) -> str:
+        """Where the J of the grid's policy lies: one above the interval may just not have come down yet."""
+        assert self.grid_cost is not None
+        if self.low <= self.grid_cost <= self.high:
+            return "inside"
+        if self.grid_cost > self.high and not self.grid_converged:
+            return "above: that run did not converge"
+        return "outside: the grid's problem is another one"
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the proof to an HDF5 file: root attributes low, high, width, case, models, slacks; arrays u/... and policy/...
@@ -132,7 +142,8 @@ def prove(
         raise ProveError("prove: bounds contradict each other, nothing is claimed: a defect of wassgrid, please report it")
     cost = float(result.last("convergence")["objective"]) if result is not None and result.records("convergence") else None
     width_reached = (high - low) / max(abs(low), abs(high), 1e-300)
-    return Proof(case, claim, best, low, high, bool(width_reached <= wanted), tuple(table), cost)
+    converged = result is None or result.status == "converged"
+    return Proof(case, claim, best, low, high, bool(width_reached <= wanted), tuple(table), cost, converged)
 
 
 def prove_file(

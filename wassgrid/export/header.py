@@ -117,7 +117,7 @@ def _described(parcel: Parcel, name: str, states: list[str], actions: list[str])
         text = f"[{name}_action_{key}] {parcel.action_names[k]} in {parcel.units.actions[k]}"
         lines.append(f"    {text}, from {parcel.bounds[k, 0]:.6g} to {parcel.bounds[k, 1]:.6g}")
     if lost := parcel.lost():
-        lines += [lost]
+        lines += [f"left out: {lost}"]
     lines += [f"{key}: {text}" for key, text in parcel.provenance.items()]
     return [f" * {comment(line)}".rstrip() for line in ["", *lines]]
 

@@ -19,6 +19,8 @@ from wassgrid.text import visible
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
+_APART = 1e-6  # of the largest action: particles nearer than that are one
+
 
 class ExportError(WassgridError, ValueError):
     """A policy that cannot travel in the form asked for."""
@@ -93,8 +95,9 @@ class Parcel:
         return np.sqrt(law @ self.policy.cell_spread() ** 2 / law.sum())
 
     def lost(self) -> str:
-        """Say what the mean leaves out of a policy with several particles; nothing where it has one."""
-        if self.policy.particles == 1:
+        """Say what the mean leaves out of a policy whose particles are apart; nothing where they stand together."""
+        spread = self.spread()
+        if not (spread > _APART * np.abs(self.mean()).reshape(-1, spread.size).max(axis=0)).any():
             return ""
-        size = ", ".join(f"{name} {deviation:.2g}" for name, deviation in zip(self.action_names, self.spread(), strict=True))
-        return f"the mean of {self.policy.particles} particles: their standard deviation (in the long run {size}) is left out"
+        size = ", ".join(f"{name} {deviation:.2g}" for name, deviation in zip(self.action_names, spread, strict=True))
+        return f"the spread of {self.policy.particles} particles around their mean: standard deviation in the long run {size}"

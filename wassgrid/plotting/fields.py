@@ -23,7 +23,7 @@ _SHARES = (0.99, 0.9, 0.5)  # of the stationary law inside the contours
 _DECADES = 6  # of density that are told apart
 _LEFT_OUT = 1e-4  # of the stationary law, at either end of an axis, where a map of it may end
 _ZOOMED = 0.6  # of an axis, and more: shown whole
-_ROUNDING = 1e-12  # of the largest action
+_SPREAD, _ROUNDING = 1e-3, 1e-6  # of the range and of the size of an action: a standard deviation below either is not shown
 _MANY_POINTS = 20_000  # drawn as an image inside vector formats
 
 
@@ -86,9 +86,10 @@ class Frame:
 
     @property
     def spreads(self) -> bool:
-        """Whether the particles of some cell are apart by more than rounding."""
-        sizes = [np.abs(self.actions[..., k]).max() for k in range(self.actions.shape[-1])]
-        return any(bool(self.moments(k)[1].max() > _ROUNDING * size) for k, size in enumerate(sizes))
+        """Whether the particles of some cell are so far apart that it can be seen beside the range of an action."""
+        components = np.moveaxis(self.actions, -1, 0)
+        least = [max(_SPREAD * float(np.ptp(a)), _ROUNDING * float(np.abs(a).max())) for a in components]
+        return any(bool(self.moments(k)[1].max() > size) for k, size in enumerate(least))
 
     def planes(self) -> list[tuple[int, int]]:
         return list(itertools.combinations(range(len(self.axes)), 2))

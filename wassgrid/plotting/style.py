@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,6 +21,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 LINES = ("-", "--", "-.", ":")
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
+_POWER = re.compile(r"(?:\^|\*\*)(-?[0-9]+)(?![0-9.])")
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 _SETTINGS: Any = {
     "font.size": 9,
@@ -59,8 +62,16 @@ def plain(text: str) -> str:
 
 
 def label(name: str, units: str) -> str:
-    """Return `name (units)`, the name alone for a pure number; a dollar sign stays one."""
-    return plain(name if units in ("", "1") else f"{name} ({units})")
+    """Return `name (units)`, the name alone for a pure number; powers of units are raised, a dollar sign stays one.
+
+    >>> label("force", "m/s^2"), label("rate", "s^-1"), label("price", "1")
+    ('force (m/s²)', 'rate (s⁻¹)', 'price')
+    """
+    return plain(name if units in ("", "1") else f"{name} ({_POWER.sub(_raised, units)})")
+
+
+def _raised(power: re.Match[str]) -> str:
+    return power[1].translate(_RAISED)
 
 
 def colourbar(figure: Figure, mappable: Any, axes: Axes, text: str) -> None:
