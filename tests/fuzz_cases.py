@@ -2,8 +2,8 @@
 
     python tests/fuzz_cases.py --count 20000
 
-What a run leaves goes through one more verb. Found is: a traceback, a trial longer than ten seconds, a worker that died, a changed
-byte in the fenced folder, a control character on the terminal or in a page or header that was written.
+What a run leaves goes through one more verb. Found is: a traceback, a trial longer than ten seconds, a worker that died, a
+changed byte in the fenced folder, a control character on the terminal or in a page or header that was written.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ WORDS = (
 AFTER = 0.5  # of the results go through one more verb
 # verbs and how often; RESULT stands for the result file, DIR for the folder, TEXT for a damaged expression
 VERBS = {
-    "info RESULT": 10, "plot RESULT -o DIR": 5, "export RESULT --to npz -o DIR/tried.npz": 10, "export RESULT --to c -o DIR/tried.h": 15,
-    "report RESULT -o DIR/tried.html": 7, "animate RESULT --frames 2 -o DIR/tried.gif": 7, "simulate RESULT --steps 5 --chains 2": 15,
-    "simulate RESULT --env Pendulum-v1 --episodes 1 --observe s=TEXT": 20, "simulate RESULT --from TEXT --steps 5 --chains 2": 10,
-    "resume RESULT --quiet": 5, "compare RESULT RESULT -o DIR/c.png --points 2": 5,
+    "info RESULT": 10, "plot RESULT -o DIR": 5, "export RESULT --to npz -o DIR/tried.npz": 10,
+    "export RESULT --to c -o DIR/tried.h": 15, "report RESULT -o DIR/tried.html": 7,
+    "animate RESULT --frames 2 -o DIR/tried.gif": 7, "simulate RESULT --steps 5 --chains 2": 15,
+    "simulate RESULT --env Pendulum-v1 --episodes 1 --observe s=TEXT": 20,
+    "simulate RESULT --from TEXT --steps 5 --chains 2": 10, "resume RESULT --quiet": 5,
+    "compare RESULT RESULT -o DIR/c.png --points 2": 5,
 }  # fmt: skip
 OBSERVED = ("o2", "atan2(o1, o0)", "o0*o1 + sin(o2)", "s=1", "s=pi/2", "clip(o2, -1, 1)")
 SMALL = 3000  # cells times particles up to which a case is evaluated

@@ -3,8 +3,8 @@
     python tests/fuzz_files.py --count 20000
 
 Files of a run on a grid, a few of a network's. Bytes are changed anywhere, members, attributes and the checkpoint's JSON are
-replaced. Found is: a traceback, a trial longer than ten seconds, a worker that died, a changed byte in the fenced folder, a file that
-a refused call has changed, a control character on the terminal or in a page or header that was written.
+replaced. Found is: a traceback, a trial longer than ten seconds, a worker that died, a changed byte in the fenced folder, a file
+that a refused call has changed, a control character on the terminal or in a page or header that was written.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ NETWORKS = 0.03  # share of the trials whose file is of a network
 # what is called and how often, of 1000 trials; a path stands for the damaged file, DIR for the folder
 VERBS = {
     "info FILE": 400, "policy": 180, "recorder": 210, "simulate FILE --steps 5 --chains 2": 35, "resume FILE": 15,
-    "prove FILE --width 0.5 --time 0.2 --quiet -o DIR/tried.proof.h5": 20, "compare FILE DIR/sound.h5 -o DIR/c.png --points 2": 10,
-    "plot FILE -o DIR": 10, "export FILE --to npz -o DIR/tried.npz": 25, "export FILE --to c -o DIR/tried.h": 25,
+    "prove FILE --width 0.5 --time 0.2 --quiet -o DIR/tried.proof.h5": 20,
+    "compare FILE DIR/sound.h5 -o DIR/c.png --points 2": 10, "plot FILE -o DIR": 10,
+    "export FILE --to npz -o DIR/tried.npz": 25, "export FILE --to c -o DIR/tried.h": 25,
     "export FILE --to onnx -o DIR/tried.onnx": 10, "report FILE -o DIR/tried.html": 10,
     "animate FILE --frames 2 -o DIR/tried.gif": 10, "sweep": 15, "simulate FILE --from s=1 --steps 5 --chains 2": 10,
     "simulate FILE --env Pendulum-v1 --episodes 1 --observe s=o2": 15,
