@@ -512,3 +512,28 @@ def test_gradients_go_through_the_step():
     inside = np.abs(problem.action_tables(states, actions, 0).mean[:, 0, 1]) < 8
     np.testing.assert_allclose(slope[1, :, 0], wanted[:, 1], atol=1e-12)
     np.testing.assert_allclose(slope[0, inside, 0], 0.05 * wanted[inside, 1], atol=1e-12)
+
+
+LINE = """
+[states.s]
+next = "{rate}*s + a"
+noise = 0.3
+domain = [-1, 1]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "s**2 + {weight}*a**2"
+[grid]
+points.s = 21
+"""
+
+
+def test_the_same_expressions_are_compiled_once_and_others_are_not_taken_for_them():
+    first, again, other = (
+        Case.from_text(LINE.format(rate=rate, weight=weight)).problem for rate, weight in ((0.5, 1), (0.5, 1), (0.25, 2))
+    )
+    states, actions = np.array([[0.8]]), np.array([[[0.5]]])
+    assert first._action_functions(2)[1] is again._action_functions(2)[1]
+    for problem, mean, slope in ((first, 0.9, 1.0), (again, 0.9, 1.0), (other, 0.7, 2.0)):
+        tables = problem.action_tables(states, actions, order=2)
+        assert (tables.mean.item(), tables.cost_gradient.item()) == pytest.approx((mean, slope), rel=1e-15)

@@ -14,6 +14,7 @@ from wassgrid.problem import functions, intervals
 
 ArrayFunction = Callable[..., tuple[Any, ...]]
 Stages = Sequence[tuple[sp.Symbol, sp.Expr]]
+KEPT = 64  # compiled functions, and sets of derivatives, that a process keeps
 
 
 def compile_functions(
@@ -34,8 +35,20 @@ def compile_functions(
     Returns a function of arrays that broadcast together; it gives a tuple with one array per expression, all of the
     broadcast shape (constants included; NumPy arrays may be read-only views), or with `broadcast=False` the values as they come:
     those of constants are numbers.  Floating-point warnings are silenced: the caller looks at the values.
+    What was compiled last is kept: a problem that is solved again, on another grid or from another start, finds it.
     """
-    stages, expressions = in_stages(stages, expressions)
+    return _compiled(tuple(arguments), tuple(expressions), backend, tuple(stages), broadcast)
+
+
+@lru_cache(maxsize=KEPT)
+def _compiled(
+    arguments: tuple[sp.Symbol, ...],
+    given: tuple[sp.Expr, ...],
+    backend: str | ModuleType,
+    first: tuple[tuple[sp.Symbol, sp.Expr], ...],
+    broadcast: bool,
+) -> ArrayFunction:
+    stages, expressions = in_stages(first, given)
     plain = [sp.Symbol(f"argument_{k}") for k in range(len(arguments))]
     names = dict(zip(arguments, plain, strict=True))
     reduced = [expression.xreplace(names) for expression in expressions]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +13,7 @@ import sympy as sp
 from numpy.typing import NDArray
 
 from wassgrid.problem.boundary import next_value
-from wassgrid.problem.compilation import ArrayFunction, Stages, compile_functions, differentiate
+from wassgrid.problem.compilation import KEPT, ArrayFunction, Stages, compile_functions, differentiate
 from wassgrid.problem.dependence import Dependence
 from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
@@ -369,19 +369,9 @@ class ControlProblem:
         if order not in (0, 1, 2):
             raise ValueError(f"order: expected 0, 1 or 2, got {order}")
         if (order, backend) not in self._compiled:
-            law, scalars, m = self._law, self.model.scalars, self.action_dimension
-            rows = [*law.mean, scalars.cost]
-            stages: Stages = law.stages
-            entries: dict[tuple[int, tuple[int, ...]], sp.Expr] = {(j, ()): row for j, row in enumerate(rows)}
-            if order:
-                stages, gradient, hessian = differentiate(rows, scalars.actions, law.stages)
-                entries |= {(j, (a,)): gradient[j][a] for j in range(len(rows)) for a in range(m)}
-            if order == 2:
-                entries |= {(j, (a, b)): hessian[j][a][b] for j in range(len(rows)) for a in range(m) for b in range(a, m)}
-            kept = {place: expression for place, expression in entries.items() if expression != 0}
-            arguments = [*scalars.states, *scalars.actions]
-            function = compile_functions(arguments, list(kept.values()), backend, stages=stages, broadcast=False)
-            self._compiled[order, backend] = list(kept), function
+            law, scalars = self._law, self.model.scalars
+            rows = (*law.mean, scalars.cost)
+            self._compiled[order, backend] = _entries(rows, law.stages, scalars.states, scalars.actions, order, backend)
         return self._compiled[order, backend]
 
     # -- finiteness ------------------------------------------------------------------------------------------------
@@ -403,3 +393,25 @@ class ControlProblem:
         place = np.unravel_index(int(np.argmax(columns[0])), columns[0].shape)
         shown = [f"{name}={column[place]:.6g}" for name, column in zip(names, columns[1:], strict=True)]
         return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
+
+
+@lru_cache(maxsize=KEPT)
+def _entries(
+    rows: tuple[sp.Expr, ...],
+    stages: tuple[tuple[sp.Symbol, sp.Expr], ...],
+    states: tuple[sp.Symbol, ...],
+    actions: tuple[sp.Symbol, ...],
+    order: int,
+    backend: str | ModuleType,
+) -> tuple[Plan, ArrayFunction]:
+    """Return the plan and the function of `ControlProblem._action_functions`."""
+    m = len(actions)
+    entries: dict[tuple[int, tuple[int, ...]], sp.Expr] = {(j, ()): row for j, row in enumerate(rows)}
+    longer: Stages = stages
+    if order:
+        longer, gradient, hessian = differentiate(rows, actions, stages)
+        entries |= {(j, (a,)): gradient[j][a] for j in range(len(rows)) for a in range(m)}
+    if order == 2:
+        entries |= {(j, (a, b)): hessian[j][a][b] for j in range(len(rows)) for a in range(m) for b in range(a, m)}
+    kept = {place: expression for place, expression in entries.items() if expression != 0}
+    return list(kept), compile_functions([*states, *actions], list(kept.values()), backend, stages=longer, broadcast=False)
