@@ -105,6 +105,46 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "misspelt neural key": (GOOD + "[neural]\nhiden = [8]\n", ("neural.hiden: unknown key", "'hidden'")),
     "misspelt choice": (changed('method = "newton"', 'method = "newtn"'), ("flow.method: expected one of", "'newton'")),
     "misspelt boundary": (changed('"clamp"', '"reflcet"'), ("states.s.boundary: expected one of", "'reflect'")),
+    # geometries
+    "weights that move under the full Hessian": (
+        changed('method = "newton"', 'method = "full_newton"\ngeometry = "wasserstein_fisher_rao"'),
+        ("flow.method: full_newton is not defined", "euler, heun, rk4, newton"),
+    ),
+    "actions that move and do not": (
+        changed('method = "newton"', 'method = "newton"\ngeometry = "fisher_rao"'),
+        ("flow.method: newton is not defined", "exponential, policy_iteration"),
+    ),
+    "exponential steps of nothing": (
+        changed('method = "newton"', 'method = "exponential"'),
+        ("flow.method: exponential is not defined", "euler, heun, rk4, newton, full_newton"),
+    ),
+    "rate of weights that rest": (
+        changed('method = "newton"', "weight_rate = 2"), ("flow.weight_rate: weights rest", "wasserstein_fisher_rao")
+    ),
+    "length of the limit": (
+        changed('method = "newton"', 'method = "policy_iteration"\ngeometry = "fisher_rao"\nstep = 1.0'),
+        ("flow.step: policy_iteration has no step length", "adaptive"),
+    ),
+    "weight of one particle": (
+        changed('method = "newton"', 'method = "rk4"\ngeometry = "fisher_rao"', changed("particles = 16", "particles = 1")),
+        ("policy.particles: the weight of a single particle",),
+    ),
+    "curvature of weights": (
+        changed('method = "newton"', 'geometry = "wasserstein_fisher_rao"') + "[output]\ncurvature_every = 1\n",
+        ("output.curvature_every: the Hessian", "use 0"),
+    ),
+    "weights of a network": (
+        changed('method = "newton"', 'geometry = "wasserstein_fisher_rao"') + '[solver]\nkind = "neural"\n',
+        ("flow.geometry:", "only solver.kind"),
+    ),
+    "even start on an uneven number": (
+        changed(
+            "[actions.a]", "[actions.b]\nbounds = [0, 1]\n[actions.a]",
+            changed('{ distribution = "normal", mean = "-s", std = 1.0 }', '{ distribution = "even" }',
+                    changed("particles = 16", "particles = 15")),
+        ),
+        ("policy.particles: 15 particles do not stand evenly over 2 actions", "take 16 or 9"),
+    ),
     # wrong types
     "text for a number": (changed("particles = 16", 'particles = "many"'), ("policy.particles", "'many'")),
     "boolean for a number": (changed("particles = 16", "particles = true"), ("policy.particles", "integer", "true")),

@@ -17,7 +17,7 @@ from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, D
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.grid import StateGrid, misalignment
 from wassgrid.memory import estimate_memory
-from wassgrid.metric import gradient_norm
+from wassgrid.metric import Metric, gradient_norm
 from wassgrid.policy import initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.report import added_noise, resolution_table
@@ -143,7 +143,8 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
         return
     evaluator = Evaluator.from_case(case, model)
     evaluation = evaluator.evaluate(policy)
-    yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {gradient_norm(evaluation):.4g}")
+    slope = gradient_norm(evaluation, Metric.from_case(case))
+    yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {slope:.4g}")
     yield from _unresolved(case, model)
     yield from _derivatives(check_derivatives(evaluator, evaluation), model)
     looks = _first_steps(case)

@@ -53,7 +53,7 @@ from wassgrid.transition.model import TransitionModel
 
 __all__ = [
     "Geodesic", "ObjectiveAlong", "Point", "at", "distance", "geodesic", "gradient", "gradient_norm", "inner", "norm",
-    "objective_along", "tangent",
+    "objective_along", "tangent", "weight_gradient",
 ]  # fmt: skip
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -155,8 +155,29 @@ def gradient(what: Source) -> np.ndarray:
 
 
 def gradient_norm(what: Source) -> float:
-    """Return |grad J|_pi over the components that no action bound holds back: the `gradient_norm` of a run's history."""
-    return metric.gradient_norm(at(what).evaluation)
+    """Return |grad J|_pi over the components that no action bound holds back: the `gradient_norm` of a run's history.
+
+    In the metric of the case (`flow.geometry`): where weights move, their part is in it.
+    """
+    point = at(what)
+    return metric.gradient_norm(point.evaluation, metric.Metric.from_case(point.case))
+
+
+def weight_gradient(what: Source) -> np.ndarray:
+    """Return kappa (Q_i - V) at every particle, (cells, N): the part r of the gradient of J that moves weights, w_i' = w_i r_i.
+
+    kappa is `flow.weight_rate` of the case, one where it gives none; V(s) = sum_i w_i Q_i. The flow takes -r; in every state
+    sum_i w_i r_i = 0.
+
+    >>> import wassgrid as wg
+    >>> point = wg.geometry.at(wg.Case.load("cases/scalar_regulator.toml", ["policy.particles=2"]))
+    >>> rates = wg.geometry.weight_gradient(point)
+    >>> bool(abs((point.policy.weights * rates).sum(axis=1)).max() < 1e-9)
+    True
+    """
+    point = at(what)
+    rate = point.case.flow.weight_rate or 1.0
+    return rate * (point.evaluation.q - metric.mean_q(point.evaluation)[:, None])
 
 
 def inner(what: Source, v: np.ndarray, w: np.ndarray) -> float:

@@ -1,13 +1,21 @@
-"""The Wasserstein geometry of policies: tangent fields and their metric, geodesics, the distance between two policies."""
+"""The Wasserstein geometry of policies: tangent fields and their metric, geodesics, the distance between two policies.
+
+Weights may move beside the actions, or alone (Wasserstein-Fisher-Rao and Fisher-Rao geometry: `Metric`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wassgrid.evaluation import Evaluation
+from wassgrid.method.facts import GEOMETRY_FACTS
 from wassgrid.policy import ParticlePolicy, PolicyError
+
+if TYPE_CHECKING:
+    from wassgrid.case import Case
 
 
 def inner(law: np.ndarray, weights: np.ndarray, v: np.ndarray, w: np.ndarray) -> float:
@@ -38,11 +46,70 @@ def free_gradient(gradient: np.ndarray, actions: np.ndarray, bounds: np.ndarray)
     return np.where(free_components(gradient, actions, bounds), gradient, 0.0)
 
 
-def gradient_norm(evaluation: Evaluation) -> float:
-    """Return |grad J|_pi, the norm of grad_a Q over the free components (Dus 2026: grad J = grad_a Q)."""
-    policy = evaluation.policy
-    field = free_gradient(evaluation.q_gradient, policy.actions, evaluation.model.problem.action_bounds)
-    return norm(evaluation.law, policy.weights, field)
+@dataclass(frozen=True)
+class Metric:
+    """The metric in which the gradient of J is taken, of tangent vectors (v, r): a_i' = v_i, w_i' = w_i r_i, sum_i w_i r_i = 0.
+
+        <(v, r), (v, r)>_pi = int mu(ds) sum_i w_i (v_i . v_i + r_i^2/kappa)
+
+    actions: whether actions move (v may differ from zero); rate: kappa, 0 where weights rest (r = 0). In it
+
+        grad J = (grad_a Q, kappa (Q_i - V)),   V(s) = sum_i w_i Q_i,
+
+    the Wasserstein-Fisher-Rao gradient of unit mass per state (Chizat et al. 2018; Liero, Mielke and Savare 2018); with actions
+    at rest the Fisher-Rao one, whose flow is the replicator equation and the natural policy gradient (Kakade 2001).
+    """
+
+    actions: bool = True
+    rate: float = 0.0
+
+    @classmethod
+    def from_case(cls, case: Case) -> Metric:
+        facts = GEOMETRY_FACTS[case.flow.geometry]
+        return cls(facts.actions, (case.flow.weight_rate or 1.0) if facts.weights else 0.0)
+
+    @property
+    def weights(self) -> bool:
+        """Whether weights move."""
+        return self.rate > 0.0
+
+
+WASSERSTEIN = Metric()
+
+
+def mean_q(evaluation: Evaluation) -> np.ndarray:
+    """Return sum_i w_i Q_i of every cell, (cells,): V, up to its residual."""
+    return np.einsum("ki,ki->k", evaluation.policy.weights, evaluation.q)
+
+
+def gradient_norm(evaluation: Evaluation, metric: Metric = WASSERSTEIN) -> float:
+    """Return |grad J|_pi, that of grad_a Q over the free components (Dus 2026: grad J = grad_a Q), and of kappa (Q - V).
+
+        |grad J|^2 = int mu(ds) sum_i w_i (|grad_a Q|^2 + kappa (Q_i - V)^2)
+    """
+    policy, length = evaluation.policy, 0.0
+    if metric.actions:
+        field = free_gradient(evaluation.q_gradient, policy.actions, evaluation.model.problem.action_bounds)
+        length = norm(evaluation.law, policy.weights, field)
+    if not metric.weights:
+        return length
+    excess = (evaluation.q - mean_q(evaluation)[:, None])[:, :, None]
+    return float(np.hypot(length, metric.rate**0.5 * norm(evaluation.law, policy.weights, excess)))
+
+
+def step_length(law: np.ndarray, old: ParticlePolicy, new: ParticlePolicy, metric: Metric = WASSERSTEIN) -> float:
+    """Return the length of the move of every particle from one policy to another in the metric, law (cells,).
+
+    Actions move straight, weights along the geodesic of Fisher and Rao, whose length is 2/sqrt(kappa) times the angle between
+    the square roots: sum_i w_i r_i^2/kappa = 4 |d sqrt(w)|^2/kappa.
+    """
+    moved = norm(law, old.weights, new.actions - old.actions)
+    if not metric.weights:
+        return moved
+    chord = np.sqrt(np.square(np.sqrt(new.weights) - np.sqrt(old.weights)).sum(axis=1))
+    angle = 2.0 * np.arcsin(np.minimum(0.5 * chord, 1.0))
+    turned = 2.0 * np.sqrt(np.maximum(law, 0.0) @ angle**2 / metric.rate)
+    return float(np.hypot(moved, turned))
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,9 @@ class ParticlePolicy:
     def action_dimension(self) -> int:
         return self.actions.shape[2]
 
-    def moved(self, actions: np.ndarray) -> ParticlePolicy:
-        """Return the policy with the same weights and other actions."""
-        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), self.weights)
+    def moved(self, actions: np.ndarray, weights: np.ndarray | None = None) -> ParticlePolicy:
+        """Return the policy with other actions and the same weights, or others."""
+        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), self.weights if weights is None else weights)
 
     def cell_mean(self) -> np.ndarray:
         """Return the mean action of every cell, (cells, m)."""
@@ -234,8 +234,9 @@ class ParticlePolicy:
 def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     """Draw the initial policy of a case: independent particles in every cell, moved onto the action bounds.
 
-    `normal` draws N(mean(s), std^2), `uniform` draws over the bounds (or low..high), `point` puts every particle on
-    mean(s). The same seed gives the same policy on the same grid.
+    `normal` draws N(mean(s), std^2), `uniform` draws over the bounds (or low..high), `even` puts them at equal distances from
+    one end to the other (of several actions: on a product of such points), `point` puts every particle on mean(s). The same
+    seed gives the same policy on the same grid.
     """
     problem, settings = case.problem, case.policy
     rng = np.random.default_rng(settings.seed)
@@ -246,6 +247,11 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
         actions = centre[:, None, :] + spread[:, None, :] * rng.standard_normal(shape)
     elif settings.initial.distribution == "uniform":
         actions = bottom[:, None, :] + (top - bottom)[:, None, :] * rng.random(shape)
+    elif settings.initial.distribution == "even":
+        side = round(settings.particles ** (1.0 / low.size))
+        share = np.linspace(0.0, 1.0, side) if side > 1 else np.array([0.5])
+        product = np.stack(np.meshgrid(*[share] * low.size, indexing="ij"), axis=-1).reshape(-1, low.size)
+        actions = bottom[:, None, :] + (top - bottom)[:, None, :] * product
     else:
         actions = np.repeat(centre[:, None, :], settings.particles, axis=1)
     weights = np.asarray(settings.weights or np.ones(settings.particles), dtype=float)

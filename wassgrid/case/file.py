@@ -18,7 +18,7 @@ from wassgrid.case.keys import elsewhere, override, table_at
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.case.readers import CaseError, shown
 from wassgrid.case.tables import CaseTables
-from wassgrid.method.facts import METHOD_FACTS
+from wassgrid.method.facts import GEOMETRY_FACTS, METHOD_FACTS
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.names import member, remedy, split_family
 
@@ -225,14 +225,18 @@ class Case(CaseTables):
             raise CaseError(
                 f'flow.escape: the gradient flow by {self.flow.method} cannot jump, use method = "newton" or escape = false'
             )
+        self._check_geometry()
         if self.solver.kind == "grid":
             self._check_grid()
         initial = self.policy.initial
-        if self.solver.kind == "grid" and initial.distribution == "uniform" and None in (initial.low, initial.high):
+        if self.solver.kind == "grid" and initial.distribution == "even":
+            self._check_even()
+        if self.solver.kind == "grid" and initial.distribution in ("uniform", "even") and None in (initial.low, initial.high):
             for key, action in self.actions.items():
                 if action.bounds is None:
                     raise CaseError(
-                        f"actions.{key}.bounds: missing, the uniform initial policy needs bounds (or policy.initial.low and high)"
+                        f"actions.{key}.bounds: missing, the {initial.distribution} initial policy needs bounds (or "
+                        "policy.initial.low and high)"
                     )
 
     def _check_expressions(self) -> None:
@@ -261,6 +265,41 @@ class Case(CaseTables):
                 raise CaseError(f"{path}.{law}: missing, every state needs it in {kind}")
         if getattr(self.cost, cost) is None:
             raise CaseError(f"cost.{cost}: missing, needed in {kind}")
+
+    def _check_geometry(self) -> None:
+        """Check what goes with weights that move, and with weights that rest."""
+        flow, facts = self.flow, GEOMETRY_FACTS[self.flow.geometry]
+        able = [name for name, method in METHOD_FACTS.items() if flow.geometry in method.geometries]
+        if flow.method not in able:
+            raise CaseError(
+                f'flow.method: {flow.method} is not defined for geometry = "{flow.geometry}", which takes {", ".join(able)}'
+            )
+        if not isinstance(flow.step, str) and not METHOD_FACTS[flow.method].sized:
+            raise CaseError(f'flow.step: {flow.method} has no step length, its step is the limit of long ones: use "adaptive"')
+        if not facts.weights:
+            if flow.weight_rate is not None:
+                raise CaseError(
+                    f'flow.weight_rate: weights rest where geometry = "{flow.geometry}", add geometry = "wasserstein_fisher_rao"'
+                )
+            return
+        if self.solver.kind != "grid":
+            raise CaseError(f'flow.geometry: "{flow.geometry}" moves weights of particles, which only solver.kind = "grid" has')
+        if self.output.curvature_every:
+            raise CaseError(
+                'output.curvature_every: the Hessian is that of actions that move alone, use 0 or flow.geometry = "wasserstein"'
+            )
+        if self.policy.particles == 1 and not facts.actions:
+            raise CaseError("policy.particles: the weight of a single particle is one and cannot move, use more")
+
+    def _check_even(self) -> None:
+        """Check that the particles of an even start fill a product of points."""
+        particles, m = self.policy.particles, sum(len(self._members(key)) for key in self.actions)
+        side = round(particles ** (1.0 / m))
+        if side**m != particles:
+            near = sorted({max(side - 1, 1) ** m, side**m, (side + 1) ** m}, key=lambda count: abs(count - particles))[:2]
+            raise CaseError(
+                f"policy.particles: {particles} particles do not stand evenly over {m} actions, take {near[0]} or {near[1]}"
+            )
 
     def _check_grid(self) -> None:
         """Check what the grid solver needs: dimension, domains and points."""

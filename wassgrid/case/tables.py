@@ -28,7 +28,7 @@ from wassgrid.case.readers import (
     read_text,
     word_or,
 )
-from wassgrid.method.facts import METHOD_FACTS
+from wassgrid.method.facts import GEOMETRY_FACTS, METHOD_FACTS
 from wassgrid.problem.boundary import BOUNDARIES
 
 ALIGNED = "aligned"
@@ -127,8 +127,10 @@ class GridTable(Table):
 class InitialTable(Table):
     """The initial policy: where the particles of every state start."""
 
-    distribution: Annotated[str, PlainValidator(choice("normal", "uniform", "point"))] = Field(
-        "normal", description="normal: mean and std; uniform: low to high; point: all particles at mean"
+    distribution: Annotated[str, PlainValidator(choice("normal", "uniform", "even", "point"))] = Field(
+        "normal",
+        description="normal: mean and std; uniform: drawn from low to high; even: the same from low to high, at equal distances; "
+        "point: all particles at mean",
     )
     mean: Annotated[str | dict[str, str], PlainValidator(per_key(read_text))] | None = Field(
         None, description="expression of states, one for all actions or a table per action (default 0)"
@@ -137,15 +139,16 @@ class InitialTable(Table):
         None, description="standard deviation of normal, an expression of states, one or per action (default 1)"
     )
     low: Annotated[str | dict[str, str], PlainValidator(per_key(read_text))] | None = Field(
-        None, description="lower end of uniform, one or per action (default: the bound)"
+        None, description="lower end of uniform and even, one or per action (default: the bound)"
     )
     high: Annotated[str | dict[str, str], PlainValidator(per_key(read_text))] | None = Field(
-        None, description="upper end of uniform, one or per action (default: the bound)"
+        None, description="upper end of uniform and even, one or per action (default: the bound)"
     )
 
     @model_validator(mode="after")
     def _check_keys(self) -> InitialTable:
-        used = {"normal": ("mean", "std"), "uniform": ("low", "high"), "point": ("mean",)}[self.distribution]
+        ends = ("low", "high")
+        used = {"normal": ("mean", "std"), "uniform": ends, "even": ends, "point": ("mean",)}[self.distribution]
         for key in ("mean", "std", "low", "high"):
             if getattr(self, key) is not None and key not in used:
                 raise keyed_error(key, f'not used by distribution = "{self.distribution}" (it takes {", ".join(used)})')
@@ -197,18 +200,36 @@ class FlowTable(Table):
     """How the particles move."""
 
     method: Annotated[str, PlainValidator(choice(*METHOD_FACTS))] = Field(
-        "newton", description="gradient flow by euler, heun or rk4; newton (local curvature) or full_newton (exact)"
+        "newton",
+        description="gradient flow by euler, heun or rk4; newton (local curvature) or full_newton (exact); of weights alone: "
+        "exponential (steps of any length) or policy_iteration (its limit)",
+    )
+    geometry: Annotated[str, PlainValidator(choice(*GEOMETRY_FACTS))] = Field(
+        "wasserstein",
+        description="what moves: wasserstein (the actions of the particles), fisher_rao (their weights) or "
+        "wasserstein_fisher_rao (both)",
+    )
+    weight_rate: PositiveNumber | None = Field(
+        None, description="kappa, how fast weights move beside actions, where they do (default 1)"
     )
     step: Annotated[str | float, PlainValidator(word_or("adaptive", read_positive))] = Field(
         "adaptive", description='flow time per step of the explicit methods, or "adaptive"'
     )
     escape: Flag | None = Field(
-        None, description="particles may jump to a better action found by the certificate (default: newton methods only)"
+        None,
+        description="particles may jump to a better action found by the certificate, where weights move: one per state and step, "
+        "the one of least weight (default: newton methods only)",
     )
     proof: Annotated[str, PlainValidator(choice("end", "always"))] = Field(
         "end", description="when the lower bound is proven: at the end of the run, or at every step too"
     )
     stop: StopTable = Field(default_factory=StopTable, description="when the run ends")
+
+    @property
+    def escapes(self) -> bool:
+        """Whether particles may jump to better actions: where the method can, as the case says or the method by itself."""
+        facts = METHOD_FACTS[self.method]
+        return facts.escapes and (not facts.asked if self.escape is None else self.escape)
 
 
 class SolverTable(Table):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wassgrid.certificate import BestActions
     from wassgrid.evaluation import Evaluation, Evaluator
     from wassgrid.method.outcome import StepOutcome
+    from wassgrid.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class StepRequest:
 
     size: the length that the step before suggested, in the units of the method; fixed: the length that the user set, None:
     adaptive; remaining: flow time that is left, infinite where none was asked for; best: where particles may escape to;
-    width: of the bracket to which an inexact method evaluates, None: to the tolerance.
+    width: of the bracket to which an inexact method evaluates, None: to the tolerance; metric: which of actions and weights move.
     """
 
     evaluator: Evaluator
@@ -30,6 +31,7 @@ class StepRequest:
     remaining: float
     best: BestActions | None
     width: float | None
+    metric: Metric
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Method:
     """A method: its name in the case language, its first adaptive step length and one step."""
 
     name: str
-    first_step: Callable[[Evaluation], float]
+    first_step: Callable[[Evaluation, Metric], float]
     step: Callable[[StepRequest], StepOutcome]
 
     @property
@@ -60,24 +62,26 @@ def _flow(name: str) -> Method:
     def step(ask: StepRequest) -> StepOutcome:
         from wassgrid.method.flow import SCHEMES, timed_flow_step
 
-        return timed_flow_step(ask.evaluator, ask.evaluation, SCHEMES[name], ask.size, ask.fixed, ask.remaining)
+        return timed_flow_step(
+            ask.evaluator, ask.evaluation, SCHEMES[name], ask.size, ask.fixed, ask.remaining, ask.metric
+        )
 
     return Method(name, _first_flow_step, step)
 
 
-def _first_flow_step(evaluation: Evaluation) -> float:
+def _first_flow_step(evaluation: Evaluation, metric: Metric) -> float:
     from wassgrid.method.flow import initial_step
 
-    return initial_step(evaluation)
+    return initial_step(evaluation, metric)
 
 
 def _newton_step(ask: StepRequest) -> StepOutcome:
     from wassgrid.method.newton import newton_step
 
-    return newton_step(ask.evaluator, ask.evaluation, ask.size, ask.best, ask.fixed is None, ask.width)
+    return newton_step(ask.evaluator, ask.evaluation, ask.size, ask.best, ask.fixed is None, ask.width, ask.metric)
 
 
-def _first_newton_step(evaluation: Evaluation) -> float:
+def _first_newton_step(evaluation: Evaluation, metric: Metric) -> float:
     from wassgrid.method.newton import initial_pseudo_time
 
     return initial_pseudo_time(evaluation)
@@ -89,6 +93,25 @@ def _full_newton_step(ask: StepRequest) -> StepOutcome:
     return full_newton_step(ask.evaluator, ask.evaluation, ask.size, ask.best)
 
 
+def _exponential_step(ask: StepRequest) -> StepOutcome:
+    from wassgrid.method.weights import exponential_step
+
+    length = min(ask.size if ask.fixed is None else ask.fixed, ask.remaining)
+    return exponential_step(ask.evaluator, ask.evaluation, length, ask.metric, ask.best, ask.fixed is None)
+
+
+def _first_exponential_step(evaluation: Evaluation, metric: Metric) -> float:
+    from wassgrid.method.weights import first_exponential_step
+
+    return first_exponential_step(evaluation, metric)
+
+
+def _policy_iteration_step(ask: StepRequest) -> StepOutcome:
+    from wassgrid.method.weights import exponential_step
+
+    return exponential_step(ask.evaluator, ask.evaluation, float("inf"), ask.metric, ask.best)
+
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -96,6 +119,8 @@ METHODS: dict[str, Method] = {
         _flow("heun"),
         _flow("rk4"),
         Method("newton", _first_newton_step, _newton_step),
-        Method("full_newton", lambda evaluation: 1.0, _full_newton_step),
+        Method("full_newton", lambda evaluation, metric: 1.0, _full_newton_step),
+        Method("exponential", _first_exponential_step, _exponential_step),
+        Method("policy_iteration", lambda evaluation, metric: 1.0, _policy_iteration_step),
     )
 }

@@ -1,4 +1,4 @@
-"""What every method states of itself; read by the case language, so nothing is imported here."""
+"""What every method and geometry states of itself; read by the case language, so nothing is imported here."""
 
 from __future__ import annotations
 
@@ -6,20 +6,42 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class GeometryFacts:
+    """actions, weights: whether the actions of the particles move, and whether their weights do."""
+
+    actions: bool
+    weights: bool
+
+
+GEOMETRY_FACTS = {
+    "wasserstein": GeometryFacts(actions=True, weights=False),
+    "fisher_rao": GeometryFacts(actions=False, weights=True),
+    "wasserstein_fisher_rao": GeometryFacts(actions=True, weights=True),
+}
+_ONLY_ACTIONS, _ONLY_WEIGHTS, _BOTH = GEOMETRY_FACTS
+
+
+@dataclass(frozen=True)
 class MethodFacts:
     """escapes: particles may jump to better actions that the certificate found. rests: a step whose moves are rounding is its
     end, since those of the next one would be their squares; of the gradient flow it says nothing. inexact: its steps need V only
-    to a fraction of what is left to gain."""
+    to a fraction of what is left to gain. asked: particles jump only where the case asks for it. sized: a step has a length.
+    geometries: in which it is defined."""
 
     escapes: bool
     rests: bool
     inexact: bool = False
+    asked: bool = False
+    sized: bool = True
+    geometries: tuple[str, ...] = tuple(GEOMETRY_FACTS)
 
 
 METHOD_FACTS = {
     "euler": MethodFacts(escapes=False, rests=False),
     "heun": MethodFacts(escapes=False, rests=False),
     "rk4": MethodFacts(escapes=False, rests=False),
-    "newton": MethodFacts(escapes=True, rests=True, inexact=True),
-    "full_newton": MethodFacts(escapes=True, rests=True),
+    "newton": MethodFacts(escapes=True, rests=True, inexact=True, geometries=(_ONLY_ACTIONS, _BOTH)),
+    "full_newton": MethodFacts(escapes=True, rests=True, geometries=(_ONLY_ACTIONS,)),
+    "exponential": MethodFacts(escapes=True, rests=True, asked=True, geometries=(_ONLY_WEIGHTS,)),
+    "policy_iteration": MethodFacts(escapes=True, rests=True, asked=True, sized=False, geometries=(_ONLY_WEIGHTS,)),
 }

@@ -1,4 +1,4 @@
-"""The gradient flow a' = -grad_a Q of the particles: explicit schemes in flow time."""
+"""The gradient flow a' = -grad_a Q, w' = -kappa w (Q - V) of the particles: explicit schemes in flow time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from wassgrid.chain.stationary import StationaryError
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, objective_rounding
 from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.outcome import StepOutcome
-from wassgrid.metric import free_gradient, gradient_norm
+from wassgrid.method.weights import cooled, reweighted
+from wassgrid.metric import WASSERSTEIN, Metric, free_gradient, gradient_norm
 from wassgrid.problem.control_problem import ProblemError
 
 _DEFECT = 0.2  # accepted relative defect of the energy identity
@@ -24,6 +25,9 @@ _STABLE = 2.0  # step |D^2_a Q| up to which every scheme damps a particle's own 
 @dataclass(frozen=True)
 class Scheme:
     """An explicit Runge-Kutta scheme for the flow: a_{n+1} = a_n + h sum_q b_q k_q, k_q = -grad_a Q at stage q.
+
+    Of weights that move the logarithms are advanced, (log w)' = -kappa (Q - V): they stay positive and of sum one, at the same
+    order; the step of euler is the exponential one.
 
     order: the declared order of accuracy in h; couplings: strictly lower triangle of the tableau; weights: b.
     """
@@ -41,32 +45,57 @@ SCHEMES = {
 }
 
 
-def flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step: float) -> StepOutcome:
-    """Advance every particle by one step of the flow and evaluate the new policy.
+def flow_step(
+    evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step: float, metric: Metric = WASSERSTEIN
+) -> StepOutcome:
+    """Advance every particle by one step of the flow in a metric and evaluate the new policy.
 
     Every stage is projected onto the action bounds. A step that would raise J is taken back to one in which no particle's
-    Q rises (`monotone_search`). The guard waits until then because the particles of a true step may raise their own Q,
-    with V frozen, while J falls: the minimum that they follow moves during the step. Particles for which the step is beyond the
-    stability of explicit schemes are searched in any case: in cells that are hardly ever visited J would not see them go.
+    Q rises (`monotone_search`) and the weights take the exponential step, which lowers the mean of Q. The guard waits until then
+    because the particles of a true step may raise their own Q, with V frozen, while J falls: the minimum that they follow moves
+    during the step. Particles for which the step is beyond the stability of explicit schemes are searched in any case: in cells
+    that are hardly ever visited J would not see them go.
     """
     bounds = evaluation.model.problem.action_bounds
     low, high = bounds.T
-    start = evaluation.policy.actions
+    policy = evaluation.policy
+    start = policy.actions
     slopes: list[np.ndarray] = []
+    excesses: list[np.ndarray] = []  # Q less a number of each cell, which falls out of the weights
+
+    def after(factors: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Actions, not yet clipped, and weights after the speeds so far with these factors."""
+        actions, weights = start, policy.weights
+        if metric.actions:
+            actions = start + sum((step * a * k for a, k in zip(factors, slopes, strict=True) if a), np.zeros_like(start))
+        if metric.weights:
+            zero = np.zeros_like(weights)
+            total = sum((step * a * e for a, e in zip(factors, excesses, strict=True) if a), zero)
+            weights = reweighted(weights, -metric.rate * total)
+        return actions, weights
+
     stage = evaluation
     for couplings in scheme.couplings:
-        if slopes:
-            move = sum((step * a * k for a, k in zip(couplings, slopes, strict=True) if a), np.zeros_like(start))
-            stage = evaluator.evaluate(evaluation.policy.moved(np.clip(start + move, low, high)), stage)
-        slopes.append(-free_gradient(stage.q_gradient, stage.policy.actions, bounds))
-    move = sum((step * b * k for b, k in zip(scheme.weights, slopes, strict=True)), np.zeros_like(start))
-    candidates, tamed = _tamed(evaluation, np.clip(start + move, low, high), step)
-    new = evaluator.evaluate(evaluation.policy.moved(candidates), evaluation)
+        if couplings:
+            actions, weights = after(couplings)
+            stage = evaluator.evaluate(policy.moved(np.clip(actions, low, high), weights), stage)
+        if metric.actions:
+            slopes.append(-free_gradient(stage.q_gradient, stage.policy.actions, bounds))
+        if metric.weights:
+            excesses.append(stage.q - stage.q.min(axis=1, keepdims=True))
+    actions, weights = after(scheme.weights)
+    candidates, tamed = _tamed(evaluation, np.clip(actions, low, high), step) if metric.actions else (start, 0)
+    new = evaluator.evaluate(policy.moved(candidates, weights), evaluation)
     if new.objective <= evaluation.objective + objective_rounding(evaluation):
         return StepOutcome(new, step, step, tamed=tamed)
-    actions, halvings = monotone_search(evaluation, candidates)
-    new = evaluator.evaluate(evaluation.policy.moved(actions), evaluation)
-    return StepOutcome(new, step, step, guarded=int((halvings > 0).sum()), tamed=tamed)
+    guarded = 0
+    if metric.actions:
+        candidates, halvings = monotone_search(evaluation, candidates)
+        guarded = int((halvings > 0).sum())
+    if metric.weights:
+        weights = cooled(policy.weights, evaluation.q, metric.rate * step)
+    new = evaluator.evaluate(policy.moved(candidates, weights), evaluation)
+    return StepOutcome(new, step, step, guarded=guarded, tamed=tamed)
 
 
 def _tamed(evaluation: Evaluation, candidates: np.ndarray, step: float) -> tuple[np.ndarray, int]:
@@ -78,18 +107,20 @@ def _tamed(evaluation: Evaluation, candidates: np.ndarray, step: float) -> tuple
     return np.where(stiff[:, :, None], searched, candidates), int((halvings > 0).sum())
 
 
-def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step: float) -> StepOutcome:
+def adaptive_flow_step(
+    evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, step: float, metric: Metric = WASSERSTEIN
+) -> StepOutcome:
     """Advance by one step whose length keeps to the energy identity dJ/dt = -|grad J|^2 of the flow.
 
     The defect of the trapezoidal rule,  |J_0 - J_1 - h (|g_0|^2 + |g_1|^2)/2| / (J_0 - J_1),  measures at no cost how
     well a step follows the flow; steps with a large defect, or that J does not survive, are thrown away and shortened.
     """
-    before = gradient_norm(evaluation) ** 2
+    before = gradient_norm(evaluation, metric) ** 2
     floor = objective_rounding(evaluation)
     rejected = 0
     while True:
         try:
-            trial = flow_step(evaluator, evaluation, scheme, step)
+            trial = flow_step(evaluator, evaluation, scheme, step, metric)
         except (ProblemError, StationaryError, EvaluationError):
             # a stage where cost or law are not defined, or a chain that has no value
             if rejected >= _REJECTIONS:
@@ -97,7 +128,7 @@ def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Sch
             step *= _SHRINK
             rejected += 1
             continue
-        after = gradient_norm(trial.evaluation) ** 2
+        after = gradient_norm(trial.evaluation, metric) ** 2
         fall = evaluation.objective - trial.evaluation.objective
         predicted = 0.5 * step * (before + after)
         # below the floor the fall of J is rounding: there the gradient norm has to fall instead
@@ -118,23 +149,35 @@ def adaptive_flow_step(evaluator: Evaluator, evaluation: Evaluation, scheme: Sch
     return StepOutcome(trial.evaluation, step, step * factor, trial.guarded, 0, rejected, trial.tamed)
 
 
-def initial_step(evaluation: Evaluation) -> float:
-    """Return a first step length: half the inverse of the largest curvature |D^2_a Q| that carries mass."""
-    curvature = np.abs(evaluation.q_hessian).sum(axis=3).max(axis=(1, 2))
+def initial_step(evaluation: Evaluation, metric: Metric = WASSERSTEIN) -> float:
+    """Return a first step length: half the inverse of the fastest rate of a cell that carries mass.
+
+    The rate is the largest curvature |D^2_a Q|, and kappa times the range of Q over the particles.
+    """
+    rates = [np.abs(evaluation.q_hessian).sum(axis=3).max(axis=(1, 2))] if metric.actions else []
+    if metric.weights:
+        rates.append(metric.rate * np.ptp(evaluation.q, axis=1))
+    curvature = np.max(rates, axis=0)
     carried = curvature[evaluation.law > 1e-6 * evaluation.law.max()]
     top = float(carried.max()) if carried.size else float(curvature.max())
     return 0.5 / top if top > 0 else 1.0
 
 
 def timed_flow_step(
-    evaluator: Evaluator, evaluation: Evaluation, scheme: Scheme, size: float, fixed: float | None, remaining: float
+    evaluator: Evaluator,
+    evaluation: Evaluation,
+    scheme: Scheme,
+    size: float,
+    fixed: float | None,
+    remaining: float,
+    metric: Metric = WASSERSTEIN,
 ) -> StepOutcome:
     """Advance by a step of the length that the user fixed, or by an adaptive one of `size`, not beyond the time `remaining`.
 
     A last adaptive step ends on the flow time asked for; the step length goes on as if it had not been cut.
     """
     if fixed is not None:
-        return flow_step(evaluator, evaluation, scheme, min(fixed, remaining))
+        return flow_step(evaluator, evaluation, scheme, min(fixed, remaining), metric)
     cut = min(size, max(remaining, 0.0))
-    outcome = adaptive_flow_step(evaluator, evaluation, scheme, cut)
+    outcome = adaptive_flow_step(evaluator, evaluation, scheme, cut, metric)
     return replace(outcome, next_step=max(outcome.next_step, size)) if cut < size and not outcome.rejected else outcome

@@ -10,7 +10,8 @@ from wassgrid.evaluation import Evaluation, Evaluator, rounding
 from wassgrid.method.box_step import newton_candidates
 from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.outcome import StepOutcome
-from wassgrid.metric import gradient_norm
+from wassgrid.method.weights import born, cooled
+from wassgrid.metric import WASSERSTEIN, Metric, gradient_norm
 from wassgrid.transition.together import Together
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def newton_step(
     best: BestActions | None = None,
     adaptive: bool = True,
     width: float | None = None,
+    metric: Metric = WASSERSTEIN,
 ) -> StepOutcome:
     """Move every particle by -(D^2_a Q + I/tau)^{-1} grad_a Q within the action bounds and evaluate the new policy.
 
@@ -55,6 +57,8 @@ def newton_step(
     lowers its Q. With `adaptive`, tau grows as the gradient norm falls
     (switched evolution relaxation, Mulder and van Leer 1985), which keeps the convergence quadratic. width: of the new
     policy's bracket (see `Evaluator.evaluate`).
+    Weights that move take the exponential step of the same tau after the particles, with Q where these have come to, V frozen;
+    then a single particle per cell is born at the better action, in place of jumps of all of them.
     """
     policy = evaluation.policy
     low, high = evaluation.model.problem.action_bounds.T
@@ -69,11 +73,16 @@ def newton_step(
         tau,
     )
     actions, halvings = monotone_search(evaluation, candidates[together.number], slope[together.number])
-    escaped = 0
-    if best is not None:
+    escaped, weights = 0, policy.weights
+    if metric.weights:
+        q = evaluation.q_values(np.arange(len(actions)), actions)
+        if best is not None:
+            actions, weights, q, escaped = born(actions, weights, q, best, rounding(evaluation))
+        weights = cooled(weights, q, metric.rate * min(tau, np.finfo(float).max / metric.rate))
+    elif best is not None:
         actions, escaped = _escape(evaluation, actions, halvings > 0, best)
-    new = evaluator.evaluate(policy.moved(actions), evaluation, width)
-    before, after = gradient_norm(evaluation), gradient_norm(new)
+    new = evaluator.evaluate(policy.moved(actions, weights), evaluation, width)
+    before, after = gradient_norm(evaluation, metric), gradient_norm(new, metric)
     following = tau
     if adaptive:
         first = initial_pseudo_time(evaluation)

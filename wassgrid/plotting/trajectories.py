@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -22,7 +25,8 @@ def trajectories(path: str | os.PathLike[str], states: Sequence[Sequence[float]]
 
     states: the states (d numbers each) whose nearest cells are shown; by default `cells` of them: the most frequent one, then
     such as lie far from those chosen and whose particles go far, among those that hold 90 % of the stationary law. Line widths
-    grow with the particle's weight. Raises StorageError for a file without frames, ValueError for a state of another dimension.
+    grow with the particle's weight at that time. Raises StorageError for a file without frames, ValueError for a state of
+    another dimension.
     """
     with ResultFile(path) as result:
         frame = particles_of(result)
@@ -40,15 +44,15 @@ def trajectories(path: str | os.PathLike[str], states: Sequence[Sequence[float]]
         times, time_label = _times(result, steps)
         figure, panels = canvas(len(names), len(chosen), width=2.6, sharex=True, sharey="row")
         for column, cell in enumerate(chosen):
-            weights = frame["weights"][cell]
+            weights = result.array("trajectory", "weights", (slice(None), *cell))
             paths = result.array("trajectory", "actions", (slice(None), *cell))
-            paths = paths.reshape(len(steps), len(weights), len(names))
+            particles = weights.shape[1]
+            paths = paths.reshape(len(steps), particles, len(names))
+            widths = np.clip(particles * weights, 0.4 if np.ptp(weights, axis=0).max() == 0.0 else 0.1, 3.0)
             for row in range(len(names)):
-                for particle, weight in enumerate(weights):
-                    width = float(np.clip(1.0 * len(weights) * weight, 0.4, 3.0))
+                for particle in range(particles):
                     colour = COLOURS[particle % len(COLOURS)]
-                    style = {"marker": "o", "markersize": 3} if len(steps) <= 2 else {}
-                    panels[row, column].plot(times, paths[:, particle, row], color=colour, linewidth=width, **style)
+                    _draw_path(panels[row, column], times, paths[:, particle, row], widths[:, particle], colour)
             if len(times) == 1:
                 panels[-1, column].set(xticks=times, xlim=(times[0] - 1, times[0] + 1))
             where = [f"{name} = {axis[i]:.3g}".replace("-", "−") for name, axis, i in zip(state_labels, axes, cell, strict=True)]
@@ -60,6 +64,19 @@ def trajectories(path: str | os.PathLike[str], states: Sequence[Sequence[float]]
             panels[row, 0].set_ylabel(name)
         figure.suptitle(f"{plain(result.path.stem)}: particles at {len(chosen)} states", fontsize=10)
     return figure
+
+
+def _draw_path(axis: Axes, times: np.ndarray, path: np.ndarray, widths: np.ndarray, colour: str) -> None:
+    """Draw the path (frames,) of one particle, as wide as it has weight at every time (frames,)."""
+    style: dict[str, Any] = {"marker": "o", "markersize": 3} if len(times) <= 2 else {}
+    if np.ptp(widths) == 0.0:
+        axis.plot(times, path, color=colour, linewidth=float(widths[-1]), **style)
+        return
+    # an invisible line sets the limits
+    axis.plot(times, path, color=colour, linewidth=0.0, **style)
+    points = np.stack([times, path], axis=1)
+    pieces = np.stack([points[:-1], points[1:]], axis=1)
+    axis.add_collection(LineCollection(list(pieces), linewidths=0.5 * (widths[:-1] + widths[1:]), colors=colour))
 
 
 def _times(result: ResultFile, steps: np.ndarray) -> tuple[np.ndarray, str]:

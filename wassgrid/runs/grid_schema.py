@@ -8,12 +8,15 @@ import numpy as np
 
 from wassgrid.grid import StateGrid
 from wassgrid.memory import require_room
+from wassgrid.method.facts import GEOMETRY_FACTS
 from wassgrid.runs.schema import (
     BOUND_FOUND,
     COLUMNS,
     COMPILATION,
     COST,
     COST_SCALE,
+    LARGEST_MOVE,
+    LARGEST_SHIFT,
     MIXING_RATE,
     STATIONARY_ERROR,
     STATIONARY_RESIDUAL,
@@ -47,12 +50,13 @@ GRID_COLUMNS = {
     MIXING_RATE: ("decay per step that the solve for the stationary law saw", "1"),
     VALUE_RESIDUAL: ("largest residual of the equation for V", COST),
     "value_iterations": ("products with P for the value", "1"),
-    "largest_move": ("largest change of an action, over all states", "1"),
+    LARGEST_MOVE: ("largest change of an action, over all states", "1"),
     "guarded": ("particles held back lest J rise", "1"),
     "escaped": ("particles that jumped to a better action", "1"),
     "rejected": ("trial steps thrown away", "1"),
     "tamed": ("particles too stiff for the step, held back", "1"),
 }
+WEIGHTS = {LARGEST_SHIFT: ("largest change of a weight, over all states", "1")}
 CURVATURE = {
     curvature("min"): ("smallest eigenvalue of the Hessian of J in the metric", "1"),
     curvature("min", "_local"): ("its local part, from the curvature of Q in the action", "1"),
@@ -97,5 +101,6 @@ def grid_layout(case: Case) -> dict[str, Any]:
         "value": Variable(grid.names, "relative value V", value_units),
     }
     columns = COLUMNS | GRID_COLUMNS | (CURVATURE if case.output.curvature_every else {})
+    columns |= WEIGHTS if GEOMETRY_FACTS[case.flow.geometry].weights else {}
     series = {"convergence": variables(case, columns), FRAMES: trajectory}
     return {"grid": states, "axes": axes, "series": series}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from wassgrid.hessian import CurvatureError, Hessian, curvature_range
 from wassgrid.memory import estimate_memory, require_memory
 from wassgrid.method import METHODS, Method, StepRequest
 from wassgrid.method.outcome import StepOutcome
-from wassgrid.metric import gradient_norm, norm
+from wassgrid.metric import Metric, gradient_norm, mean_q, step_length
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resolution import resolution
@@ -40,6 +41,8 @@ from wassgrid.runs.schema import (
     ESTIMATE,
     FLOW_TIME,
     GRADIENT_NORM,
+    LARGEST_MOVE,
+    LARGEST_SHIFT,
     LOWER_BOUND,
     MIXING_RATE,
     OBJECTIVE,
@@ -194,7 +197,7 @@ class GridSolver:
             width = _FIRST_WIDTH * float(np.ptp(stage) if coarse is None else dot(law, np.abs(stage)))
         evaluation = self.evaluator.evaluate(policy, (law, value), width)
         evaluation, best, found, seconds = self._searched(evaluation)
-        size = self._method.first_step(evaluation) if self._fixed_step is None else self._fixed_step
+        size = self._method.first_step(evaluation, self._metric) if self._fixed_step is None else self._fixed_step
         return GridState(
             0, 0.0, size, evaluation, law, value, best, found, facts={phase_time("certificate"): seconds}
         )
@@ -268,6 +271,10 @@ class GridSolver:
     def _method(self) -> Method:
         return METHODS[self.case.flow.method]
 
+    @cached_property
+    def _metric(self) -> Metric:
+        return Metric.from_case(self.case)
+
     @property
     def _inexact(self) -> bool:
         """Whether steps need V only to a fraction of what is left to gain."""
@@ -299,7 +306,7 @@ class GridSolver:
                 int(checkpoint["idle"]),
             ),
             bool(checkpoint["unprovable"]), float(checkpoint["elapsed"]),
-            {"largest_move": float(checkpoint["largest_move"])},
+            {name: float(checkpoint[name]) for name in self._moves},
         )  # fmt: skip
 
     @one_blas_thread()
@@ -325,11 +332,11 @@ class GridSolver:
         new = outcome.evaluation
         elapsed = time.perf_counter() - began
         flow = max(elapsed - sum(new.times.values()), 0.0)
-        moved = norm(old.law, old.policy.weights, new.policy.actions - old.policy.actions)
+        moved = step_length(old.law, old.policy, new.policy, self._metric)
         new, best, found, seconds = self._searched(new, (state.best, old.value))
         facts = {
             STEP_LENGTH: moved,
-            "largest_move": float(np.abs(new.policy.actions - old.policy.actions).max()),
+            LARGEST_MOVE: float(np.abs(new.policy.actions - old.policy.actions).max()),
             "guarded": float(outcome.guarded),
             "escaped": float(outcome.escaped),
             "rejected": float(outcome.rejected),
@@ -337,6 +344,8 @@ class GridSolver:
             phase_time("flow"): flow,
             phase_time("certificate"): seconds,
         }
+        if self._metric.weights:
+            facts[LARGEST_SHIFT] = float(np.abs(new.policy.weights - old.policy.weights).max())
         gap = new.bracket[1] - found
         contraction = gap / state.gap_found if state.gap_found > 0 else 1.0
         return replace(
@@ -434,7 +443,7 @@ class GridSolver:
         flow, method = self.case.flow, self._method
         horizon = flow.stop.flow_time
         remaining = np.inf if horizon is None else horizon - state.flow_time
-        best = state.best if method.escapes and flow.escape is not False else None
+        best = state.best if flow.escapes else None
         width = None
         if self._inexact:
             # what will be left to gain, if it shrinks as it did before
@@ -442,7 +451,9 @@ class GridSolver:
             wanted = _FORCING * state.gap_found * min(max(state.contraction, 1e-2), 1.0)
             width = max(wanted, floor) if state.gap_found > 30 * floor or wanted_gap(flow.stop, state.evaluation) else None
         return method.step(
-            StepRequest(self.evaluator, state.evaluation, state.step_size, self._fixed_step, remaining, best, width)
+            StepRequest(
+                self.evaluator, state.evaluation, state.step_size, self._fixed_step, remaining, best, width, self._metric
+            )
         )
 
     def record(self, state: GridState) -> StepRecord:
@@ -451,13 +462,13 @@ class GridSolver:
             "step": float(state.step),
             FLOW_TIME: state.flow_time,
             OBJECTIVE: evaluation.objective,
-            GRADIENT_NORM: gradient_norm(evaluation),
+            GRADIENT_NORM: gradient_norm(evaluation, self._metric),
             LOWER_BOUND: self._lower_bound(state),
             BOUND_FOUND: state.found,
             UPPER_END: evaluation.bracket[1],
             COST_SCALE: evaluation.cost_scale,
             STEP_LENGTH: 0.0,
-            "largest_move": 0.0,
+            **dict.fromkeys(self._moves, 0.0),
             WALL_TIME: state.elapsed,
             STATIONARY_RESIDUAL: evaluation.stationary.residual,
             STATIONARY_ERROR: evaluation.stationary.error_bound,
@@ -509,7 +520,7 @@ class GridSolver:
             "flow_time": state.flow_time,
             "step_size": state.step_size,
             "elapsed": state.elapsed,
-            "largest_move": state.facts.get("largest_move", np.inf),
+            **{name: state.facts.get(name, np.inf) for name in self._moves},
             "actions": evaluation.policy.actions,
             "weights": evaluation.policy.weights,
             "warm_law": evaluation.law if rough else state.warm_law,
@@ -541,11 +552,10 @@ class GridSolver:
     def _verdict(self, state: GridState, gap: float) -> Verdict | None:
         method, evaluation = self._method, state.evaluation
         stalled = method.rests and self._fixed_step is None and state.headway.stalled(np.isfinite(state.refused))
-        escapes = self.case.flow.escape is not False
         now = Standing(
-            state.step, state.flow_time, gradient_norm(evaluation), gap, state.gap_found if state.best.searched else np.inf,
-            state.excess, state.unprovable,
-            self._at_rest(state), stalled, escapes,
+            state.step, state.flow_time, gradient_norm(evaluation, self._metric), gap,
+            state.gap_found if state.best.searched else np.inf, state.excess, state.unprovable, self._at_rest(state), stalled,
+            self.case.flow.escapes,
         )  # fmt: skip
         return stopping.verdict(self.case.flow.stop, evaluation, now)
 
@@ -553,12 +563,20 @@ class GridSolver:
         """Whether a method that comes to rest has: its moves are rounding. Steps of a length that the user set say nothing."""
         if not self._method.rests or self._fixed_step is not None or state.step == 0:
             return False
-        moves, evaluation = state.facts.get("largest_move", np.inf), state.evaluation
-        if self._method.escapes and self.case.flow.escape is not False:
+        moves, evaluation = state.facts.get(LARGEST_MOVE, np.inf), state.evaluation
+        if self.case.flow.escapes:
             # better actions are known, and the next step takes them
-            if bool((evaluation.q.max(axis=1) - state.best.values > rounding(evaluation)).any()):
+            taken = mean_q(evaluation) if self._metric.weights else evaluation.q.max(axis=1)
+            if bool((taken - state.best.values > rounding(evaluation)).any()):
                 return False
+        if self._metric.weights and state.facts.get(LARGEST_SHIFT, np.inf) > _AT_REST:
+            return False
         return bool(moves <= _AT_REST * np.abs(evaluation.policy.actions).max())
+
+    @property
+    def _moves(self) -> tuple[str, ...]:
+        """The columns of the largest moves, by which a run tells that it is at rest."""
+        return (LARGEST_MOVE, LARGEST_SHIFT) if self._metric.weights else (LARGEST_MOVE,)
 
     def solution(self, state: GridState, verdict: Verdict) -> GridSolution:
         evaluation = state.evaluation
