@@ -78,7 +78,7 @@ def newton_step(
         q = evaluation.q_values(np.arange(len(actions)), actions)
         if best is not None:
             actions, weights, q, escaped = born(actions, weights, q, best, rounding(evaluation))
-        weights = cooled(weights, q, metric.rate * min(tau, np.finfo(float).max / metric.rate))
+        weights = cooled(weights, q, metric.rate * tau)
     elif best is not None:
         actions, escaped = _escape(evaluation, actions, halvings > 0, best)
     new = evaluator.evaluate(policy.moved(actions, weights), evaluation, width)

@@ -31,7 +31,9 @@ def reweighted(weights: np.ndarray, exponent: np.ndarray) -> np.ndarray:
 
 def cooled(weights: np.ndarray, q: np.ndarray, scale: float) -> np.ndarray:
     """Return the exponential step w_i exp(-scale Q_i)/Z, which lowers sum_i w_i Q_i whatever the scale >= 0 is; (cells, N)."""
-    return reweighted(weights, -scale * (q - q.min(axis=1, keepdims=True)))
+    longest = min(scale, np.finfo(float).max)  # a finite number: the least Q has the exponent zero
+    with np.errstate(over="ignore"):
+        return reweighted(weights, -longest * (q - q.min(axis=1, keepdims=True)))
 
 
 def best_only(weights: np.ndarray, q: np.ndarray, level: float) -> np.ndarray:
