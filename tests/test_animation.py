@@ -100,7 +100,7 @@ def test_what_is_no_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_film_under_way_is_written_through_no_link(tmp_path: Path) -> None:
     (tmp_path / "private.txt").write_text("a private note")
     (tmp_path / ".run.partial.gif").symlink_to("private.txt")
-    assert animate(write(tmp_path / "run.h5"), tmp_path / "run.gif").read_bytes().startswith(b"GIF")
+    assert animate(write(tmp_path / "run.h5"), tmp_path / "run.gif", most=2).read_bytes().startswith(b"GIF")
     assert (tmp_path / "private.txt").read_text() == "a private note" and not (tmp_path / "run.gif").is_symlink()
 
 

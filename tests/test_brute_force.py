@@ -13,6 +13,8 @@ from wassgrid.certificate import certify, cheap_bracket, find_best, residual
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.policy import ParticlePolicy
 
+pytestmark = pytest.mark.thorough
+
 
 def evaluated(seed: int, actions: int, text: str | None = None) -> tuple[Evaluator, Evaluation]:
     evaluator = Evaluator.from_case(Case.from_text(text or random_problem(seed, actions)))

@@ -310,6 +310,7 @@ def test_frames_of_long_runs_become_rarer(case):
         assert max(b / a for a, b in itertools.pairwise(stored) if a >= 200 * every) < 1.02
 
 
+@pytest.mark.thorough
 def test_kills_cost_nothing_but_time(case):
     options = ("--set", "flow.stop.flow_time=0.8", "--quiet")
     assert main(["run", "tiny.toml", "-o", "whole.h5", *options]) == 0

@@ -44,6 +44,7 @@ def result(tmp_path_factory):
     return wg.solve(case, initial=policy).save(tmp_path_factory.mktemp("closed") / "linear.h5")
 
 
+@pytest.mark.thorough
 def test_a_linear_chain_has_its_law_at_every_step(result):
     """s_t ~ N(0.5^t s_0, 0.01 (1 - 0.25^t)/(1 - 0.25)), a_t = -0.3 s_t."""
     found = simulate_from(result, "s=4*half", steps=8, chains=20_000, seed=1)

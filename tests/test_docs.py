@@ -64,6 +64,7 @@ def run_cells(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 @named([DOCS / "guide" / f"{name}.md" for name in ("first_steps", "own_problem", "python_functions")])
 def test_the_cells_of_the_first_pages_run(path, tmp_path):
     run_cells(path, tmp_path)

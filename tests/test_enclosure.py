@@ -22,6 +22,8 @@ from wassgrid.transition.axis_kernels import GAUSSIAN, LINEAR, MATCHED, axis_wei
 from wassgrid.transition.compiled import CLAMP, PERIODIC, REFLECT
 from wassgrid.transition.expectations import expectations
 
+pytestmark = pytest.mark.thorough
+
 NODES, SPACING, LOWER = 20, 0.5, -4.0
 KINDS = [
     (kernel, boundary)

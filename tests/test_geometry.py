@@ -152,6 +152,7 @@ def test_what_cannot_be_is_said(case: wg.Case, solution: wg.Solution) -> None:
         wg.second_order.spectrum(wg.geometry.at(held_case, held))
 
 
+@pytest.mark.thorough
 def test_the_claims_of_the_paper_hold() -> None:
     script = Path(__file__).resolve().parent.parent / "gallery" / "claims_of_the_paper.py"
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)

@@ -22,6 +22,8 @@ from wassgrid.problem.expression import Scope, parse
 from wassgrid.problem.functions import ELEMENTARY, SPECIAL
 from wassgrid.problem.intervals import Interval
 
+pytestmark = pytest.mark.thorough
+
 arb = flint.arb
 
 X, Y = sp.Symbol("x", real=True), sp.Symbol("y", real=True)

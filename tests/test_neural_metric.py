@@ -87,6 +87,7 @@ def test_nystrom_is_exact_from_the_rank_of_the_metric_and_worse_below_it(double)
     assert residuals[2] < 1e-8 < residuals[1] < residuals[0]
 
 
+@pytest.mark.thorough
 def test_a_low_rank_shortens_a_step_and_does_not_overshoot(double):
     at, gradients, _ = problem(samples=200)  # a metric of full rank
     right = at.pull(gradients) / at.samples

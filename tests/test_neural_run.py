@@ -48,6 +48,7 @@ def assert_equal_to_the_bit(first, second):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", NEURAL_CASES, ids=lambda path: path.stem)
 def test_case_becomes_stationary_and_meets_its_expectation(path):
     case = Case.load(path)

@@ -14,6 +14,8 @@ from random_problems import wide_problem
 import wassgrid as wg
 from benchmarks.soundness import WELL, compare, judge
 
+pytestmark = pytest.mark.thorough
+
 # a seed cannot be made simpler
 FEW = settings(max_examples=30, derandomize=True, phases=(Phase.explicit, Phase.generate))
 
