@@ -386,6 +386,14 @@ def test_what_is_no_file(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_a_long_message_keeps_its_reason(capsys):
+    case = "cases/scalar_lq.toml"
+    for arguments in (["info", "x" * 5000], ["run", "x/" * 2500 + "case.toml"], ["run", case, "-o", "x" * 5000]):
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert len(line) <= 2000 and "name too long" in line.lower()
+
+
 def test_every_truncation_is_refused(ours, tmp_path):
     sound = ours.read_bytes()
     generator = random.Random(1)

@@ -450,11 +450,11 @@ def _complain(text: str) -> None:
 
 def _say(text: str) -> None:
     """Print one line on stderr."""
-    from wassgrid.text import visible
+    from wassgrid.text import shortened, visible
 
-    line = visible(" ".join(text.split()))
+    line = shortened(visible(" ".join(text.split())), LONGEST_LINE)
     with suppress(OSError):  # nobody can be told where stderr is full or closed
-        print(line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 3]}...", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 
 def _prepare_streams() -> None:

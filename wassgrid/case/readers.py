@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from wassgrid.errors import WassgridError
 from wassgrid.problem.names import nearest
+from wassgrid.text import shortened
 
 Reader = Callable[[Any, ValidationInfo], Any]
 
@@ -28,7 +29,7 @@ class CaseError(WassgridError, ValueError):
 
     def __init__(self, message: str) -> None:
         line = "".join(character if character.isprintable() else "?" for character in message)
-        super().__init__(line if len(line) <= 600 else line[:597] + "...")
+        super().__init__(shortened(line, 600))
 
 
 class Table(BaseModel):
