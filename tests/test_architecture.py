@@ -33,7 +33,7 @@ FLOORS = [
     {"certificate"},
     {"estimate", "memory"},
     {"method"},
-    {"runs.loop", "runs.history", "runs.schema", "runs.solution", "runs.start", "runs.stopping"},
+    {"finite_mdp", "runs.loop", "runs.history", "runs.schema", "runs.solution", "runs.start", "runs.stopping"},
     {"runs.grid_schema", "runs.grid_solver", "neural"},
     {"runs", "load_policy"},
     {"differences", "simulate", "compare", "export", "observers", "prove", "environment", "case_environment"},

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wassgrid.case.functions import Problem
     from wassgrid.environment import evaluate, make_env
     from wassgrid.errors import WassgridError
+    from wassgrid.finite_mdp import FiniteMDP
     from wassgrid.load_policy import Policy
     from wassgrid.policy import ParticlePolicy
     from wassgrid.solution import Solution, run, solve
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Case": ("wassgrid.case", "Case"),
     "CaseError": ("wassgrid.case", "CaseError"),
+    "FiniteMDP": ("wassgrid.finite_mdp", "FiniteMDP"),
     "ParticlePolicy": ("wassgrid.policy", "ParticlePolicy"),
     "Policy": ("wassgrid.load_policy", "Policy"),
     "Problem": ("wassgrid.case.functions", "Problem"),
@@ -45,6 +47,7 @@ _HOMES = {
 __all__ = [
     "Case",
     "CaseError",
+    "FiniteMDP",
     "ParticlePolicy",
     "Policy",
     "Problem",

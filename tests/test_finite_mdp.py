@@ -1,0 +1,160 @@
+"""Markov decision processes given as arrays, against textbooks and against all of their deterministic policies."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import classes, stationary_laws
+from scipy import sparse
+
+import wassgrid as wg
+from wassgrid.chain.stationary import ReducibleChainError
+from wassgrid.finite_mdp import FiniteMDPError
+
+INF = np.inf
+# Howard 1960: towns, and cruise, stand or radio; the second town has no radio
+TAXI = np.array([
+    [[1 / 2, 1 / 4, 1 / 4], [1 / 2, 0, 1 / 2], [1 / 4, 1 / 4, 1 / 2]],
+    [[1 / 16, 3 / 4, 3 / 16], [1 / 16, 7 / 8, 1 / 16], [1 / 8, 3 / 4, 1 / 8]],
+    [[1 / 4, 1 / 8, 5 / 8], [0, 0, 0], [3 / 4, 1 / 16, 3 / 16]],
+])  # fmt: skip
+FARES = np.array([[8.0, 2.75, 4.25], [16.0, 15.0, -INF], [7.0, 4.0, 4.5]])
+
+
+def test_the_taxi_of_howard():
+    solution = wg.FiniteMDP(TAXI, -FARES).solve()
+    assert -solution.objective == pytest.approx(13.344537815126046, rel=1e-14)
+    assert solution.actions.tolist() == [1, 1, 1] and solution.converged
+    assert solution.lower_bound <= solution.objective <= solution.upper_bound <= solution.lower_bound + 1e-12
+    law = solution.law
+    np.testing.assert_allclose(law @ TAXI[1], law, atol=1e-14)
+
+
+def test_the_forest_that_burns():
+    """Chadès et al. 2014: wait or cut, three ages, a fire with probability 0.1; values by their closed form."""
+    wait = np.array([[0.1, 0.9, 0.0], [0.1, 0.0, 0.9], [0.1, 0.0, 0.9]])
+    cut = np.array([[1.0, 0.0, 0.0]] * 3)
+    solution = wg.FiniteMDP([wait, cut], -np.array([[0, 0], [0, 1], [4, 2]]), discount=0.9).solve()
+    np.testing.assert_allclose(-solution.value, [26.244, 29.484, 33.484], rtol=1e-13)
+    assert solution.actions.tolist() == [0, 0, 0]
+
+
+def process(seed: int, discounted: bool) -> tuple[np.ndarray, np.ndarray, float | None, np.ndarray]:
+    """Draw a process of up to five states and three actions: chances of zero, missing actions, chains that turn."""
+    rng = np.random.default_rng(seed)
+    states, actions = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    chances = rng.dirichlet(np.full(states, 0.3), (actions, states))
+    chances[rng.random(chances.shape) < 0.3] = 0.0
+    # a way around, so that mixtures of all actions have one class
+    around = np.eye(states)[(np.arange(states) + 1) % states]
+    lost = chances.sum(axis=2) == 0.0
+    chances[lost] = np.broadcast_to(around, chances.shape)[lost]
+    share = float(rng.choice([0.0, 0.05, 1.0], p=[0.1, 0.8, 0.1]))
+    chances = (1.0 - share) * chances / chances.sum(axis=2, keepdims=True) + share * around
+    costs = np.round(rng.standard_normal((states, actions)), int(rng.integers(0, 3))) * 10.0 ** rng.integers(-6, 7)
+    costs[(rng.random(costs.shape) < 0.2) & (np.arange(actions) > 0)] = INF
+    discount = float(rng.choice([0.3, 0.9, 0.9999])) if discounted else None
+    return chances, costs, discount, rng.dirichlet(np.ones(states))
+
+
+def every_policy(chances: np.ndarray, costs: np.ndarray, discount: float | None, start: np.ndarray) -> tuple[float, Any]:
+    """Return the least J of all deterministic policies and, discounted, the least V of every state."""
+    actions, states, _ = chances.shape
+    of, least, value = np.arange(states), np.inf, np.full(states, np.inf)
+    for chosen in itertools.product(range(actions), repeat=states):
+        matrix, cost = chances[chosen, of], costs[of, chosen]
+        if not np.isfinite(cost).all():
+            continue
+        if discount is None:
+            least = min(least, *(float(law @ cost) for law in stationary_laws(matrix)))
+        else:
+            value = np.minimum(value, np.linalg.solve(np.eye(states) - discount * matrix, cost))
+    return (least, None) if discount is None else ((1.0 - discount) * float(start @ value), value)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from(["policy_iteration", "exponential"]), st.booleans())
+@settings(max_examples=60)
+def test_no_deterministic_policy_is_better_and_the_bounds_hold(seed, discounted, method, few):
+    chances, costs, discount, start = process(seed, discounted)
+    least, value = every_policy(chances, costs, discount, start)
+    given_as = [sparse.csr_array(block) for block in chances] if few else chances
+    try:
+        solution = wg.FiniteMDP(given_as, costs, discount, start).solve(method)
+    except ReducibleChainError as error:
+        assert not discounted and "recurrent classes, with the states" in str(error)
+        policies = itertools.product(range(len(chances)), repeat=len(costs))
+        assert any(len(classes(chances[chosen, np.arange(len(costs))])) > 1 for chosen in policies)
+        return
+    size = np.abs(costs[np.isfinite(costs)]).max() + 1e-300
+    assert solution.converged, solution.reason
+    assert solution.lower_bound <= least + 1e-13 * size
+    assert least - 1e-12 * size <= solution.upper_bound and solution.objective <= solution.upper_bound
+    assert solution.objective == pytest.approx(least, abs=3e-9 * size)
+    if discounted and method == "policy_iteration":
+        np.testing.assert_allclose(solution.value, value, atol=1e-10 * size / (1.0 - discount))
+    assert np.all(np.diff(solution.objectives) <= 1e-11 * size / (1.0 - discount if discounted else 1.0))
+    assert np.all(solution.policy[~np.isfinite(costs)] == 0.0)
+    np.testing.assert_allclose(solution.law.sum(), 1.0, atol=1e-10)
+
+
+def test_fixed_exponential_steps_are_those_of_the_formula():
+    solution = wg.FiniteMDP(TAXI, -FARES).solve("exponential", step=0.3, steps=1, gap=1e-12)
+    assert not solution.converged and solution.steps == 1 and "1 steps were done" in solution.reason
+    weights = np.isfinite(FARES) / np.isfinite(FARES).sum(axis=1, keepdims=True)
+    matrix = np.einsum("sa,ast->st", weights, TAXI)
+    fares = np.where(np.isfinite(FARES), FARES, 0.0)
+    (law,) = stationary_laws(matrix)
+    cost = -(weights * fares).sum(axis=1)
+    value = np.linalg.lstsq(np.eye(3) - matrix + np.outer(np.ones(3), law), cost - law @ cost, rcond=None)[0]
+    expected = weights * np.exp(-0.3 * (-fares + np.einsum("ast,t->sa", TAXI, value)))
+    np.testing.assert_allclose(solution.policy, expected / expected.sum(axis=1, keepdims=True), rtol=1e-12)
+
+
+def test_several_recurrent_classes_are_named():
+    stay, go = np.eye(3), np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    process = wg.FiniteMDP([stay, go], [[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
+    with pytest.raises(ReducibleChainError, match=r"3 recurrent classes, with the states 0 and 1.*discount"):
+        process.solve()
+    assert wg.FiniteMDP([stay, go], process.costs, 0.99).solve().converged
+
+
+GOOD = np.full((2, 2, 2), 0.5), np.zeros((2, 2))
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    ((np.eye(2), GOOD[1]), "transitions: expected an array"),
+    (([], GOOD[1]), "transitions: expected an array"),
+    (([np.eye(2), np.eye(3)], GOOD[1]), "action 1 has the shape"),
+    (([np.eye(2), np.ones((2, 3))], GOOD[1]), "action 1 has the shape"),
+    (([np.eye(2), "no"], GOOD[1]), "action 1 is no matrix"),
+    ((0.9 * GOOD[0], GOOD[1]), "action 0 in state 0 have the sum 0.9"),
+    ((GOOD[0] + [[[0.6, -0.6]]], GOOD[1]), r"P\[0, 0, 0\] is 1.1"),
+    ((GOOD[0], np.zeros((3, 2))), r"costs: expected an array \(2, 2\)"),
+    ((GOOD[0], [[0.0, np.nan], [0.0, 0.0]]), "costs: that of action 1 in state 0 is nan"),
+    ((GOOD[0], [[0.0, -INF], [0.0, 0.0]]), "costs: that of action 1 in state 0 is -inf"),
+    ((GOOD[0], [[0.0, 0.0], [INF, INF]]), "no action is available in state 1"),
+    ((*GOOD, 1.0), "discount: expected a number between 0 and 1"),
+    ((*GOOD, None, [1.0]), "start: expected 2 nonnegative numbers"),
+])  # fmt: skip
+def test_arrays_that_are_none_are_refused(arguments, text):
+    with pytest.raises(FiniteMDPError, match=text):
+        wg.FiniteMDP(*arguments)
+
+
+@pytest.mark.parametrize(("settings", "text"), [
+    ({"method": "newton"}, "method: expected one of policy_iteration, exponential"),
+    ({"step": 1.0}, "step: expected a positive number"),
+    ({"method": "exponential", "step": -1.0}, "step: expected a positive number"),
+    ({"initial": [0, 7, 0]}, "initial: actions have the numbers 0 to 2"),
+    ({"initial": [0, 2, 0]}, "initial: action 2 is not available in state 1"),
+    ({"initial": np.zeros((3, 3))}, "initial: weights must be nonnegative"),
+    ({"initial": np.zeros(4)}, "initial: expected numbers of actions"),
+])  # fmt: skip
+def test_settings_that_do_not_go_are_refused(settings, text):
+    with pytest.raises(FiniteMDPError, match=text):
+        wg.FiniteMDP(TAXI, -FARES).solve(**settings)
