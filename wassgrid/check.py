@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wassgrid.advice import aligned, least_noise, resolving_points, suggest
-from wassgrid.chain.classes import LISTED, period, reached_together, recurrent_classes
+from wassgrid.chain.classes import LISTED, never_reaching, period, reached_together, recurrent_classes
 from wassgrid.chain.stationary import settling, starting_law
 from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, DerivativeCheck, check_derivatives
 from wassgrid.evaluation import Evaluation, Evaluator
@@ -28,6 +29,7 @@ from wassgrid.runs.solvers import SOLVERS, make_solver
 from wassgrid.transition.axis_kernels import RESOLVED
 from wassgrid.transition.compilation import compile_time
 from wassgrid.transition.model import TransitionModel
+from wassgrid.transition.operator import MarkovOperator
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,6 +42,7 @@ _LONGER = 10.0  # times the noise of a step: what another time step may be sugge
 _NAMES = 17  # letters of the longest name of a finding, as a rule
 _LOOKS = 4  # steps that are taken to see the pace of a run
 _AT_THE_ENDS = 1e-3  # probability of the outermost points of an axis from which the domain is felt
+_NEAR_END = 3.0  # noises
 _TRAP = 0.01  # share of the cells: a chain that stays in fewer is trapped
 OK, WARN, FAILED = "ok", "warn", "FAILED"
 _STYLES = {OK: "green", WARN: "yellow", FAILED: "bold red"}
@@ -145,6 +148,7 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     evaluation = evaluator.evaluate(policy)
     slope = gradient_norm(evaluation, Metric.from_case(case))
     yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {slope:.4g}")
+    yield from _cut_goal(model)
     yield from _unresolved(case, model)
     yield from _derivatives(check_derivatives(evaluator, evaluation), model)
     looks = _first_steps(case)
@@ -233,6 +237,8 @@ def _time_step(case: Case, grid: StateGrid) -> str:
 
 def _classes(case: Case, model: TransitionModel, mean: np.ndarray, weights: np.ndarray) -> Finding:
     operator = model.operator(mean, weights)
+    if model.goal is not None and (found := _goal(case, model, operator)) is not None:
+        return found
     if operator.entries > LISTED:
         law = settling(operator, starting_law(operator.size))
         if reached_together(operator, int(law.argmax())):
@@ -256,14 +262,50 @@ def _classes(case: Case, model: TransitionModel, mean: np.ndarray, weights: np.n
     return Finding("recurrent classes", f"1 under the initial policy, {share}{cycle}; {operator.entries:,} transition entries")
 
 
+def _goal(case: Case, model: TransitionModel, operator: MarkovOperator) -> Finding | None:
+    """Say whether the goal is reached from everywhere under the initial policy; None where the chain goes on after it."""
+    goal = model.goal
+    assert goal is not None
+    if goal.law is not None:
+        return None
+    lost = never_reaching(operator, goal.inside)
+    text = f"{np.count_nonzero(goal.inside):,} of {operator.size:,} cells; episodes start with {case.problem.start.describe()}"
+    if lost.size == 0:
+        return Finding("goal", f"{text}; it is reached from every cell under the initial policy")
+    places = ", ".join(model.grid.describe_cell(int(cell)) for cell in lost[:3])
+    text += f"; from {lost.size:,} cells it is never reached under the initial policy, at {places}"
+    if case.criterion.kind == "discounted":
+        return Finding("goal", text)
+    remedy = "begin with a policy that gets there (policy.initial), add noise, or take that part out of the domain"
+    return Finding("goal", f"{text}: their total cost has no end; {remedy}", FAILED)
+
+
+def _cut_goal(model: TransitionModel) -> Iterator[Finding]:
+    """Say where ends that cut the law off lie within the noise of the goal: what would leave there is put back before them."""
+    if model.goal is None:
+        return
+    for j, name in enumerate(model.grid.names):
+        kernel = model.axis_kernels[j]
+        cuts = model.grid.boundary[j] == "truncate" or (model.grid.boundary[j] == "clamp" and kernel.name != "linear")
+        inside = np.moveaxis(model.goal.inside.reshape(model.grid.shape), j, 0)
+        noise = float(model.noise[:, j].max())
+        near = math.ceil(_NEAR_END * noise / model.grid.spacing[j])
+        for end, rows in (("lower", inside[:near]), ("upper", inside[::-1][:near])):
+            if cuts and noise > 0 and len(rows) and rows[0].any() and not rows[:, rows[0]].all():
+                text = f"it reaches to the {end} end of {name}, less than {_NEAR_END:g} noises away, which cuts the law off: "
+                text += f'the goal is reached too seldom. Use states.{name}.boundary = "project", or a wider domain'
+                yield Finding("goal", text, WARN)
+
+
 def _ends(grid: StateGrid, looks: _Looks) -> list[Finding]:
     """Say where the chain feels the ends of a clamped axis under the policy of the last step taken; that may be meant."""
     assert looks.evaluation is not None
+    law = looks.evaluation.law / looks.evaluation.law.sum()
     findings = []
     for k, name in enumerate(grid.names):
         if not BOUNDARIES[grid.boundary[k]].stops:
             continue
-        marginal = looks.evaluation.law.reshape(grid.shape).sum(axis=tuple(j for j in range(grid.dimension) if j != k))
+        marginal = law.reshape(grid.shape).sum(axis=tuple(j for j in range(grid.dimension) if j != k))
         share = float(marginal[0] + marginal[-1])
         if share > _AT_THE_ENDS:
             text = f"{share:.2g} of the time is spent at the ends of {name} under {looks.policy}: widen it unless it is meant"

@@ -18,7 +18,7 @@ from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.expression import ExpressionError, evaluate_number
 from wassgrid.problem.states import state_array
 from wassgrid.runs.schema import Units
-from wassgrid.simulate import stage_cost
+from wassgrid.simulate import advance
 from wassgrid.storage import ResultFile, StorageError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class ClosedLoop:
     | paths     | (steps, shown, Q)   | the first chains, one by one                                                       |
     | periods   | (Q,)                | of what winds around, whose quantiles are those around its circular mean; 0: none  |
     | mean, error | float             | mean cost over all steps and chains, standard error over the chains                |
+    | arrived   | float               | share of the chains at the goal at the end, where they stop there; else None       |
     """
 
     name: str
@@ -59,12 +60,18 @@ class ClosedLoop:
     chains: int
     mean: float
     error: float
+    arrived: float | None = None
 
     def describe(self) -> str:
         """Say where the chains are at the end, and what the way there cost, a line each."""
         steps = len(self.times)
         cost = f"{self.mean:.6g} +- {self.error:.2g} on average over {steps} steps (standard error; {self.chains} chains)"
+        if self.arrived is not None:
+            total, error = self.mean * steps, self.error * steps
+            cost = f"{total:.6g} +- {error:.2g} in all of {steps} steps (standard error; {self.chains} chains)"
         rows = [("cost", cost)]
+        if self.arrived is not None:
+            rows.append(("goal", f"reached by {self.arrived:.1%} of the chains"))
         for k, name in enumerate(self.names[: self.state_dimension]):
             low, _, middle, _, high = self.quantiles[:, -1, k]
             unit = "" if self.units[k] == "1" else f" {self.units[k]}"
@@ -93,20 +100,26 @@ def follow(case: Case, policy: Policy, start: np.ndarray, steps: int, chains: in
     rng, d, m = np.random.default_rng(seed), problem.state_dimension, problem.action_dimension
     periods = np.array([*winds, *[0.0] * (m + 1)])
     quantiles, total = np.empty((len(LEVELS), steps, d + m + 1)), np.zeros(chains)
+    arrived = np.zeros(chains, bool)
     paths = np.empty((steps, min(SHOWN, chains), d + m + 1))
     for step in range(steps):
         actions = policy.sample(states, rng)
-        cost = stage_cost(problem, states, actions)
+        here = states
+        cost, states = advance(problem, here, actions, rng)
+        if problem.stops:
+            assert problem.goal is not None
+            # what has arrived stays and costs no more
+            cost, arrived = np.where(arrived, 0.0, cost), problem.goal.reached(here)
         total += cost
-        now = np.concatenate([states, actions, cost[:, None]], axis=1)
+        now = np.concatenate([here, actions, cost[:, None]], axis=1)
         paths[step] = now[: paths.shape[1]]
         quantiles[:, step] = np.quantile(_gathered(now, periods), LEVELS, axis=0)
-        states = problem.sample_next(states, actions, rng)
+    share = float(arrived.mean()) if problem.stops else None
     return ClosedLoop(
         case.name, np.arange(steps) * (problem.time_step or 1.0), quantiles, paths, periods,
         (*problem.state_names, *problem.action_names, "cost"), (*units.states, *units.actions, units.cost),
         units.time if problem.time_step else "steps", d, chains, float(total.mean()) / steps,
-        float(total.std(ddof=1)) / steps / math.sqrt(chains),
+        float(total.std(ddof=1)) / steps / math.sqrt(chains), share,
     )  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], point
 def _require_one_problem(first: Case, second: Case, names: tuple[str, str]) -> None:
     """Raise PolicyError where two cases differ in what is controlled or minimised."""
     one, other = first.model_dump(), second.model_dump()
-    for key in ("states", "actions", "time", "cost", "criterion", "parameters", "indices"):
+    for key in ("states", "actions", "time", "cost", "criterion", "goal", "start", "parameters", "indices"):
         if one[key] != other[key]:
             raise PolicyError(
                 f"{names[0]} and {names[1]} are solutions of different problems: they differ in [{key}]. Solve one case with "

@@ -72,9 +72,10 @@ _SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 def make_env(case: Case, steps: int = 200, bounds: Bounds | Mapping[str, Bounds] | None = None) -> CaseEnvironment:
     """Return a case as a `gymnasium.Env`: observations are the states, rewards are minus the stage cost.
 
-    steps: after which an episode is truncated; none ever terminates. bounds: (low, high) of every action, or by name, in place of
+    steps: after which an episode is truncated. It terminates at the goal of the case, whose cost the last reward has in it;
+    without one never. bounds: (low, high) of every action, or by name, in place of
     the case's and within them; actions without bounds are none for most libraries of reinforcement learning
-    (Stable-Baselines3 refuses them). `reset` draws the state evenly from the domain, or takes
+    (Stable-Baselines3 refuses them). `reset` draws the state from the start law, evenly from the domain by default, or takes
     options={"state": (d,) array or {name: value}}; where the domain has no ends, from a standard normal law about 0.
 
     ```python

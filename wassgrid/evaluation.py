@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.chain import krylov
-from wassgrid.chain.classes import recurrent_classes
+from wassgrid.chain.classes import never_reaching, recurrent_classes
 from wassgrid.chain.coarse import CoarseCorrection
 from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possible
 from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
@@ -19,7 +19,6 @@ from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
 from wassgrid.grid.skeleton import Skeleton
 from wassgrid.policy import ParticlePolicy
-from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.latest import Latest
 from wassgrid.transition.model import Expectation, TransitionModel
@@ -29,6 +28,7 @@ from wassgrid.transition.together import Together
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
+_PROPER = 0.25  # residual of the equation for the expected number of steps from which on a policy is proper
 _ROUNDING = 512.0  # units of rounding that the residual of V cannot be told from
 _SPARE_ROUNDINGS = 8.0  # of a residual, beside those of its sum
 _PUSHES = 4  # products with P for a rough law, from the law of the policy before
@@ -46,6 +46,10 @@ class EvaluationError(WassgridError, ValueError):
     """A value function that could not be computed to the tolerance."""
 
 
+class ImproperPolicyError(EvaluationError):
+    """A policy that does not reach the goal from everywhere."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Hold everything known about one policy.
@@ -60,7 +64,8 @@ class Evaluation:
     | q_hessian  | D^2_a Q       | (cells, N, m, m) |
 
     Average cost: (I - P) V = c - J, mu(V) = 0, Q = c - J + p V. Discounted: V = (I - g P)^{-1} c, Q = c + g p V,
-    J = (1 - g) rho V, and `law` is the occupancy d = (1 - g) rho (I - g P)^{-1}. V is known up to the residual
+    J = (1 - g) rho V, and `law` is the occupancy d = (1 - g) rho (I - g P)^{-1}. Total cost until the goal: the same with g = 1,
+    rows of P that are zero in the goal, no factor 1 - g: `law` is the expected number of visits. V is known up to the residual
     r = c - J + P V - V (discounted: c + g P V - V), in whose range J lies (`bracket`). width: the length of that range that was
     wanted, with a law that is known roughly; None: both to the tolerance of the case. Stage costs that are rates (continuous
     time) stay rates: J is per unit time, and V and Q are those of the chain, the continuous ones divided by the step.
@@ -80,6 +85,7 @@ class Evaluation:
     value_method: str
     width: float | None = None
     times: dict[str, float] = field(default_factory=dict)
+    steps_left: np.ndarray | None = None  # total cost: expected number of steps to the goal (cells,), to within a factor of 2
 
     @property
     def law(self) -> np.ndarray:
@@ -95,18 +101,53 @@ class Evaluation:
         return largest(self.residual)
 
     @property
+    def recurrent(self) -> bool:
+        """Whether J is an average over all time: nothing ends, and nothing is discounted."""
+        return self.chain.recurrent
+
+    @property
+    def controlled(self) -> np.ndarray | None:
+        """Which cells have actions that mean anything, (cells,): those off the goal; None: all."""
+        return None if self.model.goal is None else self.model.goal.free
+
+    @property
+    def share(self) -> float:
+        """What J is of rho V where it is not an average: 1 - g, or 1 for the total cost until the goal."""
+        return 1.0 - self.discount if self.discount < 1.0 else 1.0
+
+    @property
     def anchor(self) -> float:
-        """J of the equation that the residual belongs to: the objective (average), (1 - g) rho V (discounted)."""
-        return self.objective if self.discount == 1.0 else (1.0 - self.discount) * dot(self.initial_law, self.value)
+        """J of the equation that the residual belongs to: the objective (average), (1 - g) rho V (discounted), rho V (total)."""
+        return self.objective if self.recurrent else self.share * dot(self.initial_law, self.value)
+
+    @cached_property
+    def most_steps(self) -> float:
+        """Upper end of the expected number of steps to the goal under this policy, from the start law; 1 where none counts.
+
+        W >= 0 with (I - P) W >= 1 - e off the goal: W/(1 - e) is not below the expected number, for any W.
+        """
+        if self.steps_left is None:
+            return 1.0
+        free = self.model.goal.free  # type: ignore[union-attr]
+        left = np.where(free, np.maximum(self.steps_left, 0.0), 0.0)
+        short = largest(np.maximum(1.0 + self.chain.operator.apply(left) - left, 0.0)[free])
+        rounded = (2.0 * sum(self.model.nodes) + _SPARE_ROUNDINGS) * np.finfo(float).eps * (1.0 + largest(left))
+        excess = short + rounded
+        return dot(self.initial_law, left) / (1.0 - excess) if excess < 1.0 else float("inf")
 
     @cached_property
     def bracket(self) -> tuple[float, float]:
         """The ends of an interval that holds the cost of this policy, whatever V and the law are, rounding included.
 
-        Average: J + min r <= mu c <= J + max r, since mu r = mu c - J. Discounted: d r = J of the exact V less that of this one.
+        Average: J + min r <= mu c <= J + max r, since mu r = mu c - J. Discounted: d r = J of the exact V less that of this one;
+        total likewise, where d has the sum T off the goal, the expected number of steps (`most_steps`).
         """
         low, high = ends(self.residual)
-        return self.anchor + low - self.residual_rounding, self.anchor + high + self.residual_rounding
+        low, high = low - self.residual_rounding, high + self.residual_rounding
+        if self.model.problem.stops:
+            # d has less mass where the chain has stopped
+            low, high = self.most_steps * min(low, 0.0), self.most_steps * max(high, 0.0)
+        return self.anchor + low, self.anchor + high
 
     @property
     def residual_rounding(self) -> float:
@@ -120,8 +161,13 @@ class Evaluation:
 
     @cached_property
     def cost_scale(self) -> float:
-        """The larger of |J| and the standard deviation of the cost under the law: what a gap is measured by."""
+        """The larger of |J| and the standard deviation of the cost under the law: what a gap is measured by.
+
+        For a total cost the sum of the moduli of all costs, in expectation.
+        """
         weights = self.policy.weights
+        if self.steps_left is not None:
+            return dot(self.law, np.einsum("ki,ki->k", weights, np.abs(self.cost)))
         mean = np.einsum("ki,ki->k", weights, self.cost)
         square = np.einsum("ki,ki,ki->k", weights, self.cost, self.cost)
         centre = dot(self.law, mean)
@@ -155,8 +201,8 @@ class Evaluation:
 
     @property
     def offset(self) -> float:
-        """J for the average cost, 0 for the discounted one: Q = c - offset + g E V."""
-        return self.objective if self.discount == 1.0 else 0.0
+        """J for the average cost, 0 for others: Q = c - offset + g E V."""
+        return self.objective if self.recurrent else 0.0
 
     @cached_property
     def expectation(self) -> Expectation:
@@ -235,19 +281,25 @@ class Evaluator:
             case.solver.tolerance,
         )
 
-    @cached_property
+    @property
     def initial_law(self) -> np.ndarray:
-        """The law rho of the initial state for the discounted criterion: uniform over the domain, by the trapezoidal rule."""
-        grid = self.model.grid
-        law = np.ones(grid.shape)
-        for k, boundary in enumerate(grid.boundary):
-            if boundary != "periodic":
-                low, high = grid.axes[k][[0, -1]]
-                if BOUNDARIES[boundary].widens:
-                    low, high = self.model.problem.domain[k]
-                ends = _hat_integrals(grid.axes[k], low, high)
-                law = law * ends.reshape([-1 if j == k else 1 for j in range(grid.dimension)])
-        return (law / law.sum()).ravel()
+        """The law rho (cells,) of the initial state, for criteria that depend on it."""
+        return self.model.start_law
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether J is an average over all time."""
+        return self.discount == 1.0 and not self.model.problem.stops
+
+    @property
+    def total(self) -> bool:
+        """Whether J is the total cost until the goal."""
+        return self.discount == 1.0 and self.model.problem.stops
+
+    @property
+    def share(self) -> float:
+        """What J is of rho V where it is not an average."""
+        return 1.0 - self.discount if self.discount < 1.0 else 1.0
 
     @one_blas_thread()
     def evaluate(
@@ -263,6 +315,7 @@ class Evaluator:
         be reached, with the reason.
         """
         began = time.perf_counter()
+        policy = self.tidied(policy)
         mean, cost = self.model.means(policy.actions)
         operator = self.model.operator(mean, policy.weights)
         stage = (policy.weights * cost).sum(axis=1)
@@ -272,12 +325,15 @@ class Evaluator:
             if found is not None:
                 return found
         law, value = (None, None) if warm is None else warm if isinstance(warm, tuple) else (warm.law, warm.value)
-        law = starting_law(operator.size) if law is None and self.discount == 1.0 else law
+        law = starting_law(operator.size) if law is None and self.recurrent else law
         # one for the law and for the value: it need only be near
         correction = self._correction(operator, self.initial_law if law is None else law)
         began = time.perf_counter()
+        left = None
         try:
-            if self.discount < 1.0:
+            if self.total:
+                stationary, left = self._visits(operator, law, correction)
+            elif self.discount < 1.0:
                 stationary = self._occupancy(operator, law, correction)
             else:
                 stationary = stationary_law(
@@ -286,6 +342,8 @@ class Evaluator:
         except (ReducibleChainError, RuntimeError) as error:
             # of SuperLU: a factor that is singular
             self._require_one_class(operator)
+            if self.total:
+                require_goal(operator, self.model)
             raise StationaryError(f"the stationary law was not found: {error}") from error
         if not stationary.converged:
             self._require_one_class(operator)
@@ -298,17 +356,17 @@ class Evaluator:
             correction,
         )  # fmt: skip
         objective = dot(stationary.law, stage)
-        source = stage - objective if self.discount == 1.0 else stage
+        source = stage - objective if self.recurrent else stage
         try:
             solution = chain.right(source, value)
         except RuntimeError as error:
             self._require_one_class(operator)
             raise EvaluationError(f"the value function was not found by factors: {error}") from error
         value = solution.values
-        if self.discount == 1.0:
+        if self.recurrent:
             value = value - dot(stationary.law, value)
         else:
-            objective = (1.0 - self.discount) * dot(self.initial_law, value)
+            objective = self.share * dot(self.initial_law, value)
         residual = source + self.discount * operator.apply(value) - value
         # of the tolerance, or of rounding in the terms of the residual
         scale, eps = largest(source), np.finfo(float).eps
@@ -331,12 +389,24 @@ class Evaluator:
         times["evaluation"] = time.perf_counter() - began
         return Evaluation(
             policy, self.model, chain, self.initial_law, mean, cost, stationary, objective, value, residual,
-            solution.iterations + 1, solution.method, None, times,
+            solution.iterations + 1, solution.method, None, times, left,
         )  # fmt: skip
+
+    def tidied(self, policy: ParticlePolicy) -> ParticlePolicy:
+        """Return the policy that does in cells of the goal what it does next to it.
+
+        There nothing depends on what it does, but between a cell of the goal and one beside it policies are interpolated.
+        """
+        goal = self.model.goal
+        if goal is None:
+            return policy
+        actions, weights = policy.actions[goal.nearest], policy.weights[goal.nearest]
+        same = np.array_equal(actions, policy.actions) and np.array_equal(weights, policy.weights)
+        return policy if same else ParticlePolicy(policy.grid, actions, weights)
 
     def _require_one_class(self, operator: MarkovOperator) -> None:
         """Raise ReducibleChainError where the average cost depends on where one starts, with cells and a remedy."""
-        if self.discount == 1.0 and operator.nonnegative:
+        if self.recurrent and operator.nonnegative:
             require_one_class(operator, self.model.grid)
 
     def _rough(
@@ -417,7 +487,7 @@ class Evaluator:
 
         Then J = mu c is right to the tolerance, whatever the width.
         """
-        if width is None or self.discount < 1.0:
+        if width is None or not self.recurrent:
             return self.evaluate(evaluation.policy, evaluation)
         began = time.perf_counter()
         chain = evaluation.chain
@@ -450,7 +520,7 @@ class Evaluator:
     def settled_law(self, evaluation: Evaluation) -> np.ndarray:
         """Return the law of an evaluation to the tolerance."""
         operator = evaluation.chain.operator
-        if self.discount < 1.0:
+        if not self.recurrent:
             return self._occupancy(operator, evaluation.law, evaluation.chain.correction).law
         return stationary_law(
             operator, evaluation.law, method=self.stationary_method, tolerance=self.tolerance,
@@ -477,10 +547,44 @@ class Evaluator:
         """Rows and factors of the correction of one policy."""
         return Latest()
 
+    def _visits(
+        self, operator: MarkovOperator, law: np.ndarray | None, correction: CoarseCorrection | None
+    ) -> tuple[StationaryResult, np.ndarray]:
+        """Solve d = rho (I - P)^{-1}, the expected visits until the goal, and return the expected number of steps (cells,) to it.
+
+        Raises ImproperPolicyError for a policy that does not reach the goal from everywhere.
+        """
+        assert self.model.goal is not None
+        free = self.model.goal.free
+        chain = Chain(operator, self.initial_law, 1.0, self.value_method, self.tolerance, correction=correction)
+        found = chain.right(free.astype(float))
+        left = found.values
+        # (I - P) W >= 1/2 off the goal for some W >= 0: the policy is proper, and W/2 <= the number of steps <= 2 W
+        if not (found.residual <= _PROPER and left.min() >= -_PROPER and np.isfinite(left).all()):
+            require_goal(operator, self.model)
+            raise EvaluationError(
+                f"goal: the expected number of steps to it was not found (residual {found.residual:.2g} by {found.method}, up to "
+                f"{largest(left):.2g} steps): the policy hardly ever reaches it from somewhere. Begin with one that does "
+                '(policy.initial), add noise, or use criterion.kind = "discounted"'
+            )
+        chain = replace(chain, known=chain.factors) if found.method == "lu" else chain
+        solution = chain.left(self.initial_law, law)
+        visits = np.maximum(solution.values, 0.0) if operator.nonnegative else solution.values
+        longest, steps = 2.0 * largest(left), dot(self.initial_law, left)
+        bound = solution.residual * (1.0 + longest)
+        allowed = max(self.tolerance * (1.0 + steps), 1e-13 * (1.0 + longest) ** 2)
+        return StationaryResult(
+            visits, bound <= allowed, found.iterations + solution.iterations, solution.residual, bound, steps / (1.0 + steps),
+            solution.method, f"{solution.method}: residual {solution.residual:.2g}",
+            chain.factors if solution.method == "lu" else None,
+        ), left  # fmt: skip
+
     def _occupancy(
         self, operator: MarkovOperator, law: np.ndarray | None, correction: CoarseCorrection | None
     ) -> StationaryResult:
-        """Solve d = (1 - g) rho (I - g P)^{-1}; the error is at most the residual divided by 1 - g."""
+        """Solve d = (1 - g) rho (I - g P)^{-1}; the error is at most the residual divided by 1 - g. Total cost: `_visits`."""
+        if self.total:
+            return self._visits(operator, law, correction)[0]
         chain = Chain(
             operator, self.initial_law, self.discount, self.value_method, self.tolerance * (1 - self.discount),
             correction=correction,
@@ -495,16 +599,18 @@ class Evaluator:
         )  # fmt: skip
 
 
-def _hat_integrals(axis: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Integrate the hat function of every node of a uniform axis from low to high, in spacings."""
-    h = (axis[-1] - axis[0]) / (axis.size - 1)
-
-    def below(x: float) -> np.ndarray:
-        u = np.clip((x - axis) / h, -1.0, 1.0)
-        return np.where(u < 0.0, 0.5 * (1.0 + u) ** 2, 1.0 - 0.5 * (1.0 - u) ** 2)
-
-    result: np.ndarray = below(high) - below(low)
-    return result
+def require_goal(operator: MarkovOperator, model: TransitionModel) -> None:
+    """Raise ImproperPolicyError where cells never reach the goal, with cells and a remedy."""
+    assert model.goal is not None
+    lost = never_reaching(operator, model.goal.inside)
+    if lost.size:
+        grid = model.grid
+        places = " and at ".join(grid.describe_cell(int(cell)) for cell in lost[[0, -1][: lost.size]])
+        raise ImproperPolicyError(
+            f"goal: under the policy {lost.size} of {grid.size} cells never reach it, at {places}: their total cost has no end. "
+            "Begin with a policy that reaches the goal from everywhere (policy.initial: more spread, a drift towards it), add "
+            'noise, take that part out of the domain, or use criterion.kind = "discounted".'
+        )
 
 
 def require_one_class(operator: MarkovOperator, grid: StateGrid) -> None:

@@ -79,7 +79,8 @@ class Point:
 
     @property
     def law(self) -> np.ndarray:
-        """mu (cells,), the stationary law; for the discounted criterion the occupancy. Sums to one."""
+        """mu (cells,), the stationary law; for the discounted criterion the occupancy. Sums to one. For a total cost the expected
+        visits until the goal, those of the goal included."""
         return self.evaluation.law
 
     def __repr__(self) -> str:
@@ -105,7 +106,7 @@ def at(what: Source, policy: ParticlePolicy | None = None) -> Point:
         return _evaluated(case, policy)
     if fields is not None:
         # the value of the chain sums rates over steps
-        fields = fields[0], fields[1] / (case.problem.time_step or 1.0)
+        fields = fields[0], fields[1] / case.problem.cost_unit
     return _evaluated(case, stored, warm=fields)
 
 

@@ -67,8 +67,10 @@ class Hessian:
 
     @cached_property
     def mass(self) -> np.ndarray:
-        """Weight mu_k w_ki of every particle in the metric, (cells, N); zero below the floor."""
+        """Weight mu_k w_ki of every particle in the metric, (cells, N); zero below the floor, and in the goal."""
         law = np.where(self.evaluation.law > self.floor, self.evaluation.law, 0.0)
+        if (controlled := self.evaluation.controlled) is not None:
+            law = np.where(controlled, law, 0.0)
         return law[:, None] * self.evaluation.policy.weights
 
     @cached_property

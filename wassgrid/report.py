@@ -131,7 +131,8 @@ def added_noise(axes: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def expectations(case: Case, objective: float) -> tuple[bool, list[str]]:
     """Compare with [expect]: whether all was reached, and a sentence for each expected value."""
-    expected = case.expect.average_cost
+    name = "total cost" if case.criterion.kind == "total" else "average cost"
+    expected = case.expect.total_cost or case.expect.average_cost
     if expected is None:
         return True, []
     difference = abs(objective - expected.value)
@@ -144,7 +145,7 @@ def expectations(case: Case, objective: float) -> tuple[bool, list[str]]:
     met = bool(off <= allowed)
     verdict = "reached" if met else "MISSED"
     source = f" ({expected.source})" if expected.source else ""
-    return met, [f"average cost {expected.value:.10g}: {verdict}, {kind} difference {off:.2g} of {allowed:.2g}{source}"]
+    return met, [f"{name} {expected.value:.10g}: {verdict}, {kind} difference {off:.2g} of {allowed:.2g}{source}"]
 
 
 def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str, str]]:

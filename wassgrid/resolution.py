@@ -28,6 +28,9 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
     the mean is left out.
     """
     model, law = evaluation.model, evaluation.law
+    if (controlled := evaluation.controlled) is not None:
+        law = np.where(controlled, law, 0.0)
+    mass = max(float(law.sum()), np.finfo(float).tiny)
     grid = model.grid
     mean = np.einsum("ki,kij->kj", evaluation.policy.weights, evaluation.mean)
     for j, (axis, boundary) in enumerate(zip(grid.axes, grid.boundary, strict=True)):
@@ -48,8 +51,8 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
             {
                 "state": name,
                 "kernel": model.kernels[j],
-                "physical": float(np.sqrt(law @ noise**2)),
-                "numerical": float(np.sqrt(max(law @ variance[:, j], 0.0))),
+                "physical": float(np.sqrt(law @ noise**2 / mass)),
+                "numerical": float(np.sqrt(max(law @ variance[:, j] / mass, 0.0))),
                 "cells_per_noise": ratio,
                 "points": math.ceil(cells * needed) + (grid.boundary[j] != "periodic") if cells * needed < np.inf else None,
                 "added_cost": float(0.5 * evaluation.discount * (law @ (excess * bend)) / grid.spacing[j] ** 2),

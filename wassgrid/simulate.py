@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 
 _FAR = 4.0  # standard errors
+_LONGEST = 100_000  # steps of an episode
+_BATCHES = 200  # of episodes
 _COARSE = (
     ": finer grids bring them together, where the grid adds noise of its own (see wassgrid info) or the policy changes much "
     "between cells"
@@ -35,10 +38,16 @@ class SimulatedCost:
     steps: int
     burn_in: int
     if_far: str = ""  # what to do where the objective is far off
+    episodes: bool = False  # whether the chains are episodes, of `steps` steps on average
+    unfinished: int = 0  # of them, given up far from the goal
 
     def describe(self, objective: float) -> str:
         """Compare with the objective J that the grid gave, in two lines."""
         rests = f"{self.chains} chains, {self.steps} steps" + (f" after {self.burn_in}" if self.burn_in else "")
+        if self.episodes:
+            rests = f"{self.chains} episodes, {self.steps} steps on average"
+        if self.unfinished:
+            rests += f"; {self.unfinished} of them GIVEN UP after {_LONGEST} steps without the goal: what they cost is not known"
         off = (self.mean - objective) / self.standard_error if self.standard_error > 0 else 0.0
         hint = self.if_far if abs(off) > _FAR else ""
         return (
@@ -64,6 +73,8 @@ def simulate_file(path: str | PathLike[str], steps: int, chains: int, burn_in: i
             raise StorageError(f"'{path}' does not say what J its last policy has")
         objective = float(columns["objective"][there[0]])
     rng = np.random.default_rng(seed)
+    if case.problem.criterion == "total":
+        return episode_cost(case.problem, policy, chains, steps, rng), objective
     if case.problem.criterion == "discounted":
         return discounted_cost(case.problem, policy, chains * steps, rng), objective
     return ergodic_cost(case.problem, policy, law, chains, steps, burn_in, rng), objective
@@ -102,14 +113,14 @@ def ergodic_cost(
     total = np.zeros(chains)
     for step in range(burn_in + steps):
         actions = policy.sample(states, rng)
+        cost, states = advance(problem, states, actions, rng)
         if step >= burn_in:
-            total += stage_cost(problem, states, actions)
-        states = problem.sample_next(states, actions, rng)
+            total += cost
     return _estimate(total / steps, steps, burn_in)
 
 
 def discounted_cost(problem: ControlProblem, policy: ParticlePolicy, chains: int, rng: np.random.Generator) -> SimulatedCost:
-    """Simulate (1 - g) E sum_t g^t c_t for the discounted criterion, started from the uniform law over the domain.
+    """Simulate (1 - g) E sum_t g^t c_t for the discounted criterion, started from the start law of the problem.
 
     Each chain stops after a geometric time with mean 1/(1 - g), whose last cost has this expectation exactly: no sum
     is cut off. Source: Fox and Glynn, Simulating discounted costs, Management Science 35 (1989).
@@ -120,19 +131,75 @@ def discounted_cost(problem: ControlProblem, policy: ParticlePolicy, chains: int
     low, high = grid.lower, grid.lower + intervals * grid.spacing
     beyond = np.array([BOUNDARIES[boundary].widens for boundary in grid.boundary])
     low, high = (np.where(beyond, declared, end) for declared, end in zip(problem.domain.T, (low, high), strict=True))
-    states = rng.uniform(low, high, (chains, grid.dimension))
+    states = problem.start.sample(chains, np.stack([low, high], axis=1), problem.boundary, rng)
     # P(T = t) = (1 - g) g^t for t = 0, 1, ...
     lifetimes = rng.geometric(1.0 - problem.discount, size=chains) - 1
     alive, cost = np.argsort(-lifetimes, kind="stable"), np.zeros(chains)
     states = states[alive]
     for step in range(int(lifetimes.max()) + 1):
-        count = int((lifetimes >= step).sum())
+        count = int((lifetimes[alive] >= step).sum())
         alive, states = alive[:count], states[:count]
+        if count == 0:  # the others have reached the goal
+            break
         actions = policy.sample(states, rng)
-        ending = lifetimes[alive] == step
-        cost[alive[ending]] = stage_cost(problem, states[ending], actions[ending])
-        states = problem.sample_next(states, actions, rng)
+        ending, here = lifetimes[alive] == step, states
+        costs, states = advance(problem, here, actions, rng)
+        cost[alive[ending]] = costs[ending]
+        if problem.stops:
+            assert problem.goal is not None
+            going = ~problem.goal.reached(here)
+            alive, states = alive[going], states[going]
     return _estimate(cost, int(lifetimes.max()) + 1, 0)
+
+
+def episode_cost(
+    problem: ControlProblem, policy: ParticlePolicy, chains: int, steps: int, rng: np.random.Generator
+) -> SimulatedCost:
+    """Simulate the total cost of episodes from the start law until the goal.
+
+    `chains` episodes at once; as many times as make about chains * steps steps, by the length of the first ones, which are
+    not counted.
+    """
+    ends = problem.domain
+
+    def batch() -> tuple[np.ndarray, float, int]:
+        """Return the costs (chains,) of episodes, their mean number of steps, and how many were given up."""
+        states = problem.start.sample(chains, ends, problem.boundary, rng)
+        going, cost, length = np.arange(chains), np.zeros(chains), 0
+        for _ in range(_LONGEST):
+            assert problem.goal is not None
+            done = problem.goal.reached(states)
+            actions = policy.sample(states, rng)
+            here, states = advance(problem, states, actions, rng)
+            cost[going] += here
+            going, states = going[~done], states[~done]
+            if going.size == 0:
+                break
+            length += going.size
+        return cost, length / chains, going.size
+
+    _, length, lost = batch()
+    count = 1 if lost else max(1, math.ceil(steps / max(length, 1.0)))
+    found = [batch() for _ in range(min(count, _BATCHES))]
+    costs = np.concatenate([cost for cost, _, _ in found])
+    estimate = _estimate(costs, round(float(np.mean([length for _, length, _ in found]))), 0)
+    return replace(estimate, episodes=True, unfinished=sum(lost for _, _, lost in found))
+
+
+def advance(
+    problem: ControlProblem, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the costs (chains,) of states and actions and the next states (chains, d), both of the goal where states are in it.
+
+    There the next state is drawn from the start law, or is the same where nothing comes next.
+    """
+    cost, following = stage_cost(problem, states, actions), problem.sample_next(states, actions, rng)
+    if problem.goal is not None and (inside := problem.goal.reached(states)).any():
+        cost[inside] = problem.goal.costs(states[inside]) / problem.cost_unit
+        following[inside] = states[inside]
+        if problem.goal.restarts:
+            following[inside] = problem.start.sample(int(inside.sum()), problem.domain, problem.boundary, rng)
+    return cost, following
 
 
 def stage_cost(problem: ControlProblem, states: np.ndarray, actions: np.ndarray) -> np.ndarray:

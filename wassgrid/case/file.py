@@ -35,7 +35,8 @@ MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
 LEAST_DISCOUNTING = 1e-8  # of 1 - discount: V grows like its inverse, and so does what rounding makes of (1 - discount) V
 OF_FUNCTIONS = "functions"  # the key of a case that was given as Python functions
-_STATED = {"actions", "cost", "criterion", "grid", "indices", "parameters", "states", "time"}  # tables of problem and grid
+# tables of problem and grid
+_STATED = {"actions", "cost", "criterion", "goal", "grid", "indices", "parameters", "start", "states", "time"}
 _LONGEST_LINE = 500  # characters of a line that is looked at for what is wrong with it
 LEAST_SPACING = 1e-300  # between grid points: its inverse is a number
 
@@ -196,9 +197,10 @@ class Case(CaseTables):
         kernel = self.grid.kernel
         if not isinstance(kernel, str):
             kernel = written_out(kernel, "grid.kernel")
+        start = written_out(self.start, "start")
         neural = NeuralSettings() if self.neural is None and self.solver.kind == "neural" else self.neural
         grid = self.grid.model_copy(update={"points": points, "kernel": kernel})
-        return self.model_copy(update={"grid": grid, "neural": neural})
+        return self.model_copy(update={"grid": grid, "start": start, "neural": neural})
 
     def _check(self) -> None:
         """Check what no single key shows.  Raises CaseError."""
@@ -218,6 +220,7 @@ class Case(CaseTables):
                 f"criterion.discount: {criterion.discount!r} is so close to 1 that rounding decides the cost; take at most "
                 f'1 - {LEAST_DISCOUNTING:g}, or the limit itself: kind = "average"'
             )
+        self._check_goal()
         for key, state in self.states.items():
             if BOUNDARIES[state.boundary].needs_domain and state.domain is None:
                 raise CaseError(f"states.{key}.domain: missing, boundary = {state.boundary!r} needs two numbers")
@@ -247,6 +250,32 @@ class Case(CaseTables):
         for key in INITIAL_KEYS:
             if (texts := initial_texts(self, key)) is not None:
                 problem.feedback_expressions(f"policy.initial.{key}", texts)
+
+    def _check_goal(self) -> None:
+        """Check that criterion, goal and start law go together.  Raises CaseError."""
+        kind, goal = self.criterion.kind, self.goal
+        if self.solver.kind != "grid" and (goal is not None or self.start):
+            table = "start" if goal is None else "goal"
+            raise CaseError(f'{table}: the neural solver takes none, use solver.kind = "grid"')
+        if kind == "total" and (goal is None or goal.then != "stop"):
+            raise CaseError(
+                'goal: missing, kind = "total" is the cost until a goal: [goal] where = ...'
+                if goal is None
+                else 'goal.then: "restart" has no end, and no total cost: use criterion.kind = "average", or then = "stop"'
+            )
+        if kind == "average" and goal is not None and goal.then == "stop":
+            raise CaseError(
+                'goal.then: an average over all time does not stop: use criterion.kind = "total", the cost until the goal, or '
+                'then = "restart", the average over episodes'
+            )
+        if kind == "average" and goal is None and self.start:
+            raise CaseError(
+                'start: the average cost does not depend on where one starts; use it with criterion.kind = "discounted", or with '
+                'a goal'
+            )
+        for key, expected in (("average_cost", kind != "total"), ("total_cost", kind == "total")):
+            if getattr(self.expect, key) is not None and not expected:
+                raise CaseError(f"expect.{key}: not of criterion.kind = {kind!r}")
 
     def _check_time(self) -> None:
         """Check that states and cost have the keys of discrete or of continuous time, and no others."""

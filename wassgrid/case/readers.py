@@ -188,6 +188,17 @@ def read_positive_list(value: Any, info: ValidationInfo) -> tuple[float, ...]:
     return tuple(read_positive(item, info) for item in value)
 
 
+def read_start(value: Any, info: ValidationInfo) -> float | tuple[float, float] | dict[str, float]:
+    """Read a number, two in rising order, or a table of mean and std."""
+    if isinstance(value, list | tuple):
+        return read_interval(value, info)
+    if not isinstance(value, dict):
+        return read_number(value, info, "a number, [low, high] or { mean = ..., std = ... }")
+    if set(value) != {"mean", "std"}:
+        raise ValueError(f"expected {{ mean = ..., std = ... }}, got {', '.join(map(shown, value)) or 'an empty table'}")
+    return {"mean": read_number(value["mean"], info), "std": read_positive(value["std"], info)}
+
+
 def read_text(value: Any, info: ValidationInfo) -> str:
     """Read the text of an expression, or a number as such a text."""
     return value if isinstance(value, str) else repr(read_number(value, info, "an expression in quotes or a number"))

@@ -12,6 +12,7 @@ from wassgrid.case.readers import CaseError
 from wassgrid.case.tables import CaseTables
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.functions import RESERVED
+from wassgrid.problem.goal import Goal
 from wassgrid.problem.model import Family, Model, ProblemError
 from wassgrid.problem.names import is_name, nearest, split_family
 from wassgrid.problem.scope import Index
@@ -43,9 +44,11 @@ def check_names(tables: CaseTables) -> None:
 
 def problem_of(tables: CaseTables) -> ControlProblem:
     """Return the control problem that the tables state, every expression checked.  Raises ProblemError."""
+    model, goal = model_of(tables), tables.goal
     problem = ControlProblem.from_model(
-        model_of(tables), tables.title, tables.criterion.kind, tables.criterion.discount
-    )
+        model, tables.title, tables.criterion.kind, tables.criterion.discount,
+        None if goal is None else Goal.of(model, goal.where, goal.cost, goal.then == "restart"), tables.start,
+    )  # fmt: skip
     if tables.solver.kind == "grid":
         problem.order  # noqa: B018 - checks next(...)
     return problem

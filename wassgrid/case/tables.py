@@ -25,11 +25,15 @@ from wassgrid.case.readers import (
     read_parameters,
     read_positive,
     read_positive_list,
+    read_start,
     read_text,
+    read_word,
     word_or,
 )
 from wassgrid.method.facts import GEOMETRY_FACTS, METHOD_FACTS
 from wassgrid.problem.boundary import BOUNDARIES
+
+StartValue = float | tuple[float, float] | dict[str, float]
 
 ALIGNED = "aligned"
 KERNELS = ("auto", "gaussian", "linear", "matched", "cubic")
@@ -37,6 +41,9 @@ DEFAULT_GAP = 1e-6  # proved distance to the optimal cost, relative, where the u
 
 
 _ENDS = "periodic winds around, reflect folds back, project stops at the end, truncate cuts the law off, open lets noise leave"
+
+
+_THEN = "stop ends the episode, restart draws the next state from the start law"
 
 
 class IndexTable(Table):
@@ -99,10 +106,24 @@ class CostTable(Table):
 class CriterionTable(Table):
     """What is minimised."""
 
-    kind: Annotated[str, PlainValidator(choice("average", "discounted"))] = Field(
-        "average", description="long-run average cost, or discounted cost times 1 - discount from a uniform start over the domain"
+    kind: Annotated[str, PlainValidator(choice("average", "discounted", "total"))] = Field(
+        "average",
+        description="long-run average cost; discounted: the discounted cost times 1 - discount, from the start law; total: the "
+        "expected cost until the goal, from the start law",
     )
     discount: Fraction | None = Field(None, description="discount factor per step, between 0 and 1; discounted only")
+
+
+class GoalTable(Table):
+    """Where an episode ends, and what comes next."""
+
+    where: Annotated[str, PlainValidator(read_word)] = Field(
+        description="condition on the states, such as x >= 1 and v < 0; on the grid the points that satisfy it"
+    )
+    cost: ExpressionText = Field("0", description="cost of being there, once per visit, an expression of states; not a rate")
+    then: Annotated[str, PlainValidator(choice("stop", "restart", meanings=_THEN))] = Field(
+        "stop", description="stop (total and discounted cost) or restart: one step later the state is drawn from the start law"
+    )
 
 
 class GridTable(Table):
@@ -300,6 +321,7 @@ class ExpectTable(Table):
     """What a run must reach."""
 
     average_cost: ExpectedValue | None = Field(None, description="the objective J")
+    total_cost: ExpectedValue | None = Field(None, description="the same, where the criterion is total")
 
 
 class CaseTables(Table):
@@ -315,6 +337,12 @@ class CaseTables(Table):
     time: TimeTable | None = Field(None, description="continuous time (default: discrete time)")
     cost: CostTable = Field(description="the cost")
     criterion: CriterionTable = Field(default_factory=CriterionTable, description="what is minimised")
+    goal: GoalTable | None = Field(None, description="where an episode ends (default: nowhere)")
+    start: Annotated[dict[str, StartValue], PlainValidator(read_each(read_start, "{ x = [0, 1] }"))] = Field(
+        default_factory=dict,
+        description="law of the first state, independent per state: a number, [low, high] (uniform) or { mean = ..., std = ... } "
+        "(normal, cut off at the ends); default: uniform over the domain",
+    )
     grid: GridTable = Field(default_factory=GridTable, description="the state grid of the grid solver")
     policy: PolicyTable = Field(default_factory=PolicyTable, description="the particle policy")
     flow: FlowTable = Field(default_factory=FlowTable, description="how the particles move")

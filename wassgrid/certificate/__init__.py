@@ -4,7 +4,10 @@
 """
 
 from wassgrid.certificate.best_actions import BestActions, find_best, restored_best
-from wassgrid.certificate.bound import Certificate, certify
+from wassgrid.certificate.bound import Certificate, bound_of, certify, unbounded
 from wassgrid.certificate.bracket import Bracket, cheap_bracket, residual
 
-__all__ = ["BestActions", "Bracket", "Certificate", "certify", "cheap_bracket", "find_best", "residual", "restored_best"]
+__all__ = [
+    "BestActions", "Bracket", "Certificate", "bound_of", "certify", "cheap_bracket", "find_best", "residual", "restored_best",
+    "unbounded",
+]  # fmt: skip

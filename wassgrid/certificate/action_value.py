@@ -212,6 +212,10 @@ class ActionValue:
             lead_expectations, len(cells), mean.size * 8.0 * model.width, model.axes, self.lead, model.width, cells,
             np.ascontiguousarray(mean), model.cell_noise, table, len(table) == 1, result,
         )  # fmt: skip
+        if model.goal is not None:
+            # whatever the action
+            result[0, model.goal.inside[cells]] = model.goal.after(self.evaluation.value)
+            result[1:, model.goal.inside[cells]] = 0.0
         return result
 
     def values(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:

@@ -5,7 +5,16 @@ For any function V, with T V(s) = min_a [c(s, a) + g E V(s')]:
     J* >= min_s (T V(s) - V(s))                           average cost, g = 1 (Odoni 1969, MacQueen 1966)
     J* >= (1 - g) rho V + min_s (T V(s) - V(s))           discounted
 
-Both follow from T being monotone, so the rows of P must be nonnegative and sum to one; V need not solve any equation. The minimum
+For the total cost until a goal, with V = F in the goal, the stage cost at least c0 > 0 elsewhere, F at least F0 and
+delta = max(0, max_s (V(s) - T V(s))):
+
+    J* >= F0 + (rho V - F0) / (1 + delta/c0)              total
+
+since J(pi) >= rho V - delta T(pi) for the expected number T(pi) of steps, by summing c(s_t, a_t) >= V(s_t) - E V(s_t+1) - delta
+until the goal, and c0 T(pi) <= J(pi) - F0; a policy that never reaches the goal has an infinite cost (stochastic shortest paths:
+Bertsekas and Tsitsiklis 1991). Without such a c0 nothing is proven.
+
+All follow from T being monotone, so the rows of P must be nonnegative and sum to one; V need not solve any equation. The minimum
 over the actions of a cell is bounded from below by branch and bound: on a box of actions Q is at least its quadratic Taylor
 polynomial with the curvature replaced by a lower bound over the box. That bound comes from interval arithmetic on the
 derivatives of cost and mean, and from bounds on the kernels' derivatives (`weight_bounds`, `enclosure`).
@@ -84,6 +93,9 @@ def _nothing_proven(found: BestActions, reason: str) -> Certificate:
 
 
 def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None) -> Certificate:
+    if tolerance is not None and evaluation.steps_left is not None:
+        # of a cell, whose share in J is that of the steps
+        tolerance /= 1.0 + _steps(evaluation)
     if tolerance is None:
         tolerance = 1e-12 * float(np.abs(evaluation.cost).max() + np.abs(evaluation.value).max())
     actions, values = found.actions, found.values
@@ -105,8 +117,48 @@ def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None
         method = f"best of {PROBES} actions per cell and Newton steps from it: the {signed} kernel is not a Markov matrix"
     if found.assumed:
         method += f"; {found.assumed}"
-    # average: V is relative and Q holds - J;  discounted: (1 - g) rho V = J
-    bound = evaluation.anchor + float(slack.min())
+    bound = bound_of(evaluation, float(slack.min()))
     # an infinite end of an enclosure is no bound
     guaranteed = markov and found.coercive and bool(np.isfinite(bound))
+    if (reason := unbounded(evaluation)) is not None:
+        method, guaranteed = f"{method}; {reason}", False
     return Certificate(bound, evaluation.bracket[1] - bound, slack, actions, values, guaranteed, method, boxes)
+
+
+def bound_of(evaluation: Evaluation, slack: float) -> float:
+    """Return the bound on the optimal J that a lower bound of Q - V over all cells and actions gives (see the module).
+
+    For a total cost that is not seen to be positive off the goal: what holds for policies that take as many steps as this one.
+    """
+    if evaluation.steps_left is None:
+        # average: V is relative and Q holds - J;  discounted: (1 - g) rho V = J
+        return evaluation.anchor + slack
+    goal, delta = evaluation.model.goal, max(-slack, 0.0)
+    assert goal is not None
+    if not goal.least_cost > 0.0:
+        return evaluation.anchor - delta * evaluation.most_steps
+    least = float(goal.costs[goal.inside].min())
+    bound = least + (evaluation.anchor - least) / (1.0 + delta / goal.least_cost)
+    # a few roundings of numbers of these sizes
+    return bound - 8.0 * float(np.finfo(float).eps) * (abs(least) + abs(evaluation.anchor))
+
+
+def unbounded(evaluation: Evaluation) -> str | None:
+    """Return why a total cost has no bound, None where it has one or is none."""
+    goal = evaluation.model.goal
+    if evaluation.steps_left is None or goal is None or goal.least_cost > 0.0:
+        return None
+    seen = f"only to be at least {goal.least_cost:.3g}" if np.isfinite(goal.least_cost) else "to have no lower bound"
+    return (
+        f"off the goal the stage cost is seen {seen}, and a policy may take its time: a bound needs every step to cost "
+        "something, such as a small price of time"
+    )
+
+
+def _steps(evaluation: Evaluation) -> float:
+    """Return by how much the bound falls where Q - V does in every cell."""
+    goal = evaluation.model.goal
+    assert goal is not None
+    if not goal.least_cost > 0.0:
+        return evaluation.most_steps
+    return max(evaluation.anchor - float(goal.costs[goal.inside].min()), 0.0) / goal.least_cost

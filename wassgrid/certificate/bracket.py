@@ -55,6 +55,8 @@ def cheap_bracket(evaluation: Evaluation, found: BestActions, r: np.ndarray | No
     r (cells,): `residual(evaluation)` where it is known.
     """
     r = residual(evaluation) if r is None else r
+    if evaluation.model.problem.stops:
+        raise ValueError("a cost until a goal has no such bracket: see Evaluation.bracket and certificate.bound_of")
     gain = found.values - evaluation.value
     j = evaluation.anchor
     policy = j + float(r.min()), j + float(r.max())

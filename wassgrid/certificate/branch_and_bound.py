@@ -111,9 +111,12 @@ class BranchAndBound:
 
         Some cells at once, and on several threads: beyond the results nothing is kept but their open boxes.
         """
-        cells = self.values.size
+        controlled = self.evaluation.controlled
+        cells = np.arange(self.values.size) if controlled is None else np.flatnonzero(controlled)
         self.target = float(self._allowed((self.values - self.evaluation.value).min()))
-        blocks = [np.arange(start, min(start + BOXES_AT_ONCE, cells)) for start in range(0, cells, BOXES_AT_ONCE)]
+        if controlled is not None:
+            self.lower[~controlled] = self.values[~controlled]  # the same for every action
+        blocks = [cells[start : start + BOXES_AT_ONCE] for start in range(0, cells.size, BOXES_AT_ONCE)]
         self.boxes = sum(TEAM.share(self._run_cells, blocks))
 
     def _allowed(self, known: np.ndarray) -> np.ndarray:

@@ -29,6 +29,19 @@ def recurrent_classes(operator: MarkovOperator) -> list[np.ndarray]:
     return [order[low:high] for low, high in zip(*bounds, strict=True)]
 
 
+def never_reaching(operator: MarkovOperator, cells: np.ndarray) -> np.ndarray:
+    """Return the numbers of the cells from which none of the chosen ones (cells,) is ever reached.
+
+    Edges with probability below rounding do not count. As many products with P as the slowest cell needs steps.
+    """
+    reached = cells.copy()
+    count = -1
+    while (found := int(np.count_nonzero(reached))) > count:
+        count = found
+        reached |= operator.apply(reached.astype(float)) > _EDGE
+    return np.flatnonzero(~reached)
+
+
 def is_single_class(operator: MarkovOperator, cell: int) -> bool:
     """Tell whether every cell reaches `cell`, a recurrent one: then there is one recurrent class, which holds it.
 

@@ -49,6 +49,10 @@ class CoarseCorrection:
     latest: Latest = field(default_factory=Latest)
 
     @property
+    def _recurrent(self) -> bool:
+        return self.discount == 1.0 and self.operator.stochastic
+
+    @property
     def _rows(self) -> sparse.csr_array | None:
         """The rows of P at the nodes; None where a product with all of P takes no longer than one with them."""
         return self.latest.of(self, "rows", self._light_rows)
@@ -95,7 +99,7 @@ class CoarseCorrection:
     def _factorised(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Factors of I - g P_c + 1 mu H; None where they are singular: the nodes part into classes that other cells join."""
         matrix = np.eye(self.skeleton.size) - self.discount * self._coarse_law()
-        if self.discount == 1.0:
+        if self._recurrent:
             matrix += self.skeleton.restricted(self.law)
         factors, pivots, _ = dgetrf(matrix, overwrite_a=1)
         size = np.abs(np.diagonal(factors))
@@ -109,7 +113,7 @@ class CoarseCorrection:
 
     def right(self, function: np.ndarray) -> np.ndarray:
         """Return M f, (cells,)."""
-        if self.discount < 1.0:
+        if not self._recurrent:
             slow = self._solve(self._at_nodes(function))
             return function + self.discount * self.skeleton.prolonged(slow)
         mean = dot(self.law, function)
@@ -118,7 +122,7 @@ class CoarseCorrection:
 
     def left(self, measure: np.ndarray) -> np.ndarray:
         """Return nu M, (cells,)."""
-        if self.discount < 1.0:
+        if not self._recurrent:
             slow = self._solve(self.skeleton.restricted(measure), transposed=True)
             return measure + self.discount * self._from_nodes(slow)
         mass = total(measure)

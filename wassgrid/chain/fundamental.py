@@ -25,8 +25,9 @@ DIRECT_COST = 400.0  # products that one factorisation of a narrow matrix may co
 class Factorisation:
     """Factorise I - g P once for solves with it and with its transpose.
 
-    With g = 1 the matrix is singular; one recurrent cell r is taken out (its value and its mass are then known), and
-    what is left is a nonsingular M-matrix, factorised without pivoting: stable, and sparse in a symmetric ordering.
+    With g = 1 the matrix is singular, unless the chain stops somewhere; one recurrent cell r is taken out (its value and its mass
+    are then known), and what is left is a nonsingular M-matrix, factorised without pivoting: stable, and sparse in a symmetric
+    ordering.
     """
 
     def __init__(self, operator: MarkovOperator, discount: float = 1.0, pinned: int | None = None) -> None:
@@ -35,7 +36,7 @@ class Factorisation:
         columns = operator.matrix().tocsc()
         columns.data *= -discount
         self.pinned = pinned
-        if discount == 1.0:
+        if discount == 1.0 and operator.stochastic:
             if pinned is None:
                 raise ValueError("an average-cost factorisation needs the cell to be pinned")
             found = np.flatnonzero(columns.indices == pinned)
@@ -109,9 +110,9 @@ class ChainSolution:
 class Chain:
     """Solve with the fundamental matrix of a policy's chain, from the right and from the left.
 
-    Average cost: D = (I - P + 1 mu)^{-1} (deviation matrix plus 1 mu). Discounted: D = (I - g P)^{-1}.
-    Both solves share one factorisation where that is the cheaper way, and are refined to `tolerance` otherwise. `known`
-    gives factors that exist already, `correction` what takes the slow modes out of iterations.
+    Average cost: D = (I - P + 1 mu)^{-1} (deviation matrix plus 1 mu). Discounted: D = (I - g P)^{-1}, also where the chain stops
+    at a goal and g = 1. Both solves share one factorisation where that is the cheaper way, and are refined to `tolerance`
+    otherwise. `known` gives factors that exist already, `correction` what takes the slow modes out of iterations.
     """
 
     operator: MarkovOperator
@@ -122,11 +123,16 @@ class Chain:
     known: Factorisation | None = None
     correction: CoarseCorrection | None = None
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether the chain goes on for ever and nothing is discounted: I - P is singular, and constants are taken out."""
+        return self.discount == 1.0 and self.operator.stochastic
+
     @cached_property
     def factors(self) -> Factorisation:
         if self.known is not None:
             return self.known
-        if self.discount < 1.0:
+        if not self.recurrent:
             return Factorisation(self.operator, self.discount)
         return Factorisation(self.operator, pinned=int(self.law.argmax()))
 
@@ -152,13 +158,13 @@ class Chain:
     def _apply(self, x: np.ndarray, left: bool) -> np.ndarray:
         if left:
             result = x - self.discount * self.operator.push(x)
-            return result + x.sum() * self.law if self.discount == 1.0 else result
+            return result + x.sum() * self.law if self.recurrent else result
         result = x - self.discount * self.operator.apply(x)
-        return result + self.law @ x if self.discount == 1.0 else result
+        return result + self.law @ x if self.recurrent else result
 
     def _direct(self, right: np.ndarray, left: bool) -> np.ndarray:
         """D f and nu D from the factors, in which one cell is pinned for the average cost."""
-        if self.discount < 1.0:
+        if not self.recurrent:
             return self.factors.solve_transposed(right) if left else self.factors.solve(right)
         if left:
             x = self.factors.solve_transposed(right - right.sum() * self.law)

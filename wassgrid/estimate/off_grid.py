@@ -23,6 +23,8 @@ SEED = 20_604  # of the estimate, so that it is the same every time
 _ALIKE = 0.1  # of the range of all actions: neighbours this near are interpolated, others are compared
 _FORGOTTEN = 0.05  # correlation with the start from which it counts as forgotten
 _LEAST_STEPS, _MOST_STEPS = 8, 400  # of the burn-in
+_PATIENCE = 50.0  # times the expected number of steps to the goal, of an episode
+_STARTS, _LEVEL = 1 << 18, 1 << 14  # first states over which h is averaged
 _SWEEPS = 4  # of the value function in the problem itself
 _CELLS_PER_NOISE, _MOST_PARTS = 2.0, 5  # of the grid that it stands on
 _MOST_CORNERS = 3  # action components whose corners are tried
@@ -64,6 +66,14 @@ class GreedyPolicy:
     best: np.ndarray  # (cells, m)
     spline: Spline
     discount: float
+    level: float = 0.0  # of a chain that starts again after the goal: what h counts there, about its mean under the start law
+
+    def value(self, states: np.ndarray) -> np.ndarray:
+        """Return h at states (K, d): the spline; in the goal what it costs there and what h counts of what comes next."""
+        result, goal = self.spline(states), self.problem.goal
+        if goal is not None and (inside := goal.reached(states)).any():
+            result[inside] = goal.costs(states[inside]) / self.problem.cost_unit + self.discount * self.level
+        return result
 
     @cached_property
     def noisy(self) -> np.ndarray:
@@ -130,7 +140,7 @@ class GreedyPolicy:
             step = (axis[-1] - axis[0]) / ((axis.size - 1) * factor)
             axes.append(axis[0] + step * np.arange(parts + (boundary != "periodic")))
         fine = StateGrid(self.grid.names, tuple(axes), self.grid.boundary)
-        return replace(self, grid=fine, best=self.actions(fine.states), spline=Spline.through(fine, self.spline(fine.states)))
+        return replace(self, grid=fine, best=self.actions(fine.states), spline=Spline.through(fine, self.value(fine.states)))
 
     def improved(self) -> GreedyPolicy:
         """Return the policy of  h <- min_a [c + g E h]  at the nodes, in the problem itself; less its mean where g = 1."""
@@ -143,6 +153,14 @@ class GreedyPolicy:
         mean = float(values.mean()) if self.discount == 1.0 else 0.0
         return replace(self, best=actions, spline=Spline.through(self.grid, values - mean))
 
+    def levelled(self) -> GreedyPolicy:
+        """Return the policy with the level of its h; any level is right, this one has the least variance."""
+        goal = self.problem.goal
+        if goal is None or not goal.restarts:
+            return self
+        states = first_states(self.problem, _LEVEL, np.random.default_rng(SEED))
+        return replace(self, level=float(self.spline(states).mean()))
+
     def _values(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Return c + g E h(s') at states (K, d) for actions (K, C, m), (K, C)."""
         tables = self.problem.action_tables(states, actions, 0)
@@ -153,7 +171,7 @@ class GreedyPolicy:
         for point, weight in zip(*self._rule, strict=True):
             normals = np.zeros_like(mean)
             normals[:, self.noisy] = point
-            total += weight * self.spline(self.problem.realised(mean, cell, normals))
+            total += weight * self.value(self.problem.realised(mean, cell, normals))
         return tables.cost + self.discount * total.reshape(-1, count)
 
     def residual(self, states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -162,14 +180,19 @@ class GreedyPolicy:
         for some in np.array_split(np.arange(len(states)), 1 + states.size // _BLOCK):
             here = states[some]
             tables = self.problem.action_tables(here, self.actions(here)[:, None, :], 0)
-            mean, cell, value = tables.mean[:, 0], self.problem.cell_tables(here), self.spline(here)
+            mean, cell, value = tables.mean[:, 0], self.problem.cell_tables(here), self.value(here)
             gain = np.zeros(len(here))
             for points, weight in shifted_rule(self.noisy.size, len(here), rng):
                 normals = np.zeros_like(mean)
                 normals[:, self.noisy] = points
                 # less h: what is constant is then exact
-                gain += weight * (self.spline(self.problem.realised(mean, cell, normals)) - value)
+                gain += weight * (self.value(self.problem.realised(mean, cell, normals)) - value)
             result[some] = tables.cost[:, 0] + self.discount * gain - (1.0 - self.discount) * value
+        goal = self.problem.goal
+        if goal is not None and goal.restarts and (inside := goal.reached(states)).any():
+            # F + g h(s') - (F + g level) with s' of the start law
+            after = self.value(first_states(self.problem, int(inside.sum()), rng))
+            result[inside] = self.discount * (after - self.level)
         return result
 
     def step(self, states: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +200,16 @@ class GreedyPolicy:
         tables = self.problem.action_tables(states, self.actions(states)[:, None, :], 0)
         mean = tables.mean[:, 0]
         following = self.problem.realised(mean, self.problem.cell_tables(states), rng.standard_normal(mean.shape))
-        return following, tables.cost[:, 0]
+        cost, goal = tables.cost[:, 0], self.problem.goal
+        if goal is not None and (inside := goal.reached(states)).any():
+            cost[inside] = goal.costs(states[inside]) / self.problem.cost_unit
+            following[inside] = first_states(self.problem, int(inside.sum()), rng) if goal.restarts else states[inside]
+        return following, cost
+
+
+def first_states(problem: ControlProblem, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw first states (count, d)."""
+    return problem.start.sample(count, problem.domain, problem.boundary, rng)
 
 
 def repeated(cell: CellTables, count: int) -> CellTables:
@@ -194,15 +226,20 @@ def estimate(evaluation: Evaluation, best: BestActions, todo: Plan | None = None
     todo = plan(evaluation, best) if todo is None else todo
     model, policy = evaluation.model, greedy_policy(evaluation, best, todo)
     rng = np.random.default_rng(seed)
-    anchor = 0.0 if evaluation.discount == 1.0 else (1.0 - evaluation.discount) * _mean_over_domain(policy)
+    anchor, uncertain = (0.0, 0.0) if evaluation.recurrent else _mean_of_starts(policy)
+    anchor, uncertain = evaluation.share * anchor, evaluation.share * uncertain
     residuals, steps, forgotten = np.zeros(0), 0, True
     for _ in range(todo.batches):
-        states, taken, forgot = (
-            _stationary(policy, model.grid, evaluation.law, rng) if evaluation.discount == 1.0 else _occupied(policy, rng)
-        )
-        residuals = np.append(residuals, policy.residual(states, rng))
-        steps, forgotten = max(steps, taken), forgotten and forgot
-        error = float(residuals.std(ddof=1) / np.sqrt(residuals.size))
+        weights, forgot = np.ones(CHAINS), True
+        if evaluation.recurrent:
+            states, steps_taken, forgot = _stationary(policy, model.grid, evaluation.law, rng)
+        elif evaluation.steps_left is not None:
+            states, weights, steps_taken = _on_the_way(policy, rng, _PATIENCE * (1.0 + evaluation.most_steps))
+        else:
+            states, weights, steps_taken = _occupied(policy, rng)
+        residuals = np.append(residuals, weights * policy.residual(states, rng))
+        steps, forgotten = max(steps, steps_taken), forgotten and forgot
+        error = float(np.hypot(residuals.std(ddof=1) / np.sqrt(residuals.size), uncertain))
         if error <= _FINE * evaluation.cost_scale:
             break
     return Estimate(anchor + float(residuals.mean()), error, residuals.size, steps, forgotten)
@@ -237,15 +274,19 @@ def plan(evaluation: Evaluation, best: BestActions, allowed: float = ASKED) -> P
     One batch of chains first, then sweeps on cells that the noise is `_CELLS_PER_NOISE` of, then more chains.
     """
     model = evaluation.model
-    d, noise = model.grid.dimension, np.sqrt(np.maximum(evaluation.law, 0.0) @ model.noise**2)
+    law = np.maximum(evaluation.law, 0.0) / max(float(evaluation.law.sum()), 1e-300)
+    d, noise = model.grid.dimension, np.sqrt(law @ model.noise**2)
     noisy = int(np.count_nonzero(noise))
     point, rule = 4.0**d + _OVERHEAD, len(fixed_rule(noisy, d)[0])
     # every state moves, some compare, and at the end the shifted rule sums
     policy = _greedy(evaluation, best)
-    share = float(np.maximum(evaluation.law, 0.0) @ policy.switching((-1,)))
+    share = float(law @ policy.switching((-1,)))
     compared = share * rule * (1 + min(2**d, _MOST_NEIGHBOURS))
     # without noise chains do not forget their start
-    steps = (_EXPECTED_STEPS if noisy else _MOST_STEPS) if evaluation.discount == 1.0 else 1.0 / (1.0 - evaluation.discount)
+    if evaluation.steps_left is not None:
+        steps = evaluation.most_steps
+    else:
+        steps = (_EXPECTED_STEPS if noisy else _MOST_STEPS) if evaluation.recurrent else 1.0 / (1.0 - evaluation.discount)
     batch = CHAINS * point * (steps * (1 + compared) + size_of_shifted(noisy))
     if batch > allowed:
         return Plan(0, (1,) * d, 0, 0.0)
@@ -255,7 +296,8 @@ def plan(evaluation: Evaluation, best: BestActions, allowed: float = ASKED) -> P
     sweep = _SWEEPS * model.grid.size * point * rule * near
     while sweep * parts.prod() > allowed - batch and parts.max() > 1:
         parts[parts.argmax()] -= 1
-    sweeps = _SWEEPS if sweep * parts.prod() <= allowed - batch else 0
+    # h jumps at the edge of a goal, and the fixed rule is one for smooth functions
+    sweeps = _SWEEPS if sweep * parts.prod() <= allowed - batch and model.goal is None else 0
     work = batch + (sweep * float(parts.prod()) if sweeps else 0.0)
     more = min(BATCHES - 1, int((allowed - work) / batch))
     return Plan(sweeps, tuple(parts.tolist()), 1 + more, work + more * batch)
@@ -275,8 +317,9 @@ def allowance(evaluation: Evaluation, steps: int) -> float:
 
 def _greedy(evaluation: Evaluation, best: BestActions) -> GreedyPolicy:
     grid = evaluation.model.grid
-    spline = Spline.through(grid, evaluation.value)
-    return GreedyPolicy(evaluation.model.problem, grid, best.actions, spline, evaluation.discount)
+    spline, goal = Spline.through(grid, evaluation.value), evaluation.model.goal
+    actions = best.actions if goal is None else best.actions[goal.nearest]
+    return GreedyPolicy(evaluation.model.problem, grid, actions, spline, evaluation.discount).levelled()
 
 
 def _stationary(
@@ -298,15 +341,50 @@ def _stationary(
     return states, _MOST_STEPS, False
 
 
-def _occupied(policy: GreedyPolicy, rng: np.random.Generator) -> tuple[np.ndarray, int, bool]:
-    """Draw states (K, d) of the discounted occupation d: where chains stop that last a geometric time, from the uniform law."""
+def _occupied(policy: GreedyPolicy, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    """Draw states (K, d) of the discounted occupation d: where chains stop that last a geometric time, from the start law.
+
+    Their weights (K,) are zero where the goal ended them before, and in it.
+    """
     problem, g = policy.problem, policy.discount
-    states = rng.uniform(problem.domain[:, 0], problem.domain[:, 1], (CHAINS, problem.state_dimension))
+    states, weights = first_states(problem, CHAINS, rng), np.ones(CHAINS)
     lifetimes = np.sort(rng.geometric(1.0 - g, size=CHAINS) - 1)[::-1]
     for step in range(int(lifetimes[0])):
         alive = int((lifetimes > step).sum())
         states[:alive], _ = policy.step(states[:alive], rng)
-    return states, int(lifetimes[0]), True
+    if problem.stops:
+        assert problem.goal is not None
+        weights[problem.goal.reached(states)] = 0.0  # where it was reached the chain stands still
+    return states, weights, int(lifetimes[0])
+
+
+def _on_the_way(policy: GreedyPolicy, rng: np.random.Generator, patience: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """Draw states (K, d) of the ways to the goal: of every episode one, any of its steps, and its weight, their number.
+
+    The mean of weight times f is that of the sum of f over the steps of an episode. Raises ValueError where an episode takes more
+    than `patience` steps.
+    """
+    problem = policy.problem
+    assert problem.goal is not None
+    states = first_states(problem, CHAINS, rng)
+    kept, weights, going = states.copy(), np.zeros(CHAINS), np.arange(CHAINS)
+    steps = 0
+    while True:
+        off = ~problem.goal.reached(states)
+        going, states = going[off], states[off]
+        if going.size == 0:
+            return kept, weights, steps
+        steps += 1
+        # the n-th state takes the place of the one kept with probability 1/n
+        weights[going] = steps
+        chosen = rng.random(going.size) * steps < 1.0
+        kept[going[chosen]] = states[chosen]
+        if steps > patience:
+            raise ValueError(
+                f"in the problem itself {going.size} of {CHAINS} episodes had not reached the goal after {steps} steps: the "
+                "policy relies on what the grid adds to the noise, or the goal is narrower than a cell"
+            )
+        states, _ = policy.step(states, rng)
 
 
 def _uncorrelated(first: np.ndarray, second: np.ndarray) -> bool:
@@ -319,6 +397,14 @@ def _from_cells(grid: StateGrid, law: np.ndarray, count: int, rng: np.random.Gen
     law = np.maximum(law, 0.0)
     states = grid.states[rng.choice(law.size, size=count, p=law / law.sum())]
     return states + (rng.random(states.shape) - 0.5) * grid.spacing
+
+
+def _mean_of_starts(policy: GreedyPolicy) -> tuple[float, float]:
+    """Return the mean of h under the start law and its standard error."""
+    if policy.problem.start.everywhere and policy.problem.goal is None:
+        return _mean_over_domain(policy), 0.0
+    values = policy.value(first_states(policy.problem, _STARTS, np.random.default_rng(SEED)))
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(values.size))
 
 
 def _mean_over_domain(policy: GreedyPolicy) -> float:

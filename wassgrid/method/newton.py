@@ -36,7 +36,8 @@ def reach(evaluation: Evaluation) -> np.ndarray:
 def initial_pseudo_time(evaluation: Evaluation) -> float:
     """Return the first tau: 1/tau is a tenth of the mean curvature |D^2_a Q| under the stationary law."""
     curvature = np.abs(np.einsum("kiaa->ki", evaluation.q_hessian)) / evaluation.policy.action_dimension
-    mean = float(np.einsum("k,ki,ki->", np.maximum(evaluation.law, 0.0), evaluation.policy.weights, curvature))
+    law = np.maximum(evaluation.law, 0.0)
+    mean = float(np.einsum("k,ki,ki->", law, evaluation.policy.weights, curvature)) / max(float(law.sum()), 1.0)
     return 1.0 / (_DAMPING * mean) if mean > 0 else 1.0
 
 

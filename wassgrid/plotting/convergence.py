@@ -17,7 +17,7 @@ from wassgrid.runs.schema import COMPILATION, FLOW_TIME, GRADIENT_NORM, LOWER_BO
 from wassgrid.runs.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
 
-_PROBLEM = ("parameters", "indices", "states", "actions", "time", "cost", "criterion", "grid")
+_PROBLEM = ("parameters", "indices", "states", "actions", "time", "cost", "criterion", "goal", "start", "grid")
 
 
 @dataclass(frozen=True)

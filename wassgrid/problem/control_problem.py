@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 from wassgrid.problem.boundary import next_value
 from wassgrid.problem.compilation import KEPT, ArrayFunction, Stages, compile_functions, differentiate
 from wassgrid.problem.dependence import Dependence
+from wassgrid.problem.goal import Goal
 from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
 from wassgrid.problem.model import Model, ProblemError
 from wassgrid.problem.names import remedy
 from wassgrid.problem.periodicity import shift
+from wassgrid.problem.start import StartLaw, StartValue
 
 __all__ = ["ActionRanges", "ActionTables", "CellTables", "ControlProblem", "ProblemError"]
 
 Array = NDArray[np.float64]
 Plan = list[tuple[int, tuple[int, ...]]]
+AVERAGE, DISCOUNTED, TOTAL = "average", "discounted", "total"  # criteria
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ class ControlProblem:
     ("rk4", the action held over the step), sigma = Sigma sqrt(h), and c is the cost rate: average costs are per unit
     time.
 
+    The criterion `total` sums costs, so that its stage cost is h times the rate. `goal` ends an episode, or makes it begin anew;
+    `start` is the law of first states.
+
     domain (d, 2), boundary (d): names of `problem.boundary`; action_bounds (m, 2), infinite where none is given.
     order: the axes in an order in which the realised next values are known; coupled (d, d): where beta is not zero.
     """
@@ -96,23 +102,33 @@ class ControlProblem:
     criterion: str
     discount: float | None
     time_step: float | None
+    goal: Goal | None
+    start: StartLaw
 
     @classmethod
-    def from_model(cls, model: Model, title: str, criterion: str, discount: float | None) -> ControlProblem:
-        """Build the problem of a model and check every expression.  Raises ProblemError."""
+    def from_model(
+        cls, model: Model, title: str, criterion: str, discount: float | None, goal: Goal | None = None,
+        start: Mapping[str, StartValue] = MappingProxyType({}),
+    ) -> ControlProblem:  # fmt: skip
+        """Build the problem of a model and check every expression.  start: see `StartLaw.of`.  Raises ProblemError."""
         states = [(family, name) for family in model.states for name in family.members]
         actions = [(family, name) for family in model.actions for name in family.members]
+        names = tuple(name for _, name in states)
+        domain = np.array([family.interval for family, _ in states], dtype=float).reshape(-1, 2)
+        boundary = tuple(family.boundary for family, _ in states)
         problem = cls(
             title=title,
             model=model,
-            state_names=tuple(name for _, name in states),
+            state_names=names,
             action_names=tuple(name for _, name in actions),
-            domain=np.array([family.interval for family, _ in states], dtype=float).reshape(-1, 2),
-            boundary=tuple(family.boundary for family, _ in states),
+            domain=domain,
+            boundary=boundary,
             action_bounds=np.array([family.interval for family, _ in actions], dtype=float).reshape(-1, 2) + 0.0,
             criterion=criterion,
             discount=discount,
             time_step=model.time_step,
+            goal=goal,
+            start=StartLaw.of(names, domain, boundary, start),
         )
         for template in model.templates[0]:
             if template.noise.is_Number and template.noise < 0:
@@ -132,6 +148,16 @@ class ControlProblem:
     def action_dimension(self) -> int:
         """m, the number of action variables."""
         return len(self.action_names)
+
+    @property
+    def cost_unit(self) -> float:
+        """What a stage cost of one is in units of cost: the time step where it is a rate, 1 where it is the cost of a step."""
+        return 1.0 if self.time_step is None or self.criterion == TOTAL else self.time_step
+
+    @property
+    def stops(self) -> bool:
+        """Whether nothing comes after the goal."""
+        return self.goal is not None and not self.goal.restarts
 
     @cached_property
     def coupled(self) -> NDArray[np.bool_]:
@@ -370,7 +396,9 @@ class ControlProblem:
             raise ValueError(f"order: expected 0, 1 or 2, got {order}")
         if (order, backend) not in self._compiled:
             law, scalars = self._law, self.model.scalars
-            rows = (*law.mean, scalars.cost)
+            # a sum of costs over steps, each h times its rate
+            step = self.time_step if self.time_step is not None and self.criterion == TOTAL else None
+            rows = (*law.mean, scalars.cost if step is None else sp.Float(step) * scalars.cost)
             self._compiled[order, backend] = _entries(rows, law.stages, scalars.states, scalars.actions, order, backend)
         return self._compiled[order, backend]
 

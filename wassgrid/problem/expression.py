@@ -19,10 +19,11 @@ from collections.abc import Mapping
 import sympy as sp
 
 from wassgrid.problem.compilation import compile_functions
+from wassgrid.problem.functions import Where
 from wassgrid.problem.grammar import Reader, as_double, as_expression
 from wassgrid.problem.scope import ExpressionError, Index, Scope, shown_at
 
-__all__ = ["ExpressionError", "Index", "Scope", "compile_functions", "evaluate_number", "parse"]
+__all__ = ["ExpressionError", "Index", "Scope", "compile_functions", "evaluate_number", "parse", "parse_condition"]
 
 _PRODUCT = re.compile(r"(?<![\w.])\d+(?:\.\d*)?(?!e[+-]?\d)[A-Za-z(]|\)[\w(]")  # 2x, 2(x + 1), (x)(y)
 MAXIMUM_LENGTH = 20_000  # characters of one expression
@@ -35,7 +36,19 @@ def parse(text: str, scope: Scope) -> sp.Expr:
     Raises ExpressionError for anything outside the grammar and for constants that are not finite.
     """
     text, tree = _syntax_tree(text)
-    expression = as_expression(Reader(text, scope).number(tree, 0))
+    return _finite(as_expression(Reader(text, scope).number(tree, 0)), text)
+
+
+def parse_condition(text: str, scope: Scope) -> sp.Expr:
+    """Parse a condition such as `x >= 1 and y < 0` into an expression that is 1 where it holds and 0 elsewhere.
+
+    Raises ExpressionError as `parse`.
+    """
+    text, tree = _syntax_tree(text)
+    return _finite(Where(Reader(text, scope).condition(tree, 0), sp.S.One, sp.S.Zero), text)
+
+
+def _finite(expression: sp.Expr, text: str) -> sp.Expr:
     for number in expression.atoms(sp.Float):
         if not math.isfinite(as_double(number)):
             raise ExpressionError(f"a constant is too large for a double in {shown_at(text, 0)}")

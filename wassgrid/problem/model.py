@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import sympy as sp
 
 from wassgrid.errors import WassgridError
-from wassgrid.problem.expression import ExpressionError, Index, Scope, parse
+from wassgrid.problem.expression import ExpressionError, Index, Scope, parse, parse_condition
 from wassgrid.problem.names import member
 
 
@@ -143,6 +143,13 @@ class Model:
         bound = {} if action.index is None else {action.index.name: position}
         return self._parse(key, text, self._state_scope("a feedback law may depend on", bound, template=False))
 
+    def of_states(self, key: str, text: str, what: str, condition: bool = False) -> sp.Expr:
+        """Parse an expression of states and parameters, or a condition on them (1 where it holds, 0 elsewhere).
+
+        what: the words before "states and parameters only" of an error.  Raises ProblemError.
+        """
+        return self._parse(key, text, self._state_scope(what, {}, template=False), parse_condition if condition else parse)
+
     def _path(self, family: Family, key: str) -> str:
         return f"states.{family.key}.{key}"
 
@@ -174,8 +181,8 @@ class Model:
         return Scope(**{**vars(scope), "forbidden": reasons})
 
     @staticmethod
-    def _parse(path: str, text: str, scope: Scope) -> sp.Expr:
+    def _parse(path: str, text: str, scope: Scope, read: Callable[[str, Scope], sp.Expr] = parse) -> sp.Expr:
         try:
-            return parse(text, scope)
+            return read(text, scope)
         except ExpressionError as error:
             raise ProblemError(f"{path}: {error}") from None

@@ -93,7 +93,9 @@ def grid_layout(case: Case) -> dict[str, Any]:
     cloud = (*grid.names, particle, *([action] if len(actions) > 1 else []))
     shared = set(units.actions)
     # V sums costs over steps: rates times time
-    value_units = units.cost if units.time == "1" else f"{units.cost} {units.time}".removeprefix("1 ")
+    value_units = units.cost
+    if units.time != "1" and case.criterion.kind != "total":
+        value_units = f"{units.cost} {units.time}".removeprefix("1 ")
     trajectory = {
         "actions": Variable(cloud, "actions of the particles", shared.pop() if len(shared) == 1 else "1"),
         "weights": Variable((*grid.names, particle), "weights of the particles", "1"),

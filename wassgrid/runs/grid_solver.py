@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wassgrid.certificate import BestActions, certify, find_best, restored_best
+from wassgrid.certificate import BestActions, bound_of, certify, find_best, restored_best
 from wassgrid.chain.classes import LISTED, is_single_class, period, reached_together, recurrent_classes
 from wassgrid.chain.reductions import dot, largest
 from wassgrid.chain.spectrum import second_eigenvalue
@@ -27,6 +27,7 @@ from wassgrid.method.outcome import StepOutcome
 from wassgrid.metric import Metric, gradient_norm, mean_q, step_length
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
+from wassgrid.problem.model import ProblemError
 from wassgrid.resolution import resolution
 from wassgrid.resources import one_blas_thread
 from wassgrid.runs import stopping
@@ -224,7 +225,7 @@ class GridSolver:
                 # the gap is that of the worst cell, which the finer grid has anew
                 if abs(before - state.evaluation.objective) <= _COARSE_GAIN * scale:
                     break
-        except (ResolutionError, StationaryError, EvaluationError):
+        except (ResolutionError, StationaryError, EvaluationError, ProblemError):
             return None  # whatever the coarser grid cannot carry, this one may
         evaluation = state.evaluation
         return self._carried(Start(evaluation.policy, "a coarser grid", evaluation.law, evaluation.value), state.best.actions)
@@ -277,8 +278,8 @@ class GridSolver:
 
     @property
     def _inexact(self) -> bool:
-        """Whether steps need V only to a fraction of what is left to gain."""
-        return self._method.inexact and self._fixed_step is None
+        """Whether steps need V only to a fraction of what is left to gain; the bracket of a total cost needs more than that."""
+        return self._method.inexact and self._fixed_step is None and not self.evaluator.total
 
     @property
     def _fixed_step(self) -> float | None:
@@ -332,7 +333,8 @@ class GridSolver:
         new = outcome.evaluation
         elapsed = time.perf_counter() - began
         flow = max(elapsed - sum(new.times.values()), 0.0)
-        moved = step_length(old.law, old.policy, new.policy, self._metric)
+        law = old.law if old.controlled is None else np.where(old.controlled, old.law, 0.0)
+        moved = step_length(law, old.policy, new.policy, self._metric)
         new, best, found, seconds = self._searched(new, (state.best, old.value))
         facts = {
             STEP_LENGTH: moved,
@@ -497,9 +499,13 @@ class GridSolver:
         return {
             "actions": actions[..., 0] if policy.action_dimension == 1 else actions,
             "weights": policy.weights.reshape(*shape, policy.particles),
-            "stationary": self._exact_law(evaluation).reshape(shape),
+            "stationary": self._shares(self._exact_law(evaluation)).reshape(shape),
             "value": (evaluation.value * self._value_unit).reshape(shape),
         }
+
+    def _shares(self, law: np.ndarray) -> np.ndarray:
+        """The law as shares of the time, that sum to one: expected visits of an episode are those of all its steps."""
+        return law / law.sum() if self.case.problem.stops else law
 
     def _exact_law(self, evaluation: Evaluation) -> np.ndarray:
         """The law to the tolerance; it is not fed back, so that what is stored does not change what is computed."""
@@ -508,7 +514,7 @@ class GridSolver:
     @property
     def _value_unit(self) -> float:
         """V of a chain with cost rates sums rates over steps; times the step it is in units of cost."""
-        return self.case.problem.time_step or 1.0
+        return self.case.problem.cost_unit
 
     def _checkpoint(self, state: GridState) -> dict[str, Any]:
         if state.final:
@@ -590,7 +596,7 @@ class GridSolver:
             return {**self.summary(evaluation), **self._estimate(state), "certificate": method}
 
         return GridSolution(
-            evaluation.objective, record[LOWER_BOUND], evaluation.policy, evaluation.law,
+            evaluation.objective, record[LOWER_BOUND], evaluation.policy, self._shares(evaluation.law),
             evaluation.value * self._value_unit, verdict.status == CONVERGED, verdict.status, verdict.reason,
             verdict.complete, record, summarise,
         )  # fmt: skip
@@ -600,23 +606,32 @@ class GridSolver:
         return {
             "resolution": resolution(evaluation),
             **self._chain_facts(evaluation),
-            "boundary_mass": self._boundary_mass(evaluation.law),
+            "boundary_mass": self._boundary_mass(self._shares(evaluation.law)),
             "cells": self.grid.size,
             "entries": evaluation.chain.operator.entries,
         }
 
     def _chain_facts(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Count the recurrent classes, their period, and how fast the chain mixes; of a large P what products alone show."""
-        operator = evaluation.chain.operator
+        """Count the recurrent classes, their period, and how fast the chain mixes; of a large P what products alone show.
+
+        Of a chain with a goal, how long the way there is, from the start law and from the farthest cell.
+        """
+        operator, goal = evaluation.chain.operator, evaluation.model.goal
+        if evaluation.steps_left is not None:
+            return {"steps_to_the_goal": evaluation.most_steps, "most_steps_to_the_goal": largest(evaluation.steps_left)}
+        if goal is not None and goal.law is None:
+            return {}
+        facts = {} if goal is None else {"goal_once_in_steps": 1.0 / max(float(evaluation.law[goal.inside].sum()), 1e-300)}
         if operator.entries > LISTED:
             one = 1 if reached_together(operator, int(evaluation.law.argmax())) else None
-            return {"recurrent_classes": one, "period": one, "second_eigenvalue": None}
+            return {"recurrent_classes": one, "period": one, "second_eigenvalue": None, **facts}
         classes = recurrent_classes(operator)
         second = second_eigenvalue(operator)
         return {
             "recurrent_classes": len(classes),
             "period": period(operator, classes[0]) if len(classes) == 1 else None,
             "second_eigenvalue": second if np.isfinite(second) else None,
+            **facts,
         }
 
     def _estimate(self, state: GridState) -> dict[str, Any]:
@@ -648,12 +663,12 @@ class GridSolver:
 
     def _require_one_class(self, operator: MarkovOperator, law: np.ndarray) -> None:
         """Raise ReducibleChainError where the average cost depends on where one starts; law: its likeliest cell is recurrent."""
-        if self.evaluator.discount < 1.0:
+        if not self.evaluator.recurrent:
             return
         if self.model.product is None or not is_single_class(operator, int(law.argmax())):
             require_one_class(operator, self.grid)
 
 
 def _bound(evaluation: Evaluation, best: BestActions) -> float:
-    """Return the bound on the optimal J that the best actions found give: J + min (min_a Q - V), not proven."""
-    return evaluation.anchor + float((best.values - evaluation.value).min())
+    """Return the bound on the optimal J that the best actions found give, not proven: by min (min_a Q - V) (see `bound_of`)."""
+    return bound_of(evaluation, float((best.values - evaluation.value).min()))

@@ -68,11 +68,14 @@ class Units:
     @classmethod
     def of(cls, case: Case) -> Units:
         model = case.problem.model
+        cost, time = case.cost.unit or "1", (case.time.unit if case.time is not None else "") or "1"
+        if case.criterion.kind == "total" and time != "1":
+            cost = f"{cost} {time}".removeprefix("1 ")  # a sum of rates times steps
         return cls(
             tuple(case.states[family.key].unit or "1" for family in model.states for _ in family.members),
             tuple(case.actions[family.key].unit or "1" for family in model.actions for _ in family.members),
-            case.cost.unit or "1",
-            (case.time.unit if case.time is not None else "") or "1",
+            cost,
+            time,
         )
 
 

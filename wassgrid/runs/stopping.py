@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wassgrid.certificate import unbounded
 from wassgrid.evaluation import Evaluation
 from wassgrid.runs.loop import CONVERGED, STOPPED, Verdict
 
@@ -113,6 +114,6 @@ def _reached(now: Standing, evaluation: Evaluation) -> str:
         return proven(now.gap, evaluation)
     if not np.isfinite(now.found):
         return "better actions could not be searched, nothing is proven"
-    reason = evaluation.model.problem.no_bounds
+    reason = evaluation.model.problem.no_bounds or unbounded(evaluation)
     why = f": {reason}" if reason else ""
     return f"no policy on this grid was found that is better by more than {max(now.found, 0.0):.2g}; nothing is proven{why}"

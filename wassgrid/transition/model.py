@@ -12,11 +12,13 @@ from scipy import sparse
 
 from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
+from wassgrid.grid.start import law_on_grid
 from wassgrid.problem.model import ProblemError
 from wassgrid.transition.axis_kernels import AXIS_KERNELS
 from wassgrid.transition.axis_kernels.facts import AxisKernel
 from wassgrid.transition.compiled import BOUNDARIES, PROJECT, TRUNCATE
 from wassgrid.transition.expectations import expectations, push_derivative
+from wassgrid.transition.goal import GoalOperator, GridGoal
 from wassgrid.transition.latest import Latest
 from wassgrid.transition.operator import MarkovOperator
 from wassgrid.transition.product_law import AxisTable, Conditioning, FollowerLaw, Passes, ProductLaw
@@ -86,6 +88,16 @@ class TransitionModel:
             except ResolutionError:
                 kernels[name] = "auto"
         return self.build(self.problem, grid, kernels)
+
+    @cached_property
+    def start_law(self) -> np.ndarray:
+        """The law rho (cells,) of the first state on the nodes."""
+        return law_on_grid(self.problem.start, self.grid, self.problem.domain)
+
+    @cached_property
+    def goal(self) -> GridGoal | None:
+        """The goal on the grid, None where the problem has none.  Raises ProblemError for one of no or of all cells."""
+        return None if self.problem.goal is None else GridGoal.of(self.problem, self.grid, self.start_law)
 
     @cached_property
     def latest(self) -> Latest:
@@ -268,11 +280,29 @@ class TransitionModel:
         return mean, cost
 
     def tables(self, cells: np.ndarray, actions: np.ndarray, order: int, strict: bool = True) -> ActionTables:
-        """Return the problem's tables at actions (K, N, m) of chosen cells (K,) (see `ControlProblem.action_tables`)."""
-        return self.problem.action_tables(self.grid.states[cells], actions, order, strict)
+        """Return the problem's tables at actions (K, N, m) of chosen cells (K,) (see `ControlProblem.action_tables`).
+
+        In cells of the goal the cost is that of being there, and nothing depends on the action.
+        """
+        tables = self.problem.action_tables(self.grid.states[cells], actions, order, strict)
+        if self.goal is not None and (inside := self.goal.inside[cells]).any():
+            tables.cost[inside] = self.goal.costs[cells[inside], None]
+            for derivative in (tables.mean_gradient, tables.mean_hessian, tables.cost_gradient, tables.cost_hessian):
+                if derivative is not None:
+                    derivative[inside] = 0.0
+            if tables.differentiable is not None:
+                tables.differentiable[inside] = True
+        return tables
 
     def operator(self, mean: np.ndarray, weights: np.ndarray) -> MarkovOperator:
-        """Return P for particles with the given means (cells, N, d) and weights (cells, N), as a product where it is one."""
+        """Return P for particles with the given means (cells, N, d) and weights (cells, N), as a product where it is one.
+
+        With a goal, that of the chain that stops or starts again there.
+        """
+        found = self._operator(mean, weights)
+        return found if self.goal is None else GoalOperator(found, self.goal)
+
+    def _operator(self, mean: np.ndarray, weights: np.ndarray) -> MarkovOperator:
         if self.product is None:
             return self.assembled(mean, weights)
 
@@ -373,11 +403,30 @@ class Expectation:
         if model.product is not None:
             fixed = model.conditioning
             u, at = (self.streamed, model.product.collision) if fixed is None else (self._conditional, fixed.moved)
-            return model.product.expectations(u, at, cells, mean, first, second)
-        return expectations(
-            model.axes, model.width, cells, mean, first, second, model.cell_noise, model.coupling, self.function,
-            mean.shape[0] * mean.shape[1] * model.reach,
-        )  # fmt: skip
+            found = model.product.expectations(u, at, cells, mean, first, second)
+        else:
+            found = expectations(
+                model.axes, model.width, cells, mean, first, second, model.cell_noise, model.coupling, self.function,
+                mean.shape[0] * mean.shape[1] * model.reach,
+            )  # fmt: skip
+        return found if model.goal is None else self._after_goal(model.goal, cells, *found)
+
+    def _after_goal(
+        self, goal: GridGoal, cells: np.ndarray, values: np.ndarray, gradients: np.ndarray, hessians: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Put in what comes after cells of the goal, whatever the action."""
+        inside = goal.inside[cells]
+        if inside.any():
+            values[inside] = self._after
+            for derivative in (gradients, hessians):
+                if len(derivative):
+                    derivative[inside] = 0.0
+        return values, gradients, hessians
+
+    @cached_property
+    def _after(self) -> float:
+        assert self.model.goal is not None
+        return self.model.goal.after(self.function)
 
 
 def _noise(problem: ControlProblem, grid: StateGrid) -> np.ndarray:

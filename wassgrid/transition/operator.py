@@ -9,7 +9,7 @@ from scipy import sparse
 
 
 class MarkovOperator(Protocol):
-    """A transition operator P on functions and measures (cells,), whose rows sum to one to rounding."""
+    """A transition operator P on functions and measures (cells,), whose rows sum to one to rounding, or are zero at a goal."""
 
     @property
     def size(self) -> int:
@@ -18,6 +18,10 @@ class MarkovOperator(Protocol):
     @property
     def nonnegative(self) -> bool:
         """Whether the rows are probabilities."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether rows sum to one: the chain goes on for ever."""
 
     @property
     def work(self) -> float:

@@ -437,6 +437,10 @@ class ProductOperator:
             self._particles = mean, noise, weights
 
     @property
+    def stochastic(self) -> bool:
+        return True
+
+    @property
     def size(self) -> int:
         return self._law.cells
 

@@ -197,6 +197,10 @@ class TransitionOperator:
     values: np.ndarray
 
     @property
+    def stochastic(self) -> bool:
+        return True
+
+    @property
     def size(self) -> int:
         return self.start.size - 1
 

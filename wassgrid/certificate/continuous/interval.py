@@ -99,6 +99,13 @@ class Claim:
         """Take the problem's own boundary models, `clamp` for axes that say "clamp".  Raises ProveError where nothing is
         proven."""
         d, names = problem.state_dimension, problem.state_names
+        if problem.goal is not None:
+            raise ProveError(
+                "prove: the case has a goal; the theorem is of chains that go on by one law everywhere: with a goal what is "
+                "proven holds on the grid, and the estimate speaks of the problem itself"
+            )
+        if not problem.start.everywhere:
+            raise ProveError("prove: the case has a start law; the interval of a discounted cost is that of a uniform start")
         if d > 2:
             raise ProveError(f"prove: the problem has {d} states; intervals for continuous states are computed for one and two")
         if problem.action_dimension > 3:
