@@ -120,8 +120,8 @@ def test_words_of_the_language_and_of_the_package_are_right(path):
 
 
 def is_key(parts: list[str]) -> bool:
-    """Tell whether a path is that of a key or of a table; parameters and points go on with names of the case's own."""
-    if parts[0] == "parameters" or parts[:2] == ["grid", "points"]:
+    """Tell whether a path is that of a key or of a table; parameters, starts and points go on with names of the case's own."""
+    if parts[0] in ("parameters", "start") or parts[:2] == ["grid", "points"]:
         return True
     return any(len(parts) <= len(key) and all(b in (a, "NAME") for a, b in zip(parts, key, strict=False)) for key in KEYS)
 

@@ -13,8 +13,8 @@ from wassgrid.differences import check_derivatives
 from wassgrid.evaluation import Evaluator, ImproperPolicyError
 from wassgrid.grid import StateGrid
 from wassgrid.grid.start import law_on_grid
-from wassgrid.metric import gradient_norm
 from wassgrid.method.flow import SCHEMES, flow_step
+from wassgrid.metric import gradient_norm
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.prove import prove
 from wassgrid.runs.solvers import make_solver
@@ -89,9 +89,8 @@ def test_gamblers_ruin(p):
 
 def test_the_shortest_path_is_found_and_proven():
     """Steps of at most 1 that cost 1 each and 0.1 a^2: ceil of the distance, one long or several shorter ones."""
-    case = case_of(
-        WALK, cost={"stage": "1 + 0.1*a**2"}, goal={"where": "x <= 0"}, policy={"particles": 1, "initial": {"mean": "-0.6", "std": "0"}}
-    )
+    left = {"particles": 1, "initial": {"mean": "-0.6", "std": "0"}}
+    case = case_of(WALK, cost={"stage": "1 + 0.1*a**2"}, goal={"where": "x <= 0"}, policy=left)
     solution = wg.solve(case)
     # hats: between nodes the next state is either neighbour, so that whole steps are best
     assert solution.objective == pytest.approx(3 * 1.1, rel=1e-9) and solution.converged
@@ -117,7 +116,8 @@ def ring(rng, kind, restart=False):
     tables = {
         "states": {
             "x": {
-                "next": f"x + {push!r}*a + {wave!r}*sin(2*pi*x + {phase!r})", "noise": sigma, "domain": (0, 1), "boundary": "periodic",
+                "next": f"x + {push!r}*a + {wave!r}*sin(2*pi*x + {phase!r})",
+                "noise": sigma, "domain": (0, 1), "boundary": "periodic",
             }
         },
         "actions": {"a": {"bounds": (-1, 1)}},
@@ -186,13 +186,53 @@ def test_a_bound_without_the_number_of_steps_would_be_false():
     found = []
     for seed in range(12):
         tables, *twin = ring(np.random.default_rng([seed, 5]), "total")
-        evaluator, evaluation = evaluated(case_of(tables))
+        _, evaluation = evaluated(case_of(tables))
         least, _ = best_of_all(*twin)
         best = find_best(evaluation)
         slack = float((best.values - evaluation.value).min())
         assert bound_of(evaluation, slack) <= least + 1e-12
         found.append(evaluation.anchor + slack > least)
     assert any(found)
+
+
+@pytest.mark.parametrize("product", [True, False])
+def test_in_the_plane_too(product):
+    """A position and its drift on a torus: as a product of streamed and collided axes, and by the general kernels."""
+    shape, push, sigma, actions = (9, 8), 0.16, (0.14, 0.17), np.linspace(-1.0, 1.0, 121)
+    tables = {
+        "states": {
+            name: {"next": law, "noise": noise, "domain": (0, 1), "boundary": "periodic"}
+            for name, law, noise in (("x", "x + 0.1*sin(2*pi*y)", sigma[0]), ("y", f"y + {push}*a", sigma[1]))
+        },
+        "actions": {"a": {"bounds": (-1, 1)}},
+        "cost": {"stage": "0.25 + 0.2*cos(2*pi*x) + 0.3*a**2 + 0.25*(1 + sin(2*pi*y))"},
+        "criterion": {"kind": "total"},
+        "goal": {"where": "x > 0.6 and (y <= 0.2 or y > 0.8)", "cost": "y - 0.5"},
+        "grid": {"points": dict(zip("xy", shape, strict=True)), "kernel": "gaussian"},
+        "policy": {"particles": 2},
+    }
+    x, y = (axis.ravel() for axis in np.meshgrid(*(np.arange(n) / n for n in shape), indexing="ij"))
+
+    def along(nodes, mean, noise):
+        z = (nodes - mean[..., None] + np.arange(-4, 5).reshape(-1, *[1] * (mean.ndim + 1))) / noise
+        weights = np.exp(-0.5 * z**2).sum(axis=0)
+        return weights / weights.sum(axis=-1, keepdims=True)
+
+    over_y = along(np.arange(8) / 8, y + push * actions[:, None], sigma[1])
+    law = along(np.arange(9) / 9, x + 0.1 * np.sin(2 * np.pi * y), sigma[0])[:, :, None] * over_y[:, :, None, :]
+    cost = 0.25 + 0.2 * np.cos(2 * np.pi * x) + 0.3 * actions[:, None] ** 2 + 0.25 * (1 + np.sin(2 * np.pi * y))
+    inside = (x > 0.6) & ((y <= 0.2) | (y > 0.8))
+    least, value = best_of_all(law.reshape(121, 72, 72), cost, inside, y - 0.5, np.full(72, 1 / 72))
+    solver = make_solver(case_of(tables))
+    assert solver.model.product is not None
+    if not product:
+        solver.model.__dict__["product"] = None
+    state = solver.start()
+    while solver.verdict(state) is None:
+        state = solver.advance(state)
+    assert state.proven <= least <= state.evaluation.objective * (1 + 1e-4)
+    assert solver.verdict(state).status == "converged" and state.evaluation.objective <= least + 1e-12
+    np.testing.assert_allclose(state.evaluation.value, value, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["total", "average", "discounted"])
@@ -227,7 +267,8 @@ def test_policies_are_evaluated_as_dense_algebra_does(kind):
 @pytest.mark.parametrize(("kind", "then"), [("total", "stop"), ("average", "restart"), ("discounted", "stop")])
 def test_derivatives_are_those_of_differences(kind, then):
     criterion = {"kind": kind, **({"discount": 0.9} if kind == "discounted" else {})}
-    case = case_of(DRIFT, criterion=criterion, goal={**DRIFT["goal"], "then": then}, policy={"particles": 3, "initial": {"std": 0.3}})
+    cloud = {"particles": 3, "initial": {"std": 0.3}}
+    case = case_of(DRIFT, criterion=criterion, goal={**DRIFT["goal"], "then": then}, policy=cloud)
     evaluator, evaluation = evaluated(case)
     found = check_derivatives(evaluator, evaluation)
     assert found.passed and found.slope_error < 1e-7 and found.curvature_error < 1e-7
@@ -384,7 +425,7 @@ def test_cells_that_never_reach_the_goal_are_named():
     with pytest.raises(ImproperPolicyError, match=r"10 of 11 cells never reach it, at .*\(x = 1\) and at .*\(x = 10\)"):
         make_solver(case).start()
     # with a discount that is no obstacle, and the policy turns round
-    found = wg.solve(case_of(WALK, goal={"where": "x <= 0"}, criterion=DISCOUNTED, policy={"particles": 1, "initial": {"mean": "1"}}))
+    found = wg.solve(case_of(case.model_dump(exclude_none=True), criterion=DISCOUNTED))
     assert found.objective == pytest.approx(0.1 * (1 + 0.9 + 0.81), rel=1e-6)
 
 
