@@ -23,9 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 import wassgrid as wg
+from wassgrid.certificate.continuous.interval import Claim, _Plan
 from wassgrid.grid import StateGrid
 from wassgrid.memory import estimate_chains, estimate_memory
 from wassgrid.policy import initial_policy
+from wassgrid.prove import prove
 from wassgrid.transition.model import TransitionModel
 
 CASES = Path(__file__).parent.parent / "cases"
@@ -56,6 +58,16 @@ method = "newton"
 TWO_ACTIONS = (
     THREE_ACTIONS.replace(" + 0.1*c", "").replace("[actions.c]\nbounds = [-1, 1]\n", "").replace(" + 0.1*c**2", "")
 )
+LINE = """
+[states.x]
+next = "0.9*x + a"
+noise = 0.001
+domain = [-1, 1]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "x**2 + a**2"
+"""
 DISCOUNTED = 'criterion={kind="discounted", discount=0.99}'
 WALK = """
 [states.x]
@@ -87,6 +99,9 @@ TRIED: dict[str, tuple[str, tuple[str, ...], dict[str, object]]] = {
     "3-D, 1 action": ("dubins", (), {"x": 41, "y": 41, "psi": 48}),
     "4-D, 1 action": ("cartpole", (), {"x": 15, "v": 17, "theta": 24, "omega": 23}),
     "4-D, 2 actions": ("oscillators_4d", (), {"q1": 21, "q2": 21, "p1": "aligned", "p2": "aligned"}),
+    "prove, 1 state": (LINE, (), {"x": 21}),
+    "prove, 2 states": (TWO_ACTIONS, ("states.x.noise=0.12", "states.y.noise=0.12"), {"x": 21, "y": 21}),
+    "prove, 1 of 2 noisy": ("pendulum", (), {}),
     "neural": ("coupled_oscillators", ("neural.chains=4096", "neural.steps=2"), {}),
     "neural, 2 x 256": ("coupled_oscillators", ("neural.chains=1024", "neural.steps=2", "neural.hidden=[256, 256]"), {}),
 }
@@ -107,7 +122,10 @@ def measure(name: str) -> dict[str, float]:
     inner = ", ".join(f"{key} = {json.dumps(value)}" for key, value in points.items())
     settings += [f"grid.points={{{inner}}}"] if points else []
     large = wg.Case.from_text(text, "case", settings) if "\n" in text else wg.Case.load(CASES / f"{text}.toml", settings)
-    if name.startswith("neural"):
+    if name.startswith("prove"):
+        claim = Claim.of(large.problem, large.prove.boundary)
+        estimate, shown = _Plan.first(claim).bytes(claim), {}
+    elif name.startswith("neural"):
         estimate, shown = estimate_chains(large), {}
     else:
         grid = StateGrid.from_case(large)
@@ -115,18 +133,24 @@ def measure(name: str) -> dict[str, float]:
         parts = estimate_memory(large, grid, model, initial_policy(large, grid))
         estimate, shown = parts.total, {part: size / MIB for part, size in asdict(parts).items()}
         del model, grid
-    solved(large)
+    spend = proven if name.startswith("prove") else solved
+    spend(large)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    solved(large)
+    spend(large)
     return {"estimate": estimate / MIB, "peak": _status("VmHWM") - before, "before": before} | shown
 
 
 def solved(case: wg.Case) -> None:
     """Solve a case, as the command line does: with what is said of its chain at the end."""
     _ = wg.solve(case).summary
+
+
+def proven(case: wg.Case) -> None:
+    """Prove an interval, whatever its width: the first attempt."""
+    prove(case, width=1e9, seconds=600.0)
 
 
 def main() -> int:

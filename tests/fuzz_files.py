@@ -180,7 +180,7 @@ def trial(generator: random.Random, folder: Path) -> str:
         path.write_bytes(sound.read_bytes())
         try:
             damage_structure(generator, path, folder)
-        except (ValueError, TypeError, AttributeError, KeyError, OSError, RuntimeError):
+        except (ValueError, TypeError, AttributeError, KeyError, OSError, RuntimeError, OverflowError):
             return "clumsy"  # what was damaged before cannot be damaged like that
         finally:
             for victim, content in FENCED.items():  # what was written here through a link that was made here

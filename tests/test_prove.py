@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import h5py
@@ -12,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wassgrid.case import Case
-from wassgrid.certificate.continuous import jets
+from wassgrid.certificate.continuous import jets, laws
 from wassgrid.certificate.continuous import value as values
 from wassgrid.certificate.continuous.bellman import Bellman
-from wassgrid.certificate.continuous.interval import Claim, ProveError
+from wassgrid.certificate.continuous.interval import Claim, ProveError, _Plan
 from wassgrid.certificate.continuous.laws import AxisLaw, NoAxis, expect
 from wassgrid.certificate.continuous.value import solve
 from wassgrid.certificate.continuous.value import spline_of as through
@@ -209,7 +210,7 @@ def test_costs_of_any_size_end_soon():
 @pytest.mark.parametrize("noise", ["5e-324", "1e-310", "1e-30", "1e-7", "1e8", "1e300", "1e308"])
 def test_noise_that_is_next_to_none_is_refused_too(noise):
     text = LINE_OF_ANY_COST.format(stage="x**2").replace("noise = 0.3", f"noise = {noise}")
-    with pytest.raises(ProveError, match="too many cells"):
+    with pytest.raises(ProveError, match=r"more cells than can be counted; noise of at (least|most) .* in . fits"):
         prove(Case.from_text(text, "line"))
 
 
@@ -218,9 +219,40 @@ def test_noise_that_is_next_to_none_is_refused_too(noise):
 def test_noise_of_thousands_of_domains_is_refused_before_its_memory_is_asked_for(boundary, noise):
     text = LINE_OF_ANY_COST.format(stage="x**2").replace("noise = 0.3", f"noise = {noise}")
     began = time.process_time()
-    with pytest.raises(ProveError, match="too many cells"):
+    with pytest.raises(ProveError, match=r"more cells than can be counted; noise of at (least|most) .* in . fits"):
         prove(Case.from_text(text, "line"), boundary=boundary)
     assert time.process_time() - began < 2.0
+
+
+def test_an_attempt_that_does_not_fit_is_refused_with_the_noise_that_does():
+    """A bound on memory holds for the first attempt, and the noise that is named fits in it."""
+    text = LINE_OF_ANY_COST.format(stage="x**2") + "[solver]\nmemory = 0.1\n"
+    with pytest.raises(ProveError, match=r"about 1\d\d MiB, more than the limit of 102 MiB; noise of at least") as refused:
+        prove(Case.from_text(text.replace("noise = 0.3", "noise = 0.02"), "line"))
+    named = re.search(r"at least (\S+) in x", str(refused.value)).group(1)
+    assert 0.02 < float(named) < 0.1
+    claim = Claim.of(Case.from_text(text.replace("noise = 0.3", f"noise = {named}"), "line").problem, "truncate")
+    assert _Plan.first(claim).bytes(claim) < 1.05 * 0.1 * 2**30
+
+
+@pytest.mark.parametrize("boundary", ["open", "truncate", "project", "reflect", "periodic"])
+@pytest.mark.parametrize("factor", [1, 4])
+def test_moments_on_some_cells_at_some_points_are_those_of_all(boundary, factor, monkeypatch):
+    law = AxisLaw.make(-1.0, 2.0, 0.3, boundary, 0.2, 0.07, 0.05).refined(factor)
+    chosen = np.unique(np.concatenate([[0, law.cells - 1], np.random.default_rng(factor).integers(0, law.cells, 12)]))
+    whole = law.moments()
+    monkeypatch.setattr(laws, "ENTRIES", 200)
+    parts = law.parts(chosen)
+    assert len(parts) > 2
+    for k, all_cells in enumerate(whole):
+        some = np.concatenate([law.moments(chosen, points)[k].toarray() for points in parts])
+        assert np.allclose(some, all_cells.toarray()[:, chosen], rtol=1e-12, atol=1e-15)
+    monkeypatch.setattr(laws, "ENTRIES", 1 << 40)
+    assert len(law.parts()) == 1
+    at_once = law.matrix().toarray()
+    monkeypatch.setattr(laws, "ENTRIES", 500)
+    assert len(law.parts()) > 2
+    assert np.array_equal(law.matrix().toarray(), at_once)
 
 
 LINE_OF_ANY_COST = """

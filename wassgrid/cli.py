@@ -376,7 +376,8 @@ def prove(
         print(proof.describe())
         print(f"written to {path}")
     if not proof.reached:
-        _leave(UNCONVERGED, f"not as narrow as wanted: relative width {proof.relative_width:.2g}; give more --time")
+        wide = f"not as narrow as wanted: relative width {proof.relative_width:.2g}"
+        _leave(UNCONVERGED, f"{wide}; give more --time, or solver.memory")
     raise typer.Exit(DONE)
 
 

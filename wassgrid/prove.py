@@ -13,6 +13,7 @@ from wassgrid.case import Case
 from wassgrid.certificate.continuous.frame import Frame
 from wassgrid.certificate.continuous.interval import Attempt, Claim, ProveError, attempts, in_words
 from wassgrid.certificate.continuous.laws import Axis, NoAxis
+from wassgrid.resources import memory_limit
 from wassgrid.storage import ResultFile, StorageError
 from wassgrid.storage.proof import write_proof
 
@@ -127,7 +128,7 @@ def prove(
     value = None if result is None else _value_of(result, case)
     best: Attempt | None = None
     low, high, table = -np.inf, np.inf, []
-    for attempt in attempts(claim, value, wanted, limit):
+    for attempt in attempts(claim, value, wanted, limit, memory_limit(case)):
         if not np.isfinite(attempt.high - attempt.low):
             continue
         seen(attempt)
@@ -137,7 +138,7 @@ def prove(
             best = attempt
             high = attempt.high
     if best is None:
-        raise ProveError("prove: nothing is proven: the noise asks for too many cells, or numbers overflow")
+        raise ProveError("prove: nothing is proven: numbers overflow")
     if low > high:
         raise ProveError("prove: bounds contradict each other, nothing is claimed: a defect of wassgrid, please report it")
     cost = float(result.last("convergence")["objective"]) if result is not None and result.records("convergence") else None

@@ -30,7 +30,7 @@ from wassgrid.problem.intervals import Interval
 
 Array = np.ndarray
 NUDGE = 2e-14  # what cells are narrower by at their ends, of the size of the states: more than a few roundings
-_ENTRIES = 1 << 19  # second derivatives at a time
+BENDS_AT_ONCE = 1 << 19  # second derivatives at a time
 _ROUNDS = 14  # of halving boxes of actions, at nodes
 _TURNS = 6  # of halving them over cells, where what is left costs no more than curvature
 _SHARE = 0.05  # what the minima over the actions may cost, of what is wanted
@@ -87,11 +87,13 @@ class _Cells:
     def __init__(self, axes: tuple[Axis, Axis], d: int, index: Array) -> None:
         self.spacing = [axis.spacing for axis in axes[:d]]
         place = np.unravel_index(index, tuple(axis.cells for axis in axes))[:d]
-        edges = [axis.edges for axis in axes[:d]]  # type: ignore[union-attr]
-        nudges = [NUDGE * float(np.max(np.abs(e))) for e in edges]
-        self.low = np.stack([e[i] + t for e, i, t in zip(edges, place, nudges, strict=True)], axis=1)
-        self.high = np.stack([e[i + 1] - t for e, i, t in zip(edges, place, nudges, strict=True)], axis=1)
-        shape = tuple(e.size for e in edges)
+        used, sizes = axes[:d], [axis.cells for axis in axes[:d]]
+        ends = [axis.edges_at(np.array([0, n])) for axis, n in zip(used, sizes, strict=True)]  # type: ignore[union-attr]
+        nudges = [NUDGE * float(np.max(np.abs(e))) for e in ends]
+        lows = [axis.edges_at(i) + t for axis, i, t in zip(used, place, nudges, strict=True)]  # type: ignore[union-attr]
+        highs = [axis.edges_at(i + 1) - t for axis, i, t in zip(used, place, nudges, strict=True)]  # type: ignore[union-attr]
+        self.low, self.high = np.stack(lows, axis=1), np.stack(highs, axis=1)
+        shape = tuple(n + 1 for n in sizes)
         corners = np.array(
             [np.ravel_multi_index([i + side for i, side in zip(place, sides, strict=True)], shape)
              for sides in product((0, 1), repeat=d)]
@@ -99,12 +101,14 @@ class _Cells:
         nodes, inverse = np.unique(corners, return_inverse=True)
         self.corners = inverse.reshape(corners.shape)
         low, high = [], []
-        for k, (e, t, i) in enumerate(zip(edges, nudges, np.unravel_index(nodes, shape), strict=True)):
+        for axis, n, t, i in zip(used, sizes, nudges, np.unravel_index(nodes, shape), strict=True):
+            e = axis.edges_at(i)  # type: ignore[union-attr]
             down, up = e - 2 * t, e + 2 * t
-            if axes[k].model != "open":
-                down[0], up[0], down[-1], up[-1] = e[0] + t, e[0] + 2 * t, e[-1] - 2 * t, e[-1] - t
-            low.append(down[i])
-            high.append(up[i])
+            if axis.model != "open":
+                down, up = np.where(i == 0, e + t, down), np.where(i == 0, e + 2 * t, up)
+                down, up = np.where(i == n, e - 2 * t, down), np.where(i == n, e - t, up)
+            low.append(down)
+            high.append(up)
         self.node_low, self.node_high = np.stack(low, axis=1), np.stack(high, axis=1)
 
     @property
@@ -197,7 +201,7 @@ def _enclosed(
 
 def _chunks(count: int, variables: int) -> Iterator[Array]:
     """Cut 0 ... count - 1 into parts for which the jets in so many variables take no more than some megabytes."""
-    size = 2 * _ENTRIES // (variables * (variables + 1))
+    size = 2 * BENDS_AT_ONCE // (variables * (variables + 1))
     for start in range(0, count, size):
         yield np.arange(start, min(start + size, count))
 

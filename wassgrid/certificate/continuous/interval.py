@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +35,7 @@ from numba.core.event import install_listener
 
 from wassgrid.certificate.continuous import jets
 from wassgrid.certificate.continuous.bellman import Bellman
+from wassgrid.certificate.continuous.demand import demand
 from wassgrid.certificate.continuous.enclosure import Enclosure, enclose
 from wassgrid.certificate.continuous.frame import Frame
 from wassgrid.certificate.continuous.jets import Jet, as_range
@@ -43,6 +45,7 @@ from wassgrid.certificate.continuous.value import Value, points_of, solve, splin
 from wassgrid.errors import WassgridError
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.intervals import Interval
+from wassgrid.resources import amount
 from wassgrid.transition.compilation import CompileTime
 
 Array = np.ndarray
@@ -57,8 +60,7 @@ _SHARES = (1.0, 0.75, 0.5, 0.25)  # of the refinement that is wanted, in logarit
 _PATIENCE = 3.0  # times the time that was given, one second at least: what may be computed
 _TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the numbers of states and actions; else 5
 _SEARCHED = 4  # policies found by trying all candidates, where nothing is known
-_LARGEST = 3.0e7  # cells of the lattice
-_WIDEST = 1e5  # cells per standard deviation: some hundred MB
+_LONGEST = 3.0e7  # cells of one axis
 _LARGEST_COST = 1e150
 _LEAST_GAP = 1e-290  # of bounds of q on a cell: of a cost of zero no share of it is reached
 
@@ -161,10 +163,10 @@ class Claim:
         return tuple(ends)
 
     def countable(self, cells: Array) -> bool:
-        """Tell whether no axis alone has more than `_LARGEST` cells, with so many per standard deviation."""
+        """Tell whether no axis alone has more than `_LONGEST` cells, with so many per standard deviation."""
         lengths = [high - low for low, high in self.ranges]
         noisy = [(length, sigma, count) for length, sigma, count in zip(lengths, self.noise, cells, strict=True) if sigma > 0.0]
-        return all(length * count <= _LARGEST * sigma for length, sigma, count in noisy)
+        return all(length * count <= _LONGEST * sigma for length, sigma, count in noisy)
 
     def axes(self, rows: Array, cells: Array, points: Array | None = None) -> tuple[Axis, Axis]:
         """Return laws with at least so many rows, cells and points per standard deviation; for an axis without noise per 64th of
@@ -232,19 +234,20 @@ def _reached(problem: ControlProblem, frame: Frame, models: tuple[str, ...]) -> 
 
 
 def attempts(
-    claim: Claim, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None, width: float, seconds: float
-) -> Iterator[Attempt]:
+    claim: Claim, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None, width: float, seconds: float,
+    memory: float = math.inf,
+) -> Iterator[Attempt]:  # fmt: skip
     """Prove narrower and narrower intervals until one is at most `width` (relative) wide, or `seconds` would be over.
 
     start: gives u on the rows of axes to begin with, or None. Yields every interval that is proven; the last is not always the
-    best. An attempt is given up when `_PATIENCE` times as long was computed, compilation not counted.  Raises ProveError where
-    nothing is proven by then.
+    best. An attempt is given up when `_PATIENCE` times as long was computed, compilation not counted, and not begun where it
+    needs more bytes than `memory`.  Raises ProveError where nothing is proven by then.
     """
     proven, patience = False, _PATIENCE * max(seconds, 1.0)
     deadline = _Deadline(patience)
     with install_listener("numba:compile", deadline):
         try:
-            for attempt in _attempts(claim, start, width, seconds, deadline.require_time):
+            for attempt in _attempts(claim, start, width, seconds, memory, deadline.require_time):
                 proven = True
                 yield attempt
         except _OverdueError:
@@ -277,7 +280,7 @@ class _Deadline(CompileTime):
 
 def _attempts(
     claim: Claim, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None, width: float, seconds: float,
-    beat: Callable[[], None],
+    memory: float, beat: Callable[[], None],
 ) -> Iterator[Attempt]:  # fmt: skip
     """Do what `attempts` does without an end; beat: see `Bellman`."""
     began, d = time.monotonic(), claim.problem.state_dimension
@@ -288,13 +291,11 @@ def _attempts(
     value: Value | None = None
     last: Attempt | None = None
     while True:
-        if not claim.countable(plan.cells):
+        if plan.bytes(claim) > memory:
+            if last is None:
+                raise ProveError(_too_large(claim, plan, memory))
             return
         axes = claim.axes(plan.rows, plan.cells, plan.points)
-        if any(isinstance(a, AxisLaw) and a.sigma > _WIDEST * a.spacing for a in axes):
-            return
-        if axes[0].cells * axes[1].cells > _LARGEST:
-            return
         turn = time.monotonic()
         # u is to cost less of the interval than is wanted; of two states, where it takes long, than the bounds of q
         goal = 0.02 * (width if d == 1 else max(width, plan.gap)) * (abs(last.high) if last else 1.0)
@@ -347,6 +348,30 @@ def _value(
     return value
 
 
+def _too_large(claim: Claim, plan: _Plan, memory: float) -> str:
+    """Say that a plan does not fit, and what noise would."""
+    lengths = np.array([high - low for low, high in claim.ranges])
+
+    def noise(number: int, bring: np.ufunc) -> Array:
+        """The noise that is not 0, brought to a share of the domain at least, or at most."""
+        return np.where(claim.noise > 0.0, bring(claim.noise, 10.0 ** (number / 20.0) * lengths), 0.0)
+
+    needed, says = plan.bytes(claim), "more cells than can be counted"
+    if math.isfinite(needed):
+        says = f"about {amount(needed)}, more than the limit of {amount(memory)}"
+    for bring, word, numbers in ((np.maximum, "at least", range(-200, 1)), (np.minimum, "at most", range(200, -21, -1))):
+        if plan.bytes(replace(claim, noise=noise(numbers[-1], bring))) > memory:
+            continue
+        number = numbers[bisect_left(numbers, True, key=lambda k: plan.bytes(replace(claim, noise=noise(k, bring))) <= memory)]
+        found = [
+            f"{sigma:.2g} in {name}"
+            for name, sigma, old in zip(claim.problem.state_names, noise(number, bring), claim.noise, strict=True)
+            if sigma != old
+        ]
+        return f"prove: noise so far from the size of the domain asks for {says}; noise of {word} {' and '.join(found)} fits"
+    return f"prove: the first attempt asks for {says}: raise solver.memory"
+
+
 def _require_size(problem: ControlProblem, box: tuple[Array, Array]) -> None:
     """Raise ProveError for a cost whose squares overflow, at the ends of the domain and of the box of actions."""
     states = np.stack([end.ravel() for end in np.meshgrid(*problem.domain)], axis=1)
@@ -370,6 +395,14 @@ class _Plan:
         d = claim.problem.state_dimension
         rows, cells, points, gap = _FIRST[d]
         return cls(np.full(d, rows), np.full(d, cells), np.full(d, points), gap)
+
+    def bytes(self, claim: Claim) -> float:
+        """Estimate the memory of an attempt, infinite where it has more cells than can be counted on."""
+        if not claim.countable(self.cells):
+            return math.inf
+        lattice, quadrature = claim.axes(self.rows, self.cells, self.points), claim.axes(self.rows, self.quadrature(claim))
+        d, m = claim.problem.state_dimension, claim.problem.action_dimension
+        return demand(lattice, quadrature, d + m, m)
 
     def quadrature(self, claim: Claim) -> Array:
         """Cells with which u is computed: more where noise smooths along one axis alone, one per row along one without."""

@@ -27,6 +27,7 @@ Array = np.ndarray
 TAIL = 8.5  # standard deviations from which the noise is left out: probability 2e-17 per step
 POLYNOMIAL = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))  # powers of d_1 and d_2, the order of the coefficients
 WIDER = 1.25  # variance of the wider law that bounds the fourth derivatives, relative
+ENTRIES = 1 << 19  # of matrices of moments that are made at a time: on the way each needs ten times what is kept of it
 MODELS = ("open", "truncate", "project", "reflect", "periodic")
 
 
@@ -129,11 +130,28 @@ class AxisLaw:
         """Ends of the cells of q (cells + 1)."""
         return self.low + self.spacing * (np.arange(self.cells + 1) - self.beyond)
 
+    def edges_at(self, index: Array) -> Array:
+        """Return some of the ends of the cells."""
+        return self.low + self.spacing * (index - self.beyond)
+
+    @property
+    def _first(self) -> int:
+        """The first cell that some row reaches, counted from the lower end of the domain."""
+        return -self.pad * self.fine - self.reach
+
+    @property
+    def _reached(self) -> int:
+        """How many cells some row reaches."""
+        return self.rows_between * self.fine + 2 * self.reach + 1
+
     @cached_property
     def extension(self) -> tuple[Array, Array, Array]:
         """For every cell that some row reaches: the lattice cell, the sign of d (0: q at an end, at d = `side`), and side."""
-        first, n = -self.pad * self.fine - self.reach, self.rows * self.fine
-        index = np.arange(first, first + self.rows_between * self.fine + 2 * self.reach + 1)
+        return self._on_lattice(np.arange(self._reached))
+
+    def _on_lattice(self, place: Array) -> tuple[Array, Array, Array]:
+        """Return what `extension` holds at some places of it."""
+        index, n = self._first + place, self.rows * self.fine
         sign, side = np.ones(index.size), np.zeros(index.size)
         if self.model == "open":
             return index + self.beyond, sign, side
@@ -148,6 +166,23 @@ class AxisLaw:
         if self.model == "truncate":
             return np.where(outside, -1, index), np.where(outside, 0.0, 1.0), side
         return np.clip(index, 0, n - 1), np.where(outside, 0.0, 1.0), side
+
+    def _images(self, chosen: Array) -> Array:
+        """Return the places in `extension`, rising, at which some lattice cells stand."""
+        n, size = self.rows * self.fine, self._reached
+        place = chosen - self._first
+        if self.model == "open":
+            place = place - self.beyond
+        elif self.model in ("periodic", "reflect"):
+            period = n if self.model == "periodic" else 2 * n
+            if self.model == "reflect":
+                place = np.concatenate([place, 2 * n - 1 - chosen - self._first])
+            place = np.sort(place % period + period * np.arange(-(-size // period))[:, None], axis=None)
+        elif self.model == "project":
+            ends = [np.arange(-self._first)] * bool(np.any(chosen == 0))
+            ends += [np.arange(n - self._first, size)] * bool(np.any(chosen == n - 1))
+            place = np.sort(np.concatenate([place, *ends]))
+        return place[(place >= 0) & (place < size)]
 
     @property
     def phases(self) -> int:
@@ -200,25 +235,42 @@ class AxisLaw:
         """Return the law with cells cut into so many."""
         return replace(self, fine=self.fine * factor, factor=self.factor * factor)
 
-    def moments(self, chosen: Array | None = None) -> list[csr_array]:
+    def parts(self, chosen: Array | None = None) -> list[slice]:
+        """Return ranges of points whose moments on some cells can be made at a time."""
+        if chosen is None:
+            entries = self.point_count * (2 * self.reach + 1)
+        else:
+            entries = int(np.sum(np.subtract(*self._points_of(self._images(chosen))[::-1])))
+        size = max(1, self.point_count * ENTRIES // max(entries, 1))
+        return [slice(start, start + size) for start in range(0, self.point_count, size)]
+
+    def _points_of(self, place: Array) -> tuple[Array, Array]:
+        """Return the ranges of the points that reach cells at these places of `extension`: they follow each other."""
+        # point i reaches from i fine // points to 2 reach beyond: from ceil((place - 2 reach) points / fine) on
+        low = -(-(place - 2 * self.reach) * self.points // self.fine)
+        high = -(-(place + 1) * self.points // self.fine)
+        return np.clip(low, 0, self.point_count), np.clip(high, 0, self.point_count)
+
+    def moments(self, chosen: Array | None = None, points: slice = slice(None)) -> list[csr_array]:
         """Return the matrices (points, cells) that take coefficients of 1, d and d^2/2 on the cells to expectations.
 
-        chosen: the cells that have coefficients, all of them by default; the columns of others are left empty.
+        chosen: the cells that have coefficients, rising, all of them by default; points: a range of them.
         """
-        index, sign, side = self.extension
-        first = np.arange(self.point_count) * self.fine // self.points
-        # the points that reach a cell follow each other
-        at = np.arange(index.size) if chosen is None else np.flatnonzero(np.isin(index, chosen))
-        low, high = np.searchsorted(first, at - 2 * self.reach), np.searchsorted(first, at, side="right")
+        begin, end, _ = points.indices(self.point_count)
+        at = np.arange(self._reached) if chosen is None else self._images(chosen)
+        index, sign, side = self._on_lattice(at)
+        low, high = self._points_of(at)
+        few = int(np.sum(high - low)) < self.phases * self.reach
+        low, high = np.clip(low, begin, end), np.clip(high, begin, end)
         count = high - low
-        take = np.repeat(at, count)
-        rows = np.arange(take.size) + np.repeat(low - np.cumsum(count) + count, count)
-        phase, place = rows % self.phases, take - first[rows]
-        if take.size < self.phases * self.reach:
+        which = np.repeat(np.arange(at.size, dtype=np.int32), count)
+        rows = np.arange(which.size) + np.repeat(low - np.cumsum(count) + count, count)
+        phase, place = rows % self.phases, at[which] - rows * self.fine // self.points
+        if few:
             parts = list(self._on(place - self.reach + 0.5 - self._shift[phase], self.sigma)[0])
         else:
             parts = [self.windows[0][0, c][phase, place] for c in range(3)]
-        inside, end = np.abs(sign[take]), side[take]
+        inside, edge = np.abs(sign)[which], side[which]
         if self.model == "truncate":
             # the same whatever the cells are cut into
             whole = self if self.factor == 1 else replace(self, fine=self.fine // self.factor, factor=1)
@@ -227,12 +279,13 @@ class AxisLaw:
             # q at an end, at d = `side`, where the sign is 0
             parts = [
                 parts[0],
-                np.where(inside > 0, parts[1] * sign[take], parts[0] * end),
-                np.where(inside > 0, parts[2], parts[0] * end**2),
+                np.where(inside > 0, parts[1] * sign[which], parts[0] * edge),
+                np.where(inside > 0, parts[2], parts[0] * edge**2),
             ]
         parts[2] = 0.5 * parts[2]
-        cell = np.maximum(index[take], 0)
-        return [csr_array((part, (rows, cell)), shape=(self.point_count, self.cells)) for part in parts]
+        cell = np.maximum(index, 0) if chosen is None else np.clip(np.searchsorted(chosen, index), 0, chosen.size - 1)
+        shape = end - begin, self.cells if chosen is None else chosen.size
+        return [csr_array((part, (rows - begin, cell[which])), shape=shape) for part in parts]
 
     def matrix(self) -> csr_array:
         """Return the matrix (points, nodes) that takes values at the nodes to expectations, right to fourth order.
@@ -240,13 +293,24 @@ class AxisLaw:
         On every cell the quadratic polynomial through the values at its ends, its bend the mean of the differences there.
         """
         n, d = self.cells, self.spacing
-        laws = self.moments()
         mean = diags_array([np.full(n, 0.5)] * 2, offsets=(0, 1), shape=(n, n + 1))
         slope = diags_array([np.full(n, -1.0 / d), np.full(n, 1.0 / d)], offsets=(0, 1), shape=(n, n + 1))
         second = diags_array([np.full(n - 1, w / d**2) for w in (1.0, -2.0, 1.0)], offsets=(0, 1, 2), shape=(n - 1, n + 1))
         nodes = np.clip(np.arange(-1, n), 0, n - 2)
         bends = mean @ csr_array(second)[nodes]
-        return csr_array(laws[0] @ (mean - bends * (d * d / 8.0)) + laws[1] @ slope + laws[2] @ bends)
+        whole = mean - bends * (d * d / 8.0)
+        # nodes of a window, and of what stands for cells that are cut off; pages that are not written are not taken
+        most = self.point_count * min(2 * self.reach + 9, n + 1)
+        kind = np.int32 if most < 2**31 else np.int64
+        data, columns, pointers = np.empty(most), np.empty(most, dtype=kind), [np.zeros(1, dtype=kind)]
+        for points in self.parts():
+            laws = self.moments(points=points)
+            part = csr_array(laws[0] @ whole + laws[1] @ slope + laws[2] @ bends)
+            start = pointers[-1][-1]
+            data[start : start + part.nnz], columns[start : start + part.nnz] = part.data, part.indices
+            pointers.append(start + part.indptr[1:].astype(kind))
+        rows = np.concatenate(pointers)
+        return csr_array((data[: rows[-1]], columns[: rows[-1]], rows), shape=(self.point_count, n + 1))
 
     def expect(self, parts: list[tuple[Array, int]], order: int, wider: bool = False) -> Array:
         """Sum the moments of functions along this axis (axis 0).
@@ -344,6 +408,10 @@ class StillAxis:
         """Ends of the cells of q (cells + 1)."""
         return self.low + self.spacing * np.arange(self.cells + 1)
 
+    def edges_at(self, index: Array) -> Array:
+        """Return some of the ends of the cells."""
+        return self.low + self.spacing * index
+
     def refined(self, factor: int) -> StillAxis:
         """Return the axis with cells cut into so many."""
         return replace(self, fine=self.fine * factor)
@@ -380,7 +448,10 @@ class NoAxis:
     def refined(self, factor: int) -> NoAxis:
         return self
 
-    def moments(self, chosen: Array | None = None) -> list[csr_array]:
+    def parts(self, chosen: Array | None = None) -> list[slice]:
+        return [slice(None)]
+
+    def moments(self, chosen: Array | None = None, points: slice = slice(None)) -> list[csr_array]:
         one = csr_array(np.ones((1, 1)))
         return [one, 0.0 * one, 0.0 * one]
 

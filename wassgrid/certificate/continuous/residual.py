@@ -22,7 +22,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from wassgrid.certificate.continuous.bellman import Bellman
-from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure, Layer
+from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure
 from wassgrid.certificate.continuous.laws import WIDER, Axis, AxisLaw, NoAxis, StillAxis, expect, expect_on
 from wassgrid.certificate.continuous.value import points_of
 
@@ -104,10 +104,8 @@ def _middle(q: Enclosure, shift: float, axes: tuple[Axis, Axis]) -> tuple[Array,
     return middle, radius
 
 
-def _sparse(axes: tuple[Axis, Axis], layer: Layer, p: Array) -> list[csr_array]:
-    """Return the coefficients (6, K) of a layer as matrices (cells_1, cells_2)."""
-    shape = axes[0].cells, axes[1].cells
-    rows, columns = np.unravel_index(layer.index, shape)
+def _sparse(shape: tuple[int, int], rows: Array, columns: Array, p: Array) -> list[csr_array]:
+    """Return coefficients (6, K) as matrices of a shape."""
     return [csr_array((c, (rows, columns)), shape=shape) for c in p]
 
 
@@ -116,17 +114,25 @@ def _expected(bellman: Bellman, q: Enclosure, shift: float) -> tuple[Array, Arra
     axes = bellman.axes
     results = [np.zeros((axes[0].point_count, axes[1].point_count)) for _ in range(2)]  # type: ignore[union-attr]
     for layer in q.layers:
+        if layer.index.size == 0:
+            continue
         fine = axes[0].refined(layer.factor), axes[1].refined(layer.factor)
         place = np.unravel_index(layer.index, (fine[0].cells, fine[1].cells))
-        one, two = (axis.moments(chosen) for axis, chosen in zip(fine, place, strict=True))  # type: ignore[union-attr]
-        for p, result in zip((layer.below, layer.above), results, strict=True):
-            parts = _sparse(fine, layer, np.concatenate([p[:1] - shift, p[1:]]))
-            for start in range(0, result.shape[1], _COLUMNS):
-                bellman.beat()
-                column = slice(start, start + _COLUMNS)
-                w = [law[column].T.tocsr() for law in two]
-                c = [parts[0] @ w[0] + parts[2] @ w[1] + parts[5] @ w[2], parts[1] @ w[0] + parts[4] @ w[1], parts[3] @ w[0]]
-                expect_on(one, [part.toarray() for part in c], result[:, column])
+        (first, rows), (second, columns) = (np.unique(k, return_inverse=True) for k in place)
+        two = fine[1].moments(second)  # type: ignore[union-attr]
+        sides = [
+            _sparse((first.size, second.size), rows, columns, np.concatenate([p[:1] - shift, p[1:]]))
+            for p in (layer.below, layer.above)
+        ]
+        for points in fine[0].parts(first):  # type: ignore[union-attr]
+            one = fine[0].moments(first, points)  # type: ignore[union-attr]
+            for parts, result in zip(sides, results, strict=True):
+                for start in range(0, result.shape[1], _COLUMNS):
+                    bellman.beat()
+                    column = slice(start, start + _COLUMNS)
+                    w = [law[column].T.tocsr() for law in two]
+                    c = [parts[0] @ w[0] + parts[2] @ w[1] + parts[5] @ w[2], parts[1] @ w[0] + parts[4] @ w[1], parts[3] @ w[0]]
+                    expect_on(one, [part.toarray() for part in c], result[points, column])
     return results[0], results[1]
 
 
@@ -225,13 +231,15 @@ def _lines(law: AxisLaw, line: StillAxis, q: Enclosure, shift: float, still: int
             sides = [_halves(p, line.spacing / factor) for p in sides]
             factor *= 2
         fine = law.refined(layer.factor), line.refined(layer.factor)
+        if layer.index.size == 0:
+            continue
         place = np.unravel_index(layer.index, tuple(axis.cells for axis in (fine[::-1] if still == 0 else fine)))
-        moments = fine[0].moments(place[1 - still])
+        first, rows = np.unique(place[1 - still], return_inverse=True)
+        shape = first.size, fine[1].cells
+        moments = fine[0].moments(first)
         for p, result in zip((layer.below, layer.above), sides, strict=True):
             p = np.concatenate([p[:1] - shift, p[1:]])
-            c = [m if still == 1 else m.T for m in _sparse(fine[::-1] if still == 0 else fine, layer, p)]
-            if still == 0:
-                c = [c[k] for k in _EXCHANGED]
+            c = _sparse(shape, rows, place[still], p if still == 1 else p[list(_EXCHANGED)])
             result[0] += (moments[0] @ c[0] + moments[1] @ c[1] + moments[2] @ c[3]).toarray()
             result[1] += (moments[0] @ c[2] + moments[1] @ c[4]).toarray()
             result[2] += (moments[0] @ c[5]).toarray()

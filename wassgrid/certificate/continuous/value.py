@@ -146,16 +146,16 @@ def _at_kinks(
     found[:, 1:-1] = bellman.improve(s, start, *box, steps=4)[1].reshape(cells.size, -1)
     parts = (cells[:, None] * _PARTS + np.arange(_PARTS)).ravel()
     fine = axis.refined(_PARTS)
-    mean, slope = np.zeros(fine.cells), np.zeros(fine.cells)
-    mean[parts] = 0.5 * (found[:, 1:] + found[:, :-1]).ravel()
-    slope[parts] = np.diff(found, axis=1).ravel() / fine.spacing
-    one = fine.moments(parts)
-    known = np.zeros((3, n))
-    known[2, cells] = 0.5 * (bends[cells] + bends[cells + 1])
-    known[1, cells] = (values[cells + 1] - values[cells]) / width
-    known[0, cells] = 0.5 * (values[cells + 1] + values[cells]) - known[2, cells] * width**2 / 8.0
-    two = axis.moments(cells)
-    missing: Array = one[0] @ mean + one[1] @ slope - sum(law @ c for law, c in zip(two, known, strict=True))
+    mean = 0.5 * (found[:, 1:] + found[:, :-1]).ravel()
+    slope = np.diff(found, axis=1).ravel() / fine.spacing
+    known = np.zeros((3, cells.size))
+    known[2] = 0.5 * (bends[cells] + bends[cells + 1])
+    known[1] = (values[cells + 1] - values[cells]) / width
+    known[0] = 0.5 * (values[cells + 1] + values[cells]) - known[2] * width**2 / 8.0
+    missing = np.empty(axis.row_count)
+    for points in fine.parts(parts):
+        one, two = fine.moments(parts, points), axis.moments(cells, points)
+        missing[points] = one[0] @ mean + one[1] @ slope - sum(law @ c for law, c in zip(two, known, strict=True))
     return missing
 
 
