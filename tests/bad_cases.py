@@ -34,6 +34,22 @@ method = "newton"
 stop   = { gap = 1e-6, steps = 20 }
 """
 
+LISTED = """\
+[states.s]
+next   = "0.9*s + a"
+noise  = 0.3
+domain = [-3.0, 3.0]
+[actions.a]
+bounds = [-5.0, 5.0]
+[cost]
+stage = "s**2"
+[grid]
+points = { s = 41 }
+[policy]
+seed = 1
+[flow]
+"""
+
 FAMILY = """\
 [indices]
 i = { count = 2, periodic = true }
@@ -144,6 +160,40 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
                     changed("particles = 16", "particles = 15")),
         ),
         ("policy.particles: 15 particles do not stand evenly over 2 actions", "take 16 or 9"),
+    ),
+    # values of actions
+    "one value": (changed("bounds = [-5.0, 5.0]", "values = [1]"), ("actions.a.values: expected a list of two or more",)),
+    "one value twice": (changed("bounds = [-5.0, 5.0]", "values = [1, 0, 1.0]"), ("actions.a.values", "one of them twice")),
+    "values and bounds": (changed("bounds = [-5.0", "values = [0, 1]\nbounds = [-5.0", LISTED), ("actions.a.bounds: not",)),
+    "values beside an interval": (
+        changed("bounds = [-5.0, 5.0]", "values = [0, 1]\n[actions.b]", LISTED), ("actions.b.values: missing", "a has")
+    ),
+    "values and particles": (
+        changed("bounds = [-5.0, 5.0]", "values = [0, 1]", changed("seed = 1", "particles = 3", LISTED)),
+        ("policy.particles: one stands on each of the 2 actions",),
+    ),
+    "values and an initial policy": (
+        changed("bounds = [-5.0, 5.0]", "values = [0, 1]", changed("seed = 1", 'initial = { mean = "s" }', LISTED)),
+        ("policy.initial:", "policy.weights"),
+    ),
+    "values that move": (
+        changed("bounds = [-5.0, 5.0]", "values = [0, 1]", LISTED) + 'geometry = "wasserstein"\n',
+        ("flow.geometry: actions with values stay", "fisher_rao"),
+    ),
+    "values by newton": (
+        changed("bounds = [-5.0, 5.0]", "values = [0, 1]", LISTED) + 'method = "newton"\n',
+        ("flow.method: newton is not defined", "policy_iteration"),
+    ),
+    "values to jump to": (
+        changed("bounds = [-5.0, 5.0]", "values = [0, 1]", LISTED) + "escape = true\n", ("flow.escape: particles stand on all",)
+    ),
+    "values of a network": (
+        changed("bounds = [-5.0, 5.0]", "values = [0, 1]", LISTED) + '[solver]\nkind = "neural"\n', ("actions.a.values", "grid")
+    ),
+    "more values than fit": (
+        changed("bounds = [-5.0, 5.0]", f"values = {list(range(100))}", LISTED)
+        .replace("[cost]", "".join(f"[actions.b{k}]\nvalues = [0, 1]\n" for k in range(7)) + "[cost]"),
+        ("actions.b5.values: more than 4096 actions",),
     ),
     # wrong types
     "text for a number": (changed("particles = 16", 'particles = "many"'), ("policy.particles", "'many'")),

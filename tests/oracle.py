@@ -290,7 +290,12 @@ class DenseProblem:
         self.size = int(np.prod(self.shape))
         self.states = self._mesh()
         self.actions = list(case["actions"])
-        bounds = [table.get("bounds", [-math.inf, math.inf]) for table in case["actions"].values()]
+        tables = case["actions"].values()
+        self.values = [[self._number(value) for value in table["values"]] for table in tables if "values" in table]
+        bounds = [
+            [min(table["values"]), max(table["values"])] if "values" in table else table.get("bounds", [-math.inf, math.inf])
+            for table in tables
+        ]
         self.bounds = np.array([[self._number(end) for end in pair] for pair in bounds], dtype=float)
         self.cost = compiled(case["cost"]["rate" if "rate" in case["cost"] else "stage"])
         criterion = case.get("criterion", {})
@@ -510,7 +515,13 @@ class DenseProblem:
         return least
 
     def candidates(self, actions: np.ndarray, each: int | None = None) -> np.ndarray:
-        """Return actions (size, A, m) that fill the box, ends and near them included; unbounded ones about the particles."""
+        """Return actions (size, A, m) that fill the box, ends and near them included; unbounded ones about the particles.
+
+        Where actions take values of lists, all combinations of these and nothing else.
+        """
+        if self.values:
+            every = np.stack(np.meshgrid(*self.values, indexing="ij"), axis=-1).reshape(-1, len(self.values))
+            return np.tile(every, (self.size, 1, 1))
         m = actions.shape[2]
         each = each or {1: 301, 2: 17}.get(m, 7)
         sides = []

@@ -15,7 +15,8 @@ from wassgrid.problem.states import StateError, state_array
 class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
     """The controlled chain of a problem: observations are the states (d,), rewards minus the stage cost; see `make_env`.
 
-    bounds: of the actions, (m, 2), to which they are clipped.
+    bounds: of the actions, (m, 2), to which they are clipped. Where actions have values, an action is the number of one of
+    `ControlProblem.choices`, from 0 on.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]  # as Gymnasium's own environments do
@@ -27,7 +28,9 @@ class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         beyond = np.array([boundary == "open" for boundary in problem.boundary])
         ends = np.where(beyond, -np.inf, low), np.where(beyond, np.inf, high)
         self.observation_space = gymnasium.spaces.Box(*ends, dtype=np.float64)
-        self.action_space = gymnasium.spaces.Box(*bounds.T, dtype=np.float64)
+        self.action_space: gymnasium.spaces.Space[Any] = gymnasium.spaces.Box(*bounds.T, dtype=np.float64)
+        if problem.choices is not None:
+            self.action_space = gymnasium.spaces.Discrete(len(problem.choices))
         self._state = np.zeros(problem.state_dimension)
         self._step = 0
 
@@ -56,9 +59,16 @@ class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
             raise StateError(f"options.state: expected one state of finite numbers, got the shape {found.shape}")
         return found
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def _action(self, action: np.ndarray) -> np.ndarray:
+        """Return the numbers (m,) of an action: itself within the bounds, or the value of that number in the list."""
+        if self.problem.choices is not None:
+            chosen: np.ndarray = self.problem.choices[int(action)]
+            return chosen
         low, high = self._bounds.T
-        a = np.clip(np.asarray(action, dtype=float).reshape(low.shape), low, high)[None]
+        return np.clip(np.asarray(action, dtype=float).reshape(low.shape), low, high)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        a = self._action(action)[None]
         state = self._state[None]
         cost = float(self.problem.action_tables(state, a[:, None, :], 0).cost[0, 0])
         self._state = self.problem.sample_next(state, a, self.np_random)[0]

@@ -150,7 +150,8 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {slope:.4g}")
     yield from _cut_goal(model)
     yield from _unresolved(case, model)
-    yield from _derivatives(check_derivatives(evaluator, evaluation), model)
+    if case.problem.choices is None:
+        yield from _derivatives(check_derivatives(evaluator, evaluation), model)
     looks = _first_steps(case)
     yield looks.finding
     # a policy that nobody chose says little of where the chain will be

@@ -107,6 +107,11 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], point
         policies = [ParticlePolicy.from_result(result) for result in (one, other)]
         units = str(one.description("convergence/objective")["units"])
     _require_one_problem(cases[0], cases[1], names)
+    if cases[0].problem.choices is not None:
+        raise PolicyError(
+            f"{names[0]} and {names[1]} take actions from a list of values: there is no way from one to the other along which J "
+            "could be drawn; wassgrid.geometry.distance says how far apart they are"
+        )
     model = TransitionModel.from_case(cases[0], policies[0].grid)
     evaluator = Evaluator.from_case(cases[0], model)
     path = geodesic(*policies)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from wassgrid.errors import PackageMissingError, WassgridError
+from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.compilation import compile_functions
 from wassgrid.problem.expression import ExpressionError, Scope, parse
 from wassgrid.problem.names import remedy
@@ -75,8 +76,9 @@ def make_env(case: Case, steps: int = 200, bounds: Bounds | Mapping[str, Bounds]
     steps: after which an episode is truncated. It terminates at the goal of the case, whose cost the last reward has in it;
     without one never. bounds: (low, high) of every action, or by name, in place of
     the case's and within them; actions without bounds are none for most libraries of reinforcement learning
-    (Stable-Baselines3 refuses them). `reset` draws the state from the start law, evenly from the domain by default, or takes
-    options={"state": (d,) array or {name: value}}; where the domain has no ends, from a standard normal law about 0.
+    (Stable-Baselines3 refuses them). Actions with values are `Discrete`: the number of the value, of several actions that of
+    their combination, the last one fastest. `reset` draws the state from the start law, evenly from the domain by default, or
+    takes options={"state": (d,) array or {name: value}}; where the domain has no ends, from a standard normal law about 0.
 
     ```python
     env = wg.make_env(wg.Case.load("pendulum.toml"))
@@ -91,13 +93,18 @@ def make_env(case: Case, steps: int = 200, bounds: Bounds | Mapping[str, Bounds]
     from wassgrid.case_environment import CaseEnvironment
 
     problem = case.problem
-    return CaseEnvironment(problem, steps, _bounded(problem.action_names, problem.action_bounds, bounds))
+    own = _bounded(problem.action_names, problem.action_bounds, bounds, problem.choices is not None)
+    return CaseEnvironment(problem, steps, own)
 
 
-def _bounded(names: Sequence[str], own: np.ndarray, bounds: Bounds | Mapping[str, Bounds] | None) -> np.ndarray:
+def _bounded(
+    names: Sequence[str], own: np.ndarray, bounds: Bounds | Mapping[str, Bounds] | None, listed: bool
+) -> np.ndarray:
     """Return the bounds (m, 2) of actions: those given, all or by name, in place of a problem's own."""
     if bounds is None:
         return own
+    if listed:
+        raise EnvironmentMismatchError("bounds: the actions of the case take values of a list, none between bounds")
     given = bounds if isinstance(bounds, Mapping) else dict.fromkeys(names, bounds)
     found = own.copy()
     for name, ends in given.items():
@@ -148,7 +155,7 @@ def evaluate(
     try:
         if envs[0].spec is not None and not isinstance(env, str):
             name = envs[0].spec.id
-        low, high, shape, kind = _action_box(envs[0], name)
+        take = _taker(envs[0], name, policy, sample, rng)
         size = _observed(envs[0], name)
         see = _adapter(observe, states, size, name)
         returns = np.zeros(episodes)
@@ -158,15 +165,9 @@ def evaluate(
             going = np.arange(count)
             while going.size:
                 at = see(np.asarray(seen, dtype=float))
-                actions = np.asarray(policy.sample(at, rng) if sample else policy.mean(at), dtype=float)
-                if actions.shape != (going.size, low.size):
-                    raise EnvironmentMismatchError(
-                        f"{name} takes {low.size} actions, the policy has {actions.shape[-1]}: they must be the same, in order"
-                    )
-                actions = np.clip(actions, low, high)
                 kept, seen = [], []
-                for k, action in zip(going, actions, strict=True):
-                    observation, reward, terminated, truncated, _ = envs[k].step(action.reshape(shape).astype(kind))
+                for k, action in zip(going, take(at), strict=True):
+                    observation, reward, terminated, truncated, _ = envs[k].step(action)
                     returns[start + k] += float(reward)
                     if not (terminated or truncated):
                         kept.append(k)
@@ -249,6 +250,49 @@ def _made(name: str) -> gymnasium.Env:
     except (library.error.Error, ImportError) as error:
         raise EnvironmentMismatchError(f"environment {name!r}: {' '.join(str(error).split())}") from None
     return made
+
+
+def _taker(
+    env: gymnasium.Env, name: str, policy: _Acting, sample: bool, rng: np.random.Generator
+) -> Callable[[np.ndarray], Sequence[Any]]:
+    """Return what gives an environment its actions at states (K, d).
+
+    Policies on values of a list give the likeliest, and to `Discrete` spaces its number in the list.
+    """
+    listed = isinstance(policy, ParticlePolicy) and policy.categorical
+
+    def chosen(at: np.ndarray) -> np.ndarray:
+        if not sample and isinstance(policy, ParticlePolicy) and policy.categorical:
+            return policy.mode(at)
+        return np.asarray(policy.sample(at, rng) if sample else policy.mean(at), dtype=float)
+
+    space = env.action_space
+    if isinstance(space, _gymnasium().spaces.Discrete):
+        if not (isinstance(policy, ParticlePolicy) and listed):
+            raise EnvironmentMismatchError(
+                f"{name} takes actions of the kind Discrete, the policy gives numbers: solve a case with actions.NAME.values"
+            )
+        values, first = policy.actions[0], int(space.start)
+        if len(values) != space.n:
+            raise EnvironmentMismatchError(
+                f"{name} takes {space.n} different actions, the policy {len(values)}: they must be the same, in order"
+            )
+
+        def numbers(at: np.ndarray) -> Sequence[Any]:
+            return [first + int(k) for k in (chosen(at)[:, None, :] == values).all(axis=2).argmax(axis=1)]
+
+        return numbers
+    low, high, shape, kind = _action_box(env, name)
+
+    def clipped(at: np.ndarray) -> Sequence[Any]:
+        actions = chosen(at)
+        if actions.shape != (len(at), low.size):
+            raise EnvironmentMismatchError(
+                f"{name} takes {low.size} actions, the policy has {actions.shape[-1]}: they must be the same, in order"
+            )
+        return [action.reshape(shape).astype(kind) for action in np.clip(actions, low, high)]
+
+    return clipped
 
 
 def _action_box(env: gymnasium.Env, name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, ...], Any]:

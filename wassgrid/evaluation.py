@@ -187,17 +187,30 @@ class Evaluation:
         self.times["derivatives"] = self.times.get("derivatives", 0.0) + time.perf_counter() - began
         return result
 
+    @cached_property
+    def _listed_q(self) -> np.ndarray:
+        began = time.perf_counter()
+        q = self.q_values(np.arange(self.policy.grid.size), self.policy.actions)
+        self.times["derivatives"] = self.times.get("derivatives", 0.0) + time.perf_counter() - began
+        return q
+
     @property
     def q(self) -> np.ndarray:
-        return self._tables[0]
+        return self._tables[0] if self.model.problem.choices is None else self._listed_q
 
     @property
     def q_gradient(self) -> np.ndarray:
+        self._require_derivatives()
         return self._tables[1]
 
     @property
     def q_hessian(self) -> np.ndarray:
+        self._require_derivatives()
         return self._tables[2]
+
+    def _require_derivatives(self) -> None:
+        if self.model.problem.choices is not None:
+            raise EvaluationError("actions that take values of a list do not move: there are no derivatives along them")
 
     @property
     def offset(self) -> float:
@@ -402,7 +415,7 @@ class Evaluator:
             return policy
         actions, weights = policy.actions[goal.nearest], policy.weights[goal.nearest]
         same = np.array_equal(actions, policy.actions) and np.array_equal(weights, policy.weights)
-        return policy if same else ParticlePolicy(policy.grid, actions, weights)
+        return policy if same else policy.moved(actions, weights)
 
     def _require_one_class(self, operator: MarkovOperator) -> None:
         """Raise ReducibleChainError where the average cost depends on where one starts, with cells and a remedy."""

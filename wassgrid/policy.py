@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -35,10 +36,12 @@ class ParticlePolicy:
     | actions | a_ki   | (cells, particles, m) |
     | weights | w_ki   | (cells, particles)    |
 
-    Weights are nonnegative and sum to one in every cell. Raises PolicyError otherwise.
+    Weights are nonnegative and sum to one in every cell. categorical: actions are values of a list, the same in every cell, and
+    nothing between them is one. Raises PolicyError otherwise.
 
     Methods take one state or many, as an array (..., d) in the order of the axes or as a dict by name (StateError otherwise), and
-    know what is between cells: the mean is multilinear, the distribution the displacement interpolation of the neighbours'.
+    know what is between cells: the mean is multilinear, the distribution the displacement interpolation of the neighbours', of
+    values of a list that of their vote.
     Beyond the domain states are wrapped, folded or put on the end, as the boundary of their axis says.
 
     >>> import numpy as np
@@ -52,6 +55,7 @@ class ParticlePolicy:
     grid: StateGrid
     actions: np.ndarray
     weights: np.ndarray
+    categorical: bool = False
 
     def __post_init__(self) -> None:
         if self.actions.ndim != 3 or self.actions.shape[0] != self.grid.size:
@@ -63,6 +67,8 @@ class ParticlePolicy:
             raise PolicyError(f"an action is not finite at {self.grid.describe_cell(cell)}")
         if (self.weights < 0).any() or np.abs(self.weights.sum(axis=1) - 1).max() > 1e-9:
             raise PolicyError("weights must be nonnegative and sum to one in every cell")
+        if self.categorical and not (self.actions == self.actions[:1]).all():
+            raise PolicyError("actions that are values of a list must be the same in every cell")
 
     @property
     def particles(self) -> int:
@@ -74,7 +80,8 @@ class ParticlePolicy:
 
     def moved(self, actions: np.ndarray, weights: np.ndarray | None = None) -> ParticlePolicy:
         """Return the policy with other actions and the same weights, or others."""
-        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), self.weights if weights is None else weights)
+        weights = self.weights if weights is None else weights
+        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), weights, self.categorical)
 
     def cell_mean(self) -> np.ndarray:
         """Return the mean action of every cell, (cells, m)."""
@@ -86,7 +93,10 @@ class ParticlePolicy:
         return np.sqrt(np.einsum("ki,kia->ka", self.weights, centred**2))
 
     def mean(self, state: States) -> np.ndarray:
-        """Return the mean action at arbitrary states (..., d), (..., m): multilinear between cells."""
+        """Return the mean action at arbitrary states (..., d), (..., m): multilinear between cells.
+
+        Of values of a list it need not be one of them (see `mode`).
+        """
         cells, weights = self._around(state)
         return np.einsum("...c,...ca->...a", weights, self._extent[0][cells])
 
@@ -101,6 +111,11 @@ class ParticlePolicy:
     def distribution(self, state: States) -> ActionDistribution:
         """Return the distribution that `sample` draws from at arbitrary states (..., d): atoms (..., K, m) and their weights."""
         cells, shares = self._around(state)
+        if self.categorical:
+            ends = np.sort(self._reached[cells].reshape(*cells.shape[:-1], -1), axis=-1)
+            steps = np.diff(ends, axis=-1, prepend=0.0)
+            middles = ends - 0.5 * steps
+            return ActionDistribution(self.actions[0][self._voted(cells[..., None, :], shares[..., None, :], middles)], steps)
         actions, heap = self._sorted
         flat = (*cells.shape[:-1], -1)
         if self.particles == 1:
@@ -129,6 +144,34 @@ class ParticlePolicy:
         weights = steps[..., None] * shares[..., None, :]
         return ActionDistribution(atoms.reshape(flat)[..., None], weights.reshape(flat))
 
+    def mode(self, state: States) -> np.ndarray:
+        """Return the most likely action at arbitrary states (..., d), (..., m), of a policy whose actions are values of a list.
+
+        Raises PolicyError for others: particles that are free to move say little one by one.
+        """
+        if not self.categorical:
+            raise PolicyError("only actions that are values of a list have a most likely one, take the mean or a quantile")
+        cells, shares = self._around(state)
+        likeliest: np.ndarray = self.actions[0][np.einsum("...c,...ci->...i", shares, self.weights[cells]).argmax(axis=-1)]
+        return likeliest
+
+    @cached_property
+    def _reached(self) -> np.ndarray:
+        """Cumulative weights of every cell, (cells, N), of sum one exactly."""
+        reached = np.cumsum(self.weights, axis=1)
+        return reached / reached[:, -1:]
+
+    def _voted(self, cells: np.ndarray, shares: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """Return the numbers (...) of the values on which the neighbouring cells (..., C) agree at a level (...) in (0, 1].
+
+        Every cell names the quantile of its own weights at that level, and the value of the largest share wins.
+        """
+        each = [(self._reached[cells[..., c]] < level[..., None]).sum(axis=-1) for c in range(cells.shape[-1])]
+        named = np.minimum(np.stack(each, axis=-1), self.particles - 1)
+        votes = (shares[..., None, :] * (named[..., :, None] == named[..., None, :])).sum(axis=-1)
+        winner: np.ndarray = np.take_along_axis(named, votes.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+        return winner
+
     def _around(self, state: States) -> tuple[np.ndarray, np.ndarray]:
         """Return the neighbouring cells (..., 2^d) of states and their multilinear weights."""
         return self.grid.corners(state_array(state, self.grid.names))
@@ -142,6 +185,8 @@ class ParticlePolicy:
         cell to cell: it is that of one neighbour then, drawn with its weight, and nothing is drawn between the modes. With
         several particles of several components the means are interpolated, and the deviation from its mean is drawn from a
         neighbouring cell: the same where the clouds differ by a shift, within the range of the neighbours' actions everywhere.
+        Of values of a list every neighbour names its quantile, and that of the largest share is taken: cells that agree on a law
+        keep it, and a choice that is certain changes half way between them.
         """
         # Simulated cost over J, by displacement, by mixture of the neighbours, and so: a swing-up that switches between bounds
         # (256 x 35 cells of the pendulum) +2 %, +10 %, +2 %; modes at -1 and 1 in shares that vary +66 %, +0.2 %, +0.2 to 3 %.
@@ -150,6 +195,9 @@ class ParticlePolicy:
         pick = (np.cumsum(weights, axis=-1) < rng.random(weights.shape[:-1])[..., None]).sum(axis=-1)
         pick = np.minimum(pick, weights.shape[-1] - 1)[..., None]
         quantile = rng.random(cells.shape[:-1])
+        if self.categorical:
+            # a value of no weight has no part of (0, 1]
+            return np.asarray(self.actions[0][self._voted(cells, weights, 1.0 - quantile)])
         if self.action_dimension > 1 and self.particles > 1:
             cell = np.take_along_axis(cells, pick, axis=-1)[..., 0]
             particle = (heap[cell] < quantile[..., None]).sum(axis=-1)
@@ -219,7 +267,8 @@ class ParticlePolicy:
         if not (fits and grid.axes and actions.size > 0):
             raise StorageError(f"'{file.path}': the particles of a frame do not fit its {' x '.join(map(str, grid.shape))} cells")
         try:
-            return cls(grid, actions.reshape(*weights.reshape(grid.size, -1).shape, -1), weights.reshape(grid.size, -1))
+            weights = weights.reshape(grid.size, -1)
+            return cls(grid, actions.reshape(*weights.shape, -1), weights, has_values(file.case_text))
         except PolicyError as error:
             raise StorageError(f"'{file.path}' holds no policy: {error}") from error
 
@@ -231,14 +280,28 @@ class ParticlePolicy:
         return law
 
 
+def has_values(case_text: str) -> bool:
+    """Tell whether the actions of a resolved case are values of lists (`actions.NAME.values`)."""
+    try:
+        actions = tomllib.loads(case_text).get("actions", {})
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(actions, dict) and any(isinstance(table, dict) and "values" in table for table in actions.values())
+
+
 def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     """Draw the initial policy of a case: independent particles in every cell, moved onto the action bounds.
 
     `normal` draws N(mean(s), std^2), `uniform` draws over the bounds (or low..high), `even` puts them at equal distances from
     one end to the other (of several actions: on a product of such points), `point` puts every particle on mean(s). The same
-    seed gives the same policy on the same grid.
+    seed gives the same policy on the same grid. Where actions have values, one particle stands on each.
     """
     problem, settings = case.problem, case.policy
+    weights = np.asarray(settings.weights or np.ones(settings.particles), dtype=float)
+    weights = weights / weights.max()  # their sum may overflow
+    weights = np.tile(weights / weights.sum(), (grid.size, 1))
+    if problem.choices is not None:
+        return ParticlePolicy(grid, np.tile(problem.choices, (grid.size, 1, 1)), weights, True)
     rng = np.random.default_rng(settings.seed)
     low, high = problem.action_bounds.T
     shape = (grid.size, settings.particles, low.size)
@@ -254,7 +317,4 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
         actions = bottom[:, None, :] + (top - bottom)[:, None, :] * product
     else:
         actions = np.repeat(centre[:, None, :], settings.particles, axis=1)
-    weights = np.asarray(settings.weights or np.ones(settings.particles), dtype=float)
-    weights = weights / weights.max()  # their sum may overflow
-    weights = np.tile(weights / weights.sum(), (grid.size, 1))
     return ParticlePolicy(grid, np.ascontiguousarray(np.clip(actions, low, high)), weights)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, PrivateAttr, ValidationError
 from wassgrid.case.keys import elsewhere, override, table_at
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.case.readers import CaseError, shown
-from wassgrid.case.tables import CaseTables
+from wassgrid.case.tables import CaseTables, InitialTable
 from wassgrid.method.facts import GEOMETRY_FACTS, METHOD_FACTS
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.names import member, remedy, split_family
@@ -33,6 +33,7 @@ __all__ = ["Case", "CaseError"]
 MAXIMUM_BYTES = 1_000_000  # of a case file
 MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
+MOST_CHOICES = 4096  # actions, where they take values of lists
 LEAST_DISCOUNTING = 1e-8  # of 1 - discount: V grows like its inverse, and so does what rounding makes of (1 - discount) V
 OF_FUNCTIONS = "functions"  # the key of a case that was given as Python functions
 # tables of problem and grid
@@ -200,7 +201,39 @@ class Case(CaseTables):
         start = written_out(self.start, "start")
         neural = NeuralSettings() if self.neural is None and self.solver.kind == "neural" else self.neural
         grid = self.grid.model_copy(update={"points": points, "kernel": kernel})
-        return self.model_copy(update={"grid": grid, "start": start, "neural": neural})
+        resolved = self.model_copy(update={"grid": grid, "start": start, "neural": neural})
+        return resolved._of_choices() if any(action.values is not None for action in self.actions.values()) else resolved
+
+    def _of_choices(self) -> Case:
+        """Return the case with a particle on every value of its actions, whose weights alone move.  Raises CaseError."""
+        key = next(key for key, action in self.actions.items() if action.values is not None)
+        if self.solver.kind != "grid":
+            raise CaseError(f'actions.{key}.values: networks give any number, use solver.kind = "grid", or bounds')
+        count = 1
+        for other, action in self.actions.items():
+            if action.values is None:
+                raise CaseError(f"actions.{other}.values: missing, all actions have values or none has, and {key} has")
+            if action.bounds is not None:
+                raise CaseError(f"actions.{other}.bounds: not beside values, which are all that the action takes")
+            count *= len(action.values) ** len(self._members(other))
+            if count > MOST_CHOICES:
+                raise CaseError(f"actions.{other}.values: more than {MOST_CHOICES} actions in all, use fewer values, or bounds")
+        flow, policy = self.flow, self.policy
+        if "particles" in policy.model_fields_set and policy.particles != count:
+            raise CaseError(f"policy.particles: one stands on each of the {count} actions that there are, leave it out")
+        if policy.initial != InitialTable():
+            raise CaseError("policy.initial: a run starts with all values of its actions, policy.weights says how likely each is")
+        if "geometry" in flow.model_fields_set and flow.geometry != "fisher_rao":
+            raise CaseError('flow.geometry: actions with values stay, and weights move: leave it out, or "fisher_rao"')
+        if flow.escape:
+            raise CaseError("flow.escape: particles stand on all values of the actions already, leave it out")
+        method = flow.method if "method" in flow.model_fields_set else "policy_iteration"
+        return self.model_copy(
+            update={
+                "flow": flow.model_copy(update={"geometry": "fisher_rao", "method": method}),
+                "policy": policy.model_copy(update={"particles": count}),
+            }
+        )
 
     def _check(self) -> None:
         """Check what no single key shows.  Raises CaseError."""

@@ -181,6 +181,17 @@ def read_interval(value: Any, info: ValidationInfo) -> tuple[float, float]:
     return low, high
 
 
+def read_values(value: Any, info: ValidationInfo) -> tuple[float, ...]:
+    """Read a list of different numbers, two at least."""
+    expected = "a list of two or more different numbers, say [-1, 0, 1]"
+    if not isinstance(value, list | tuple) or len(value) < 2:
+        raise ValueError(f"expected {expected}, got {shown(value)}")
+    found = tuple(read_number(item, info, expected) + 0.0 for item in value)  # zero has one sign
+    if len(set(found)) < len(found):
+        raise ValueError(f"expected {expected}, got one of them twice: {shown(value)}")
+    return found
+
+
 def read_positive_list(value: Any, info: ValidationInfo) -> tuple[float, ...]:
     """Read a list of positive numbers."""
     if not isinstance(value, list | tuple) or not value:

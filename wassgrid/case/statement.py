@@ -72,7 +72,12 @@ def model_of(tables: CaseTables) -> Model:
         for key, table in tables.states.items()
     )
     actions = tuple(
-        Family(key, *_name_and_index(key, indices), interval=table.bounds or infinite) for key, table in tables.actions.items()
+        Family(key, *_name_and_index(key, indices), interval=table.bounds or infinite)
+        if table.values is None
+        else Family(
+            key, *_name_and_index(key, indices), interval=(min(table.values), max(table.values)), values=tuple(table.values)
+        )
+        for key, table in tables.actions.items()
     )
     return Model(
         parameters=dict(tables.parameters),

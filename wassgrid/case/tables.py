@@ -27,6 +27,7 @@ from wassgrid.case.readers import (
     read_positive_list,
     read_start,
     read_text,
+    read_values,
     read_word,
     word_or,
 )
@@ -82,6 +83,9 @@ class ActionTable(Table):
     """An action variable, or a family of them."""
 
     bounds: Interval | None = Field(None, description="lower and upper bound (default: none)")
+    values: Annotated[tuple[float, ...], PlainValidator(read_values)] | None = Field(
+        None, description="all numbers that the action takes, as gears and switches do, say [-1, 0, 1]; of all actions or of none"
+    )
     unit: Word = Field("", description="unit of the action, for figures and result files")
 
 
@@ -179,7 +183,9 @@ class InitialTable(Table):
 class PolicyTable(Table):
     """The particle policy."""
 
-    particles: Annotated[int, PlainValidator(integer(1))] = Field(16, description="particles per state")
+    particles: Annotated[int, PlainValidator(integer(1))] = Field(
+        16, description="particles per state; where actions have values, one on each of them"
+    )
     initial: InitialTable = Field(default_factory=InitialTable, description="where the particles start")
     seed: Annotated[int, PlainValidator(integer(0))] = Field(1, description="seed of all random numbers of the run")
     weights: Annotated[tuple[float, ...], PlainValidator(read_positive_list)] | None = Field(
@@ -223,12 +229,12 @@ class FlowTable(Table):
     method: Annotated[str, PlainValidator(choice(*METHOD_FACTS))] = Field(
         "newton",
         description="gradient flow by euler, heun or rk4; newton (local curvature) or full_newton (exact); of weights alone: "
-        "exponential (steps of any length) or policy_iteration (its limit)",
+        "exponential (steps of any length) or policy_iteration (its limit, the default where actions have values)",
     )
     geometry: Annotated[str, PlainValidator(choice(*GEOMETRY_FACTS))] = Field(
         "wasserstein",
-        description="what moves: wasserstein (the actions of the particles), fisher_rao (their weights) or "
-        "wasserstein_fisher_rao (both)",
+        description="what moves: wasserstein (the actions of the particles), fisher_rao (their weights; where actions have "
+        "values nothing else does) or wasserstein_fisher_rao (both)",
     )
     weight_rate: PositiveNumber | None = Field(
         None, description="kappa, how fast weights move beside actions, where they do (default 1)"

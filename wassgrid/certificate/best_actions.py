@@ -53,8 +53,10 @@ def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | N
 
     before: the best actions of another V (cells,), and that V. Where they lead by more than the change of V can make up for, the
     search begins at them. Where cost or law are not finite at an action tried, the best particles are returned, and `assumed`
-    says why.
+    says why. Where actions take values of a list, the best of them is the best that there is.
     """
+    if evaluation.model.problem.choices is not None:
+        return _best_listed(evaluation)
     try:
         low, high, assumed, coercive = search_box(evaluation)
         actions, values, lead = best_actions(ActionValue.build(evaluation, low, high), low, high, before)
@@ -68,9 +70,17 @@ def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | N
         return BestActions(actions, evaluation.q[cells, best], low, high, str(error), False, unknown, False)
 
 
+def _best_listed(evaluation: Evaluation) -> BestActions:
+    cells, q = np.arange(evaluation.policy.grid.size), evaluation.q
+    best = q.argmin(axis=1)
+    low, high = (np.broadcast_to(side, (cells.size, side.size)) for side in evaluation.model.problem.action_bounds.T)
+    unknown = np.full(cells.size, -1.0, np.float32)
+    return BestActions(evaluation.policy.actions[cells, best], q[cells, best], low, high, "", True, unknown)
+
+
 def restored_best(evaluation: Evaluation, actions: np.ndarray, values: np.ndarray, lead: np.ndarray) -> BestActions:
     """Return the best actions of an evaluation again, from what was stored of them."""
-    if (lead < 0.0).all():
+    if (lead < 0.0).all() or evaluation.model.problem.choices is not None:
         return find_best(evaluation)
     low, high, assumed, coercive = search_box(evaluation)
     return BestActions(actions, values, low, high, assumed, coercive, lead)

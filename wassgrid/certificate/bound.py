@@ -16,7 +16,8 @@ Bertsekas and Tsitsiklis 1991). Without such a c0 nothing is proven.
 
 All follow from T being monotone, so the rows of P must be nonnegative and sum to one; V need not solve any equation. The minimum
 over the actions of a cell is bounded from below by branch and bound: on a box of actions Q is at least its quadratic Taylor
-polynomial with the curvature replaced by a lower bound over the box. That bound comes from interval arithmetic on the
+polynomial with the curvature replaced by a lower bound over the box; where actions take values of a list, it is the minimum over
+the list. That bound comes from interval arithmetic on the
 derivatives of cost and mean, and from bounds on the kernels' derivatives (`weight_bounds`, `enclosure`).
 """
 
@@ -30,7 +31,7 @@ import numpy as np
 from wassgrid.certificate.action_value import ActionValue, margin
 from wassgrid.certificate.best_actions import PROBES, BestActions, find_best, improved
 from wassgrid.certificate.branch_and_bound import BranchAndBound
-from wassgrid.evaluation import Evaluation
+from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.problem.control_problem import ProblemError
 
 
@@ -100,7 +101,15 @@ def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None
         tolerance = 1e-12 * float(np.abs(evaluation.cost).max() + np.abs(evaluation.value).max())
     actions, values = found.actions, found.values
     markov = evaluation.model.markov
-    if markov:
+    choices = evaluation.model.problem.choices
+    if choices is not None:
+        # the minimum over all actions is one over a list
+        slack, boxes = values - (evaluation.value + rounding(evaluation) + evaluation.residual_rounding), 0
+        method = f"minimum over {len(choices)} actions in {values.size} cells"
+        if not markov:
+            signed = next(kernel.name for kernel in evaluation.model.axis_kernels if not kernel.nonnegative)
+            method += f": the {signed} kernel is not a Markov matrix"
+    elif markov:
         q = ActionValue.build(evaluation, found.low, found.high)
         proof = BranchAndBound(q, found.low, found.high, actions.copy(), values.copy(), tolerance)
         proof.run()

@@ -64,6 +64,8 @@ static inline void NAME_policy(const double state[NAME_STATES], double action[NA
 
 def c_header(parcel: Parcel) -> str:
     """Return the header of a policy, in ASCII.  Raises ExportError for a table that no compiler would take."""
+    if parcel.policy.categorical:
+        raise ExportError("the header interpolates actions, and between the values of a list there are none: export --to npz")
     grid, table = parcel.policy.grid, parcel.mean()
     if table.size > LARGEST_TABLE:
         raise ExportError(f"the policy has {table.size:,} numbers, a header holds {LARGEST_TABLE:,} at most: export --to npz")

@@ -56,8 +56,7 @@ def _couplings(problem: ControlProblem, follower: int) -> dict[int, float]:
     box = np.where(np.isfinite(problem.domain), problem.domain, 0.0)
     rng = np.random.default_rng(0)
     states = box[:, 0] + (box[:, 1] - box[:, 0]) * rng.random((16, len(problem.state_names)))
-    low, high = problem.action_bounds.T
-    action = np.clip(np.zeros(low.size), low, high)
+    action = problem.some_action
     result: dict[int, float] = {}
     tables = problem.cell_tables(states)
     if tables.noise[:, follower].any():
@@ -144,8 +143,7 @@ def misalignment(problem: ControlProblem, grid: Nodes, k: int, cells: np.ndarray
     aligned: no interpolation and no numerical diffusion there. `cells` restricts the test to some cells.
     """
     states = grid.states if cells is None else grid.states[cells]
-    low, high = problem.action_bounds.T
-    action = np.clip(np.zeros(low.size), low, high)
+    action = problem.some_action
     worst = 0.0
     for start in range(0, len(states), 65536):
         block = states[start : start + 65536]

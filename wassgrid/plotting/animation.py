@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from wassgrid.plotting.fields import Frame, draw_law
+from wassgrid.plotting.fields import Frame, categories, draw_law
 from wassgrid.plotting.style import COLOURS, DIVERGING, SEQUENTIAL, colourbar, label, styled
 from wassgrid.runs.schema import OBJECTIVE, STEP
 from wassgrid.storage import ResultFile, StorageError
@@ -133,6 +133,8 @@ class _Film:
             norm=LogNorm(top * 10.0**-_DECADES, top, clip=True), cmap=SEQUENTIAL, c=np.ones(states.size * particles),
         )  # fmt: skip
         (mean,) = axis.plot(states, np.zeros(states.size), color=COLOURS[1], linewidth=1.0, label="mean")
+        if frames[-1].listed:
+            mean.set(drawstyle="steps-mid", label="most likely")
         low = min(float(frame.actions[..., component].min()) for frame in frames)
         high = max(float(frame.actions[..., component].max()) for frame in frames)
         spare = _SPARE * (high - low) or 1.0
@@ -145,25 +147,30 @@ class _Film:
             points.set_offsets(np.stack([np.repeat(states, particles), actions.ravel()], axis=-1))
             points.set_sizes(np.clip(10.0 * particles * frame.weights.ravel(), 1.0, 60.0))
             points.set_array(np.repeat(np.maximum(frame.law / frame.volume, 0.0), particles))
-            mean.set_ydata(frame.moments(component)[0])
+            mean.set_ydata(frame.centre(component))
 
         return update
 
     def _map(self, axis: Axes, component: int) -> Callable[[Frame], None]:
         frames = self._frames
-        fields = [frame.moments(component)[0] for frame in frames]
+        fields = [frame.centre(component) for frame in frames]
         low, high = min(float(field.min()) for field in fields), max(float(field.max()) for field in fields)
         look: dict[str, Any] = {"cmap": SEQUENTIAL, "norm": Normalize(low, high)}
         if low < 0.0 < high:
             extent = max(-low, high)
             look = {"cmap": DIVERGING, "norm": TwoSlopeNorm(0.0, -extent, extent)}
+        text, values = "mean of", None
+        if frames[-1].listed:
+            values = np.unique(np.concatenate([frame.values(component) for frame in frames]))
+            look, text = categories(values), "choice of"
+            del look["values"]
         image = axis.pcolormesh(*frames[-1].axes, fields[0].T, shading="nearest", rasterized=True, **look)
-        colourbar(self.figure, image, axis, f"mean of {frames[-1].action_labels[component]}")
+        colourbar(self.figure, image, axis, f"{text} {frames[-1].action_labels[component]}", values)
         axis.set_ylabel(frames[-1].state_labels[1])
         contours: list[Any] = []
 
         def update(frame: Frame) -> None:
-            image.set_array(frame.moments(component)[0].T)
+            image.set_array(frame.centre(component).T)
             while contours:
                 contours.pop().remove()
             if (lines := draw_law(axis, frame, (0, 1))) is not None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, TwoSlopeNorm
+from matplotlib.colors import BoundaryNorm, LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from wassgrid.plotting.style import COLOURS, DIVERGING, canvas, colourbar, label, plain, styled
+from wassgrid.plotting.style import COLOURS, DIVERGING, SEQUENTIAL, canvas, colourbar, label, plain, styled
+from wassgrid.policy import has_values
 from wassgrid.problem.names import remedy
 from wassgrid.problem.states import StateError
 from wassgrid.storage import ResultFile, StorageError
@@ -32,7 +34,7 @@ class Frame:
     """One stored frame of a grid run.
 
     axes d x (n_k), law (n1..nd), value (n1..nd), actions (n1..nd, particles, m), weights (n1..nd, particles);
-    labels of states and actions are names with units.
+    labels of states and actions are names with units; listed: whether actions take values of lists.
     """
 
     title: str
@@ -46,6 +48,7 @@ class Frame:
     weights: np.ndarray
     law: np.ndarray
     value: np.ndarray
+    listed: bool = False
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], index: int = -1) -> Frame:
@@ -71,6 +74,7 @@ class Frame:
             frame["weights"],
             frame["stationary"],
             frame["value"],
+            has_values(result.case_text),
         )
 
     @property
@@ -83,6 +87,18 @@ class Frame:
         actions = self.actions[..., component]
         mean = (self.weights * actions).sum(axis=-1)
         return mean, np.sqrt((self.weights * (actions - mean[..., None]) ** 2).sum(axis=-1))
+
+    def centre(self, component: int) -> np.ndarray:
+        """One action component in every cell (n1..nd): its mean, or its likeliest value where there is nothing between values."""
+        if not self.listed:
+            return self.moments(component)[0]
+        best = self.weights.argmax(axis=-1)[..., None]
+        likeliest: np.ndarray = np.take_along_axis(self.actions[..., component], best, axis=-1)[..., 0]
+        return likeliest
+
+    def values(self, component: int) -> np.ndarray:
+        """All values of an action component, rising."""
+        return np.unique(self.actions[..., component])
 
     @property
     def spreads(self) -> bool:
@@ -117,7 +133,7 @@ class Frame:
 
     def on_plane(self, plane: tuple[int, int], cell: tuple[int, ...]) -> Frame:
         """Return what maps over two states show: mean actions and value of the slice through a cell, the law summed out."""
-        mean = [self.sliced(self.moments(k)[0], plane, cell) for k in range(self.actions.shape[-1])]
+        mean = [self.sliced(self.centre(k), plane, cell) for k in range(self.actions.shape[-1])]
         law = self.marginal(plane)
         return replace(
             self,
@@ -162,11 +178,20 @@ def particles_of(result: ResultFile, index: int = -1) -> dict[str, np.ndarray]:
     return frame
 
 
+def categories(values: np.ndarray) -> dict[str, Any]:
+    """Return the look of a map whose colours are the values of a list, in rising order: one colour each, the bounds between."""
+    apart = np.diff(values) if values.size > 1 else np.ones(1)
+    edges = np.concatenate([values[:1] - 0.5 * apart[0], values[:-1] + 0.5 * np.diff(values), values[-1:] + 0.5 * apart[-1]])
+    colours = colormaps[SEQUENTIAL].resampled(values.size)
+    return {"cmap": colours, "norm": BoundaryNorm(edges, values.size), "values": values}
+
+
 @styled
 def policy(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float] | None = None) -> Figure:
     """Draw the policy of one stored frame, the last by default.
 
-    One state: every particle, its area the weight, its colour the stationary density, and the mean. More states: maps
+    One state: every particle, its area the weight, its colour the stationary density, and the mean. Where actions have values the
+    likeliest takes the place of the mean, in one colour for each. More states: maps
     of the mean and, where the particles of a cell are spread out, the standard deviation for every action, over each pair of
     states, with contours around 50, 90 and 99 % of the stationary law. Of more than two states the maps are slices through one
     state, `at`: what it does not name is that of the most frequent one.
@@ -175,17 +200,23 @@ def policy(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float
     if len(frame.axes) == 1:
         return _particles(frame)
     planes, cell = frame.planes(), frame.cell_at(at)
-    kinds = ("mean of", "standard deviation of") if frame.spreads else ("mean of",)
-    pairs = [
-        (f"{text} {name}", field)
-        for component, name in enumerate(frame.action_labels)
-        for text, field in zip(kinds, frame.moments(component), strict=False)
-    ]
+    pairs: list[tuple[str, np.ndarray, dict[str, Any]]]
+    if frame.listed:
+        kinds: tuple[str, ...] = ("choice of",)
+        names = enumerate(frame.action_labels)
+        pairs = [(f"choice of {name}", frame.centre(k), categories(frame.values(k))) for k, name in names]
+    else:
+        kinds = ("mean of", "standard deviation of") if frame.spreads else ("mean of",)
+        pairs = [
+            (f"{text} {name}", field, {})
+            for component, name in enumerate(frame.action_labels)
+            for text, field in zip(kinds, frame.moments(component), strict=False)
+        ]
     # one plane: mean and deviation side by side; several: one row each
     columns = max(len(kinds), len(planes))
     figure, axes = canvas(len(pairs) * len(planes) // columns, columns, width=3.8, height=3.0)
-    for axis, ((text, field), plane) in zip(axes.flat, itertools.product(pairs, planes), strict=True):
-        _draw_map(figure, axis, frame, frame.sliced(field, plane, cell), plane, text)
+    for axis, ((text, field, look), plane) in zip(axes.flat, itertools.product(pairs, planes), strict=True):
+        _draw_map(figure, axis, frame, frame.sliced(field, plane, cell), plane, text, look)
     _title(figure, frame, cell)
     return figure
 
@@ -250,7 +281,11 @@ def _particles(frame: Frame) -> Figure:
             linewidths=0,
             rasterized=law.size * particles > _MANY_POINTS,
         )
-        axis.plot(states, frame.moments(component)[0], color=COLOURS[1], linewidth=1.0, label="mean")
+        if frame.listed:
+            axis.step(states, frame.centre(component), where="mid", color=COLOURS[1], linewidth=1.0, label="most likely")
+            axis.set_yticks(frame.values(component))
+        else:
+            axis.plot(states, frame.centre(component), color=COLOURS[1], linewidth=1.0, label="mean")
         axis.set_ylabel(name)
         axis.margins(x=0.01)
         colourbar(figure, points, axis, "stationary density")
@@ -285,12 +320,13 @@ def _draw_map(
     look: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
     x, y = (frame.axes[k] for k in plane)
-    look = look or {}
+    look = dict(look or {})
+    values = look.pop("values", None)
     if field.min() < 0 < field.max() and -field.min() > 0.1 * field.max() and text.startswith("mean"):
         extent = max(-field.min(), field.max())
         look = {"cmap": DIVERGING, "norm": TwoSlopeNorm(0.0, -extent, extent)}
     image = axis.pcolormesh(x, y, field.T, shading="nearest", rasterized=True, **look)
-    colourbar(figure, image, axis, text)
+    colourbar(figure, image, axis, text, values)
     draw_law(axis, frame, plane)
     axis.set_xlabel(frame.state_labels[plane[0]])
     axis.set_ylabel(frame.state_labels[plane[1]])

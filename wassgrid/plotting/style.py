@@ -74,7 +74,8 @@ def _raised(power: re.Match[str]) -> str:
     return power[1].translate(_RAISED)
 
 
-def colourbar(figure: Figure, mappable: Any, axes: Axes, text: str) -> None:
-    bar = figure.colorbar(mappable, ax=axes, pad=0.02)
+def colourbar(figure: Figure, mappable: Any, axes: Axes, text: str, values: Any = None) -> None:
+    """Draw the scale of colours, with ticks at `values` where these are all that there are."""
+    bar = figure.colorbar(mappable, ax=axes, pad=0.02, ticks=values, spacing="uniform")
     bar.set_label(text)
     bar.outline.set_visible(False)

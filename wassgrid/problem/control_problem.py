@@ -160,6 +160,20 @@ class ControlProblem:
         return self.goal is not None and not self.goal.restarts
 
     @cached_property
+    def choices(self) -> Array | None:
+        """All actions (A, m) that there are, where they take values of a list; the last component changes fastest."""
+        lists = [family.values for family in self.model.actions for _ in family.members]
+        if not any(lists):
+            return None
+        return np.stack(np.meshgrid(*lists, indexing="ij"), axis=-1).reshape(-1, len(lists))
+
+    @property
+    def some_action(self) -> Array:
+        """An action (m,) that there is: the first of those that are listed, or the one nearest to zero."""
+        low, high = self.action_bounds.T
+        return np.clip(np.zeros(low.size), low, high) if self.choices is None else self.choices[0]
+
+    @cached_property
     def coupled(self) -> NDArray[np.bool_]:
         """(d, d): entry (j, i) tells whether x'_j follows the realised x'_i."""
         coupled = np.zeros((self.state_dimension, self.state_dimension), dtype=bool)

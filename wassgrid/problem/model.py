@@ -23,6 +23,7 @@ class Family:
 
     key: the name of the table, `theta` or `q[i]`; name: without the index.
     interval: domain of a state, bounds of an action; infinite where none is given.
+    values: all that an action takes, none where it takes a whole interval.
     law: text of `next` (discrete time) or `drift`; noise: text of `noise` or `diffusion`; both empty for actions.
     """
 
@@ -33,6 +34,7 @@ class Family:
     boundary: str = "clamp"
     law: str = ""
     noise: str = ""
+    values: tuple[float, ...] = ()
 
     @property
     def members(self) -> tuple[str, ...]:

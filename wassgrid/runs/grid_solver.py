@@ -243,7 +243,7 @@ class GridSolver:
         if fields is None:
             return policy, starting_law(self.grid.size), np.zeros(self.grid.size)
         law, value = fields
-        if best is not None and not is_same(start.policy.grid, self.grid):
+        if best is not None and not policy.categorical and not is_same(start.policy.grid, self.grid):
             policy = policy.moved(self._sharpened(policy.actions, value, best, start.policy.grid))
         return policy, law, value
 
@@ -289,7 +289,10 @@ class GridSolver:
 
     def restore(self, checkpoint: Mapping[str, Any]) -> GridState:
         """Return the state of a checkpoint: its evaluation is repeated from the same warm start as then."""
-        policy = ParticlePolicy(self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]))
+        categorical = self.case.problem.choices is not None
+        policy = ParticlePolicy(
+            self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]), categorical
+        )
         warm = np.asarray(checkpoint["warm_law"]), np.asarray(checkpoint["warm_value"])
         width = float(checkpoint["width"])
         if width >= 0.0:
@@ -561,7 +564,8 @@ class GridSolver:
         now = Standing(
             state.step, state.flow_time, gradient_norm(evaluation, self._metric), gap,
             state.gap_found if state.best.searched else np.inf, state.excess, state.unprovable, self._at_rest(state), stalled,
-            self.case.flow.escapes,
+            # where all actions that there are have particles, there is nothing to jump to
+            self.case.flow.escapes or self.case.problem.choices is not None,
         )  # fmt: skip
         return stopping.verdict(self.case.flow.stop, evaluation, now)
 
@@ -639,6 +643,9 @@ class GridSolver:
         asked = self.case.output.estimate
         if asked is False:
             return {}
+        if self.case.problem.choices is not None:
+            refused = "the best value of a list is not looked for between the cells, wassgrid simulate is"
+            return {ESTIMATE: {"refused": refused}} if asked else {}
         evaluation = state.evaluation
         allowed = max(allowance(evaluation, state.step), ASKED if asked else 0.0)
         todo = plan(evaluation, state.best, allowed)

@@ -44,6 +44,9 @@ class Start:
         for other states, actions, periods, and for another number of particles of several actions.
         """
         policy, wanted, m = self.policy, case.policy.particles, case.problem.action_dimension
+        choices = case.problem.choices
+        if choices is not None and not (isinstance(policy, ParticlePolicy) and np.array_equal(policy.actions[0], choices)):
+            raise StartError("initial: its actions are not the values of the case, whose weights alone move")
         if not isinstance(policy, ParticlePolicy):
             policy = ParticlePolicy.around(grid, policy.mean(grid.states))
         if policy.grid.names != grid.names:
@@ -68,7 +71,10 @@ class Start:
             actions = np.repeat(policy.actions, wanted, axis=1) if policy.particles == 1 else _shared_out(policy, weights)
         low, high = case.problem.action_bounds.T
         actions, weights = np.clip(_carried(actions, policy.grid, grid), low, high), _carried(weights, policy.grid, grid)
-        return ParticlePolicy(grid, np.ascontiguousarray(actions), weights / weights.sum(axis=1, keepdims=True))
+        if choices is not None:
+            actions = np.tile(choices, (grid.size, 1, 1))
+        weights = weights / weights.sum(axis=1, keepdims=True)
+        return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, choices is not None)
 
     def fields_on(self, grid: StateGrid) -> tuple[np.ndarray, np.ndarray] | None:
         """Return law and value on another grid, None where they are not known or nothing of the law lies there."""

@@ -159,8 +159,7 @@ class TransitionModel:
         states = np.tile([axis[0] for axis in grid.axes], (int(np.prod([grid.shape[i] for i in order])), 1))
         for i, nodes in zip(order, np.meshgrid(*[grid.axes[i] for i in order], indexing="ij"), strict=True):
             states[:, i] = nodes.ravel()
-        low, high = self.problem.action_bounds.T
-        anything = np.tile(np.clip(np.zeros(low.size), low, high), (len(states), 1, 1))
+        anything = np.tile(self.problem.some_action, (len(states), 1, 1))
         cell = self.problem.cell_tables(states)
         # alpha_j + sum_i beta_ji x'_i; a present and a realised coordinate of the same axis never enter together
         mean = self.problem.action_tables(states, anything, 0).mean[:, 0, j]
@@ -173,8 +172,8 @@ class TransitionModel:
         """What no action changes of a law in product form, where that is worth a table."""
         if self.product is None or not self.product.collision.moved:
             return None
-        low, high = self.problem.action_bounds.T
-        anything = np.broadcast_to(np.clip(np.zeros(low.size), low, high), (self.grid.size, 1, low.size))
+        action = self.problem.some_action
+        anything = np.broadcast_to(action, (self.grid.size, 1, action.size))
         try:
             mean = self.means(anything)[0][:, 0]
         except ProblemError:  # not finite at an action that no policy takes
@@ -213,7 +212,10 @@ class TransitionModel:
         rng = np.random.default_rng(0)
         low, high = np.where(np.isfinite(self.problem.action_bounds), self.problem.action_bounds, [-1.0, 1.0]).T
         cells = np.unique(rng.integers(0, self.grid.size, 64))
-        mean = self.tables(cells, rng.uniform(low, high, (cells.size, 3, low.size)), 0).mean
+        some = rng.uniform(low, high, (cells.size, 3, low.size))
+        if self.problem.choices is not None:
+            some = np.broadcast_to(self.problem.choices, (cells.size, *self.problem.choices.shape))
+        mean = self.tables(cells, some, 0).mean
         moved = np.flatnonzero(np.ptp(mean, axis=1).max(axis=0) > 0)
         if moved.size != 1:
             return None

@@ -108,6 +108,8 @@ class Claim:
             )
         if not problem.start.everywhere:
             raise ProveError("prove: the case has a start law; the interval of a discounted cost is that of a uniform start")
+        if problem.choices is not None:
+            raise ProveError("prove: actions with values are not searched for continuous states yet, only actions between bounds")
         if d > 2:
             raise ProveError(f"prove: the problem has {d} states; intervals for continuous states are computed for one and two")
         if problem.action_dimension > 3:
