@@ -246,3 +246,20 @@ def test_environments_take_and_give_numbers_of_values(solved):
         wg.evaluate(fewer, lambda: wg.make_env(solution.case), episodes=1)
     with pytest.raises(EnvironmentMismatchError, match="values of a list"):
         wg.make_env(solution.case, bounds=(-1.0, 1.0))
+
+
+def test_the_way_to_a_goal_by_a_list_of_pushes():
+    """The least expected cost of all 729 policies until x >= 1.5, by linear equations of each."""
+    text = line("clamp", "linear", '[criterion]\nkind = "total"\n[goal]\nwhere = "x >= 1.5"\n').replace("x = 6", "x = 7")
+    text = text.replace('"x**2 + 0.4', '"1 + 0.4').replace(" + 0.3*mod(x, 0.5)", "")
+    dense = DenseProblem(text.replace('kind = "total"', 'kind = "average"'))
+    rows, cost = listed(dense)
+    free = dense.states["x"] < 1.5
+    of, least = np.flatnonzero(free), np.inf
+    for chosen in itertools.product(range(3), repeat=of.size):
+        matrix = rows[of, chosen][:, free]
+        value = np.linalg.solve(np.eye(of.size) - matrix, cost[of, chosen])
+        least = min(least, float(dense.initial_law[free] @ value))
+    solution = wg.solve(Case.from_text(text))
+    assert solution.converged and solution.objective == pytest.approx(least, rel=1e-10)
+    assert solution.lower_bound <= least * (1.0 + 1e-13) and solution.policy.categorical
