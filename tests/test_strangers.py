@@ -201,6 +201,23 @@ def refused(path: Path, folder: Path, capsys, *fragments: str) -> None:
             load(path)
 
 
+def test_a_file_without_its_table_of_steps_is_refused_by_those_who_tell_of_them(ours, tmp_path, capsys):
+    replaced(ours, "convergence", lambda group, key, shape: None)
+    swept = tmp_path / "swept"
+    swept.mkdir()
+    shutil.copy(ours, swept / "held_particles=4.h5")
+    (tmp_path / "held.toml").write_text(CASE)
+    for words in (
+        ["export", str(ours), "--to", "npz", "-o", str(tmp_path / "p.npz")],
+        ["export", str(ours), "--to", "c", "-o", str(tmp_path / "p.h")],
+        ["report", str(ours), "-o", str(tmp_path / "p.html")],
+        ["sweep", str(tmp_path / "held.toml"), "--set", "policy.particles=4", "-o", str(swept), "--quiet"],
+    ):
+        assert main(words) == (1 if words[0] == "sweep" else 2), words
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".npz", ".h", ".html")]
+    assert "convergence" in (swept / "sweep.csv").read_text()
+
+
 # ---- members that lead outside ----
 
 

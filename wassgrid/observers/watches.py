@@ -18,7 +18,7 @@ from wassgrid.runs.schema import GRADIENT_NORM, OBJECTIVE, STATIONARY_RESIDUAL, 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _FIRST_STEPS, _FALLEN = 1, 1e15  # the scale of J is that of so many steps; below minus so many times that it has no bound
-PATIENCE = 0.7  # seconds that a step may go on after a signal
+PATIENCE = 0.4  # seconds that a step may go on after a signal: with what a thread has begun and the file, less than two
 
 
 class NotFiniteError(WassgridError, ValueError):
@@ -60,7 +60,7 @@ class FinitenessWatch:
 
 
 class SignalWatch:
-    """Observer that ends the run when Ctrl-C, SIGTERM or SIGHUP arrives: after the current step if that ends within a second.
+    """Observer that ends the run when Ctrl-C, SIGTERM or SIGHUP arrives: after the current step if that ends very soon.
 
     If it does not, or if a second signal comes, a KeyboardInterrupt is raised in the middle of it, and the state of the
     last whole step stays; not while `busy()` says that the result file is being written. Compiled loops return to the interpreter

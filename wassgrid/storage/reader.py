@@ -244,9 +244,12 @@ class ResultFile:
         return Named(f"/convergence of '{self.path}'", columns)
 
     def last(self, series: str) -> Named:
-        """Return the scalars of the last record of a series by name, ``step`` among them; nothing else is read."""
-        group = self._file[series]
+        """Return the scalars of the last record of a series by name, ``step`` among them; nothing else is read.
+
+        Raises ``StorageError`` where the file has no such series.
+        """
         with self._reading(f"/{series}"):
+            group = self._file[series]
             names = [name for name in ("step", *variable_names(group)) if group[name].ndim == 1 and len(group[name])]
         return Named(f"/{series} of '{self.path}'", {name: float(self.array(series, name, -1)) for name in names})
 
