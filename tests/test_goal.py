@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -346,6 +348,29 @@ def test_an_environment_ends_at_the_goal():
         total -= reward
         assert not truncated
     assert observation[0] <= -1.775 < before[0] and reward == pytest.approx(-(0.5 + 0.1 * before[0] ** 2 + 0.5))
+
+
+def test_the_mountain_car_is_gymnasiums():
+    """Its steps, its end and what it is paid, without the noise."""
+    gymnasium = pytest.importorskip("gymnasium")
+    path = Path(__file__).parent.parent / "gallery" / "mountain_car.toml"
+    case = wg.Case.load(path, ["parameters.noise=0", "parameters.time=0"])
+    problem, rng = case.problem, np.random.default_rng(0)
+    theirs, ours = gymnasium.make("MountainCarContinuous-v0").unwrapped, wg.make_env(case)
+    theirs.reset(seed=0)
+    ours.reset(seed=0)
+    ends = 0
+    for x in [*rng.uniform(-1.2, 0.6, 100), *rng.uniform(0.4, 0.45, 100), -1.2, -1.2]:
+        state, action = np.array([x, rng.uniform(-0.07, 0.07)]), rng.uniform(-1.0, 1.0, 1)
+        theirs.state = np.array([x, 0.0 if x == -1.2 and state[1] < 0 else state[1]])
+        ours.reset(options={"state": state})
+        (seen, reward, done, *_), (mine, own, over, *_) = theirs.step(action), ours.step(action)
+        if mine[0] == -1.2 and mine[1] < 0:
+            mine[1] = 0.0  # at the wall: there it counts from the next step on
+        np.testing.assert_allclose(mine, seen, atol=1e-7)
+        assert own == pytest.approx(float(reward), abs=1e-6) and over == done
+        ends += done
+    assert ends > 20 and problem.stops
 
 
 # ---- start laws ----

@@ -302,6 +302,8 @@ def _ends(grid: StateGrid, looks: _Looks) -> list[Finding]:
     """Say where the chain feels the ends of a clamped axis under the policy of the last step taken; that may be meant."""
     assert looks.evaluation is not None
     law = looks.evaluation.law / looks.evaluation.law.sum()
+    if (controlled := looks.evaluation.controlled) is not None:
+        law = np.where(controlled, law, 0.0)
     findings = []
     for k, name in enumerate(grid.names):
         if not BOUNDARIES[grid.boundary[k]].stops:

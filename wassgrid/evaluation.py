@@ -28,6 +28,7 @@ from wassgrid.transition.together import Together
 if TYPE_CHECKING:
     from wassgrid.case import Case
 
+_ROUGHLY = 1e-4  # to which the expected number of steps is found: what it is for takes less
 _PROPER = 0.25  # residual of the equation for the expected number of steps from which on a policy is proper
 _ROUNDING = 512.0  # units of rounding that the residual of V cannot be told from
 _SPARE_ROUNDINGS = 8.0  # of a residual, beside those of its sum
@@ -85,7 +86,7 @@ class Evaluation:
     value_method: str
     width: float | None = None
     times: dict[str, float] = field(default_factory=dict)
-    steps_left: np.ndarray | None = None  # total cost: expected number of steps to the goal (cells,), to within a factor of 2
+    steps_left: np.ndarray | None = None  # total cost: expected number of steps to the goal (cells,), roughly
 
     @property
     def law(self) -> np.ndarray:
@@ -569,8 +570,9 @@ class Evaluator:
         """
         assert self.model.goal is not None
         free = self.model.goal.free
-        chain = Chain(operator, self.initial_law, 1.0, self.value_method, self.tolerance, correction=correction)
-        found = chain.right(free.astype(float))
+        # three solves with one matrix: factors serve all, wherever they fit
+        chain = Chain(operator, self.initial_law, 1.0, self.value_method, self.tolerance, correction=correction).repeated
+        found = chain.right(free.astype(float), tolerance=_ROUGHLY)
         left = found.values
         # (I - P) W >= 1/2 off the goal for some W >= 0: the policy is proper, and W/2 <= the number of steps <= 2 W
         if not (found.residual <= _PROPER and left.min() >= -_PROPER and np.isfinite(left).all()):

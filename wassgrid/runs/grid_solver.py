@@ -336,8 +336,7 @@ class GridSolver:
         new = outcome.evaluation
         elapsed = time.perf_counter() - began
         flow = max(elapsed - sum(new.times.values()), 0.0)
-        law = old.law if old.controlled is None else np.where(old.controlled, old.law, 0.0)
-        moved = step_length(law, old.policy, new.policy, self._metric)
+        moved = step_length(self._on_the_way(old), old.policy, new.policy, self._metric)
         new, best, found, seconds = self._searched(new, (state.best, old.value))
         facts = {
             STEP_LENGTH: moved,
@@ -506,6 +505,10 @@ class GridSolver:
             "value": (evaluation.value * self._value_unit).reshape(shape),
         }
 
+    def _on_the_way(self, evaluation: Evaluation) -> np.ndarray:
+        """The law without what is in the goal."""
+        return evaluation.law if evaluation.controlled is None else np.where(evaluation.controlled, evaluation.law, 0.0)
+
     def _shares(self, law: np.ndarray) -> np.ndarray:
         """The law as shares of the time, that sum to one: expected visits of an episode are those of all its steps."""
         return law / law.sum() if self.case.problem.stops else law
@@ -610,7 +613,7 @@ class GridSolver:
         return {
             "resolution": resolution(evaluation),
             **self._chain_facts(evaluation),
-            "boundary_mass": self._boundary_mass(self._shares(evaluation.law)),
+            "boundary_mass": self._boundary_mass(self._shares(self._on_the_way(evaluation))),
             "cells": self.grid.size,
             "entries": evaluation.chain.operator.entries,
         }
