@@ -31,7 +31,7 @@ def picture() -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1.0))
     at, speed = np.meshgrid(np.linspace(-np.pi, np.pi, 301), np.linspace(-8, 8, 241), indexing="ij")
     torque = policy.mean({"theta": at, "omega": speed})[..., 0]
-    image = left.pcolormesh(at, speed, torque, cmap="RdBu_r", vmin=-2, vmax=2, shading="nearest", rasterized=True)
+    image = left.pcolormesh(at, speed, torque, cmap="cividis", vmin=-2, vmax=2, shading="nearest", rasterized=True)
     figure.colorbar(image, ax=left, label="torque (N m)")
     wrapped = np.mod(theta[:, 0] + np.pi, 2 * np.pi) - np.pi
     broken = np.where(np.abs(np.diff(wrapped, prepend=wrapped[:1])) > np.pi, np.nan, wrapped)
@@ -47,6 +47,8 @@ def picture() -> Figure:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        sys.exit(__doc__)
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("pendulum.png")
     picture().savefig(path, dpi=110)
     print(path)

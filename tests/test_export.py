@@ -27,7 +27,7 @@ GUIDE = (ROOT / "docs" / "guide" / "policies.md").read_text(encoding="utf-8")
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-O2"]
-STATES = 20_000
+STATES = 100_000
 LQ = ["grid.points.x=9", "flow.stop={ steps = 0 }", "output.estimate=false"]
 HOSTILE = 'a */ int main(void) { system("rm"); } /* ??/\n" \\ \x1b[31m é \ud7ff'
 

@@ -123,7 +123,10 @@ def test_geodesics_between_anything(case: wg.Case, solution: wg.Solution, tmp_pa
         metric.distance(solution.policy, first, solution.stationary), rel=1e-9
     )
     along = wg.geometry.objective_along(case, wg.geometry.geodesic(case, path), 3)
-    middle = wg.geometry.geodesic(first, solution).at(0.5)
+    path_between = wg.geometry.geodesic(first, solution)
+    middle = path_between.at(0.5)
+    for what in (path_between, along, middle, middle.grid):  # what is printed is no wall of numbers
+        assert len(repr(what)) < 120 and "\n" not in repr(what)
     assert along.objective[1] == pytest.approx(literal_objective(middle), rel=1e-9)
     assert along.objective[-1] == pytest.approx(solution.objective, rel=1e-9)
 

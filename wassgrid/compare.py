@@ -34,6 +34,10 @@ class ObjectiveAlong:
     local: np.ndarray
     transport: np.ndarray
 
+    def __repr__(self) -> str:
+        ends = f"J = {self.objective[0]:.6g} to {self.objective[-1]:.6g}"
+        return f"<ObjectiveAlong a geodesic, {self.times.size} points: {ends}, barrier {self.barrier:.3g}>"
+
     @property
     def curvature(self) -> np.ndarray:
         """d^2 J / dt^2, (points,)."""

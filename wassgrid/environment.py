@@ -47,6 +47,9 @@ class Returns:
     returns: np.ndarray
     seed: int
 
+    def __repr__(self) -> str:
+        return f"<Returns of {self.returns.size} episodes of {self.environment}: {self.mean:.6g} +- {self.standard_error:.2g}>"
+
     @property
     def mean(self) -> float:
         return float(self.returns.mean())

@@ -125,6 +125,9 @@ class Geodesic:
     end: np.ndarray
     weights: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"<Geodesic on {self.first.grid.described}, {self.weights.shape[1]} coupled particles>"
+
     @property
     def velocity(self) -> np.ndarray:
         """The tangent field (cells, K, m), constant along the geodesic."""

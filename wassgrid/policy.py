@@ -57,6 +57,9 @@ class ParticlePolicy:
     weights: np.ndarray
     categorical: bool = False
 
+    def __repr__(self) -> str:
+        return f"<ParticlePolicy on {self.grid.described}, {self.particles} particles, {self.action_dimension} actions>"
+
     def __post_init__(self) -> None:
         if self.actions.ndim != 3 or self.actions.shape[0] != self.grid.size:
             raise PolicyError(f"actions must have shape ({self.grid.size}, particles, m), got {self.actions.shape}")

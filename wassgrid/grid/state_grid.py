@@ -40,6 +40,15 @@ class StateGrid:
     axes: tuple[np.ndarray, ...]
     boundary: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"<StateGrid {self.described}>"
+
+    @property
+    def described(self) -> str:
+        """Names and points of the axes, and the number of cells."""
+        axes = " x ".join(f"{name} {axis.size}" for name, axis in zip(self.names, self.axes, strict=True))
+        return f"{axes}: {self.size:,} cells"
+
     @property
     def dimension(self) -> int:
         return len(self.axes)

@@ -81,15 +81,16 @@ def convergence(paths: Sequence[str | os.PathLike[str]]) -> Figure:
     references = [_reference(run, runs) for run in runs]
     for column, abscissa in enumerate(abscissae):
         for number, (run, (reference, kind)) in enumerate(zip(runs, references, strict=True)):
-            look = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number // len(COLOURS) % len(LINES)]}
+            look = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
             x = run.finite(abscissa)
             curves = (run.finite(OBJECTIVE) - reference, run.finite(GRADIENT_NORM))
             rounding = 4 * np.finfo(float).eps * max(abs(reference), np.finfo(float).tiny)
             floors = (rounding if kind else -np.inf, 0.0)
             for axis, y, floor in zip(axes[:, column], curves, floors, strict=False):
-                shown = np.where(y > floor, y, np.nan)
+                shown = y > floor  # an objective found to a part of what is left to gain may lie below
                 marker = "o" if len(x) <= 30 else None
-                axis.plot(x, shown, marker=marker, markersize=3, label=run.name if axis is axes[0, 0] else None, **look)
+                name = run.name if axis is axes[0, 0] else None
+                axis.plot(x[shown], y[shown], marker=marker, markersize=3, label=name, **look)
         if abscissa == FLOW_TIME:
             for axis in axes[:, column]:
                 _show_rate(axis)

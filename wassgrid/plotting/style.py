@@ -18,9 +18,9 @@ R = TypeVar("R")
 
 # Okabe and Ito, "Color universal design" (2008), darkest first; yellow is left out on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", "--", "-.", ":")
+LINES = ("-", "--", "-.", ":")  # by which curves are told apart on paper without colours
 SEQUENTIAL = "viridis"
-DIVERGING = "RdBu_r"
+DIVERGING = "cividis"  # about a middle that is grey: as red and blue are, but its ends differ on paper without colours too
 _POWER = re.compile(r"(?:\^|\*\*)(-?[0-9]+)(?![0-9.])")
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
