@@ -36,7 +36,7 @@ def sweep(found: Sweep) -> Figure:
         rows = [row for row in found.rows if tuple(row.values[key] for key in others) == group and np.isfinite(row.objective)]
         rows.sort(key=lambda row: at[row.values[across]])
         x, y = [at[row.values[across]] for row in rows], [row.objective for row in rows]
-        colour, line = COLOURS[number % len(COLOURS)], LINES[number // len(COLOURS) % len(LINES)]
+        colour, line = COLOURS[number % len(COLOURS)], LINES[number % len(LINES)]
         words = ", ".join(f"{_short(key)} = {value}" for key, value in zip(others, group, strict=True))
         axis.plot(x, y, line, color=colour, label=plain(words) if words and number < _LISTED else None)
         for full in (True, False):
