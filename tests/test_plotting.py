@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import logging
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from wassgrid import plotting
+from wassgrid.cli import main
 from wassgrid.plotting.fields import Frame, _where_it_is
 from wassgrid.plotting.style import label
 from wassgrid.plotting.trajectories import _telling_cells
@@ -384,3 +386,9 @@ def test_scripts(tmp_path, name, capsys):
             script(name).main(arguments)
         assert error.value.code == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_matplotlib_does_not_speak_of_its_folders_on_the_command_line():
+    """Where the home folder cannot be written it logs two lines of its own."""
+    assert main(["functions"]) == 0
+    assert not logging.getLogger("matplotlib").isEnabledFor(logging.WARNING)

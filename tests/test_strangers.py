@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -216,6 +217,34 @@ def test_a_file_without_its_table_of_steps_is_refused_by_those_who_tell_of_them(
         assert main(words) == (1 if words[0] == "sweep" else 2), words
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".npz", ".h", ".html")]
     assert "convergence" in (swept / "sweep.csv").read_text()
+
+
+def test_a_run_that_cannot_take_the_place_of_a_file_leaves_nothing_beside_it(ours, tmp_path, capsys, monkeypatch):
+    """In a folder where all may write but not replace what is another's, for instance."""
+    (tmp_path / "held.toml").write_text(CASE)
+    before, here = digest(ours), sorted(ours.parent.iterdir())
+    replace = os.replace
+
+    def not_over(source, target):
+        if Path(target).name == ours.name:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", not_over)
+    assert main(["run", str(tmp_path / "held.toml"), "-o", str(ours), "--quiet"]) == 2
+    assert "Operation not permitted" in capsys.readouterr().err
+    assert digest(ours) == before
+    assert sorted(path for path in ours.parent.iterdir() if path.suffix == ".h5") == [p for p in here if p.suffix == ".h5"]
+
+
+def test_a_new_case_that_does_not_fit_on_the_disk_is_not_left_half(tmp_path, capsys, monkeypatch):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("wassgrid.storage.whole.open", full, raising=False)
+    assert main(["new", str(tmp_path / "x")]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not (tmp_path / "x.toml").exists()
 
 
 # ---- members that lead outside ----

@@ -6,6 +6,7 @@ stderr, nothing written), 130 interrupted by Ctrl-C and 143 by SIGTERM (the resu
 
 # No `from __future__ import annotations` and no heavy import here: Typer reads the annotations, and help must be quick.
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -485,6 +486,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     _prepare_streams()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its fonts are kept, for instance
     if any("\0" in argument for argument in arguments or ()):  # no shell can pass one; some parsers of command lines break on it
         _complain("an argument holds a NUL character, which no path or name can have")
         return BAD_INPUT

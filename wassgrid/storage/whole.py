@@ -41,5 +41,10 @@ def write_new(path: Path, content: bytes) -> None:
         raise StorageError(f"'{path}' exists and is left as it is: take another name") from None
     except (OSError, ValueError) as error:
         raise StorageError(explain("write", path, error)) from error
-    with open(descriptor, "wb") as file:
-        file.write(content)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise StorageError(explain("write", path, error)) from error

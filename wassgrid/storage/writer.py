@@ -138,8 +138,13 @@ class ResultWriter:
             if self.path.exists() and not _is_empty_result(self.path):
                 self.kept = _keep_beside(self.path)
 
-        with self._letting_go():
-            self._publish(write)
+        before = os.stat(self.path) if self.path.exists() else None
+        try:
+            with self._letting_go():
+                self._publish(write)
+        except BaseException:
+            self._forget_kept(before)
+            raise
         self._new = True
         self._lengths = dict.fromkeys(series, 0)
 
@@ -211,6 +216,15 @@ class ResultWriter:
             self.commit(status=status, reason=reason, **attributes)
         finally:
             self.close()
+
+    def _forget_kept(self, before: os.stat_result | None) -> None:
+        """Undo what `begin` did to an earlier file, of which this is the status, where the new one was not published."""
+        kept, self.kept = self.kept, None
+        with contextlib.suppress(OSError):
+            if kept is not None and before is not None and os.path.samestat(os.stat(self.path), before):
+                kept.unlink()
+            elif kept is not None:
+                os.replace(kept, self.path)
 
     def discard(self) -> None:
         """Undo ``begin``: remove the file, put back the one it replaced, and close."""
