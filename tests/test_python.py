@@ -19,6 +19,7 @@ import wassgrid as wg
 from wassgrid.cli import main
 from wassgrid.runs.loop import StepRecord
 from wassgrid.runs.start import Start
+from wassgrid.storage import ResultFile
 
 ROOT = Path(__file__).resolve().parent.parent
 CASE = """
@@ -382,3 +383,25 @@ def test_names_are_there_and_imported_late():
     assert (ROOT / "wassgrid" / "py.typed").exists()
     assert issubclass(wg.CaseError, wg.WassgridError)
     assert isinstance(StepRecord, type)
+
+
+def test_an_interrupted_run_writes_what_is_at_hand(tmp_path, monkeypatch):
+    """Solves that only the last frame needs would be deaf to the next signal."""
+    settings = ["grid.points={ theta = 24, omega = 25 }", "grid.kernel=auto", "grid.levels=1", "policy.particles=1"]
+    settings.append("output.trajectory_every=0")
+    case = wg.Case.load("cases/inverted_pendulum.toml", settings)
+
+    def interrupted(record):
+        if record["step"] == 2:
+            monkeypatch.setattr("wassgrid.evaluation.Evaluator.settled_law", lambda *_: pytest.fail("a solve for the last frame"))
+            raise KeyboardInterrupt
+
+    assert not wg.run(case, tmp_path / "run.h5", progress=interrupted).converged
+    with ResultFile(tmp_path / "run.h5") as result:
+        assert result.status == "interrupted" and result.steps("trajectory").tolist() == [0, 1]
+        law = result.array("trajectory", "stationary", (1,))
+    assert law.min() >= 0.0 and law.sum() == pytest.approx(1.0, abs=1e-9)
+    monkeypatch.undo()
+    assert main(["resume", str(tmp_path / "run.h5"), "--quiet"]) == 0
+    with ResultFile(tmp_path / "run.h5") as result:
+        assert 1 not in result.steps("trajectory")

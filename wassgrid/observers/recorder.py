@@ -161,8 +161,9 @@ class Recorder:
         if checkpoint := record.checkpoint():
             self._writer.set_checkpoint(checkpoint)
 
-    def _append_frame(self, record: StepRecord) -> None:
-        self._writer.append_frame(record.step, record.frame(), self._series)
+    def _append_frame(self, record: StepRecord, haste: bool = False) -> None:
+        frame = record.glance if haste and record.glance is not None else record.frame
+        self._writer.append_frame(record.step, frame(), self._series)
         self._last_frame = record.step
 
     def _end(self, status: str, reason: str, **attributes: Any) -> None:
@@ -172,7 +173,7 @@ class Recorder:
                 self._keep(self._last)
             # after the checkpoint: a resumed run drops this frame again, unless it is one that it stores anyway
             if self._last_frame != self._last.step:
-                self._append_frame(self._last)
+                self._append_frame(self._last, haste=status == INTERRUPTED)
         self._writer.finish(status, reason, **attributes)
 
     # ---- context ----

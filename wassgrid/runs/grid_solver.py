@@ -488,20 +488,27 @@ class GridSolver:
             **{phase_time(name): seconds for name, seconds in evaluation.times.items()},
             **state.facts,
         }
-        return StepRecord(scalars, lambda: self._frame(state), lambda: self._checkpoint(state), state.final)
+        law = state.evaluation.law
+        return StepRecord(
+            scalars,
+            lambda: self._frame(state, self._exact_law(state.evaluation)),
+            lambda: self._checkpoint(state),
+            state.final,
+            lambda: self._frame(state, law),
+        )
 
     def _lower_bound(self, state: GridState) -> float:
         """The lower bound on the optimal J, nan where it is not proven, or contradicted by the cost of the policy."""
         return state.proven if np.isfinite(state.proven) and state.excess == 0.0 else float("nan")
 
-    def _frame(self, state: GridState) -> dict[str, Any]:
+    def _frame(self, state: GridState, law: np.ndarray) -> dict[str, Any]:
         evaluation, shape = state.evaluation, self.grid.shape
         policy = evaluation.policy
         actions = policy.actions.reshape(*shape, policy.particles, policy.action_dimension)
         return {
             "actions": actions[..., 0] if policy.action_dimension == 1 else actions,
             "weights": policy.weights.reshape(*shape, policy.particles),
-            "stationary": self._shares(self._exact_law(evaluation)).reshape(shape),
+            "stationary": self._shares(law).reshape(shape),
             "value": (evaluation.value * self._value_unit).reshape(shape),
         }
 

@@ -42,13 +42,15 @@ class StepRecord:
 
     frame() gives the arrays of a trajectory frame by name, checkpoint() all that `resume` needs, exact to the bit; empty: it
     begins anew. final: the run ends here, with work that a longer run would not do at this step (a proof); the checkpoint is that
-    of the step before, and a resumed run takes and records this step again.
+    of the step before, and a resumed run takes and records this step again. glance(): the frame of a run that is ended in haste,
+    with what is at hand where the frame would solve for more; None: there is nothing of the kind.
     """
 
     scalars: Mapping[str, float]
     frame: Callable[[], Arrays]
     checkpoint: Callable[[], Arrays]
     final: bool = False
+    glance: Callable[[], Arrays] | None = None
 
     @property
     def step(self) -> int:
