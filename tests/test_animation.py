@@ -108,7 +108,7 @@ def test_a_film_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path / "run.h5", "xy", steps=200)
     command = [sys.executable, "-m", "wassgrid", "animate", "run.h5", "--frames", "200"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(4.0)
+    time.sleep(2.0)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (130, "", "wassgrid: interrupted\n")

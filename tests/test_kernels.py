@@ -248,7 +248,8 @@ def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6), 
         return SimpleNamespace(mean=mean)
 
     bounds = np.array([[-1.0, 1.0]] * (2 if moved is None else 1))
-    problem = SimpleNamespace(order=order, coupled=mask, action_bounds=bounds, action_tables=action_tables)
+    fields = {"order": order, "coupled": mask, "action_bounds": bounds, "choices": None, "goal": None}
+    problem = SimpleNamespace(action_tables=action_tables, **fields)
     model = TransitionModel(problem, grid, kernel_names, np.tile(np.array(noise, float), (cells, 1)))
     # what a problem would give; the walk alone
     model.__dict__.update(coupling=coupling, product=None)
