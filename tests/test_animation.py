@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from wassgrid.cli import main
 from wassgrid.plotting.animation import _Film, animate
 from wassgrid.plotting.fields import Frame
 from wassgrid.storage import ResultFile, StorageError
+
+MP4 = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="MP4 is written by ffmpeg")
 
 
 def film(path: Path, steps: int) -> _Film:
@@ -104,18 +108,34 @@ def test_a_film_under_way_is_written_through_no_link(tmp_path: Path) -> None:
     assert (tmp_path / "private.txt").read_text() == "a private note" and not (tmp_path / "run.gif").is_symlink()
 
 
+@pytest.mark.parametrize("name", ["run.gif", pytest.param("run.mp4", marks=MP4)])
+@pytest.mark.parametrize("frames", [0, 2])
+def test_a_film_that_is_given_up_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, frames: int) -> None:
+    """Before its first frame and after: an unfinished film has nothing to save, and its program may be gone."""
+    shown = _Film.shown
+
+    def interrupted(film: _Film, rest: int) -> Iterator[None]:
+        yield from itertools.islice(shown(film, rest), frames)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Film, "shown", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        animate(write(tmp_path / "run.h5", steps=5), tmp_path / name)
+    assert os.listdir(tmp_path) == ["run.h5"]
+
+
 def test_a_film_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path / "run.h5", "xy", steps=200)
     command = [sys.executable, "-m", "wassgrid", "animate", "run.h5", "--frames", "200"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(2.0)
+    time.sleep(4.0)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (130, "", "wassgrid: interrupted\n")
     assert os.listdir(tmp_path) == ["run.h5"]
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="MP4 is written by ffmpeg")
+@MP4
 def test_mp4(tmp_path: Path) -> None:
     assert animate(write(tmp_path / "run.h5", steps=5), tmp_path / "run.mp4").stat().st_size > 1000
 

@@ -514,6 +514,22 @@ def test_an_interruption_that_a_library_swallows_comes_again(case, monkeypatch, 
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+def test_what_a_library_makes_of_an_interruption_is_one(case, monkeypatch, capsys):
+    def translating(*_):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise SystemError("a lock returned a result with an exception set")
+
+    monkeypatch.setattr("wassgrid.check.check_case", translating)
+    monkeypatch.setattr("wassgrid.check.findings", translating)
+    assert main(["check", "tiny.toml"]) == 130
+    assert capsys.readouterr().err == "wassgrid: interrupted\n"
+    monkeypatch.setattr("wassgrid.check.findings", lambda *_: 1 // 0)
+    monkeypatch.setattr("wassgrid.check.check_case", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):  # a defect shows its traceback
+        main(["check", "tiny.toml"])
+
+
 def test_what_an_interrupted_compiler_raises_is_an_interruption(case, monkeypatch, capsys):
     def interrupted(solver):
         os.kill(os.getpid(), signal.SIGINT)

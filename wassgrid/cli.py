@@ -490,8 +490,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     if any("\0" in argument for argument in arguments or ()):  # no shell can pass one; some parsers of command lines break on it
         _complain("an argument holds a NUL character, which no path or name can have")
         return BAD_INPUT
+    interrupt = Interrupt()
     try:
-        with Interrupt() as interrupt:
+        with interrupt:
             status = app(args=arguments, prog_name="wassgrid", standalone_mode=False)
         if interrupt.received and status == INTERRUPTED:  # Typer has made a status of it
             raise KeyboardInterrupt
@@ -514,6 +515,9 @@ def _main(arguments: Sequence[str] | None) -> int:
             _drop_output(sys.stdout)
             _complain(f"the output cannot be written: {error.strerror}")
             return UNCONVERGED
+        elif interrupt.received:  # what a library made of it on the way
+            _complain("interrupted")
+            return INTERRUPTED
         else:
             raise
         return BAD_INPUT

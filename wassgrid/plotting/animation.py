@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
@@ -65,7 +67,7 @@ def animate(file: Path, output: Path | None = None, most: int = 100, rate: int |
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(create_anew(partial)):
             pass  # the writers open it by its name: ours, and no link
-        with writer.saving(film.figure, str(partial), _DOTS_PER_INCH):
+        with _filming(writer, film.figure, partial):
             for _ in film.shown(rest=_REST * rate):
                 writer.grab_frame()
         os.replace(partial, path)
@@ -75,6 +77,21 @@ def animate(file: Path, output: Path | None = None, most: int = 100, rate: int |
         with suppress(OSError):
             partial.unlink()
     return path
+
+
+@contextmanager
+def _filming(writer: AbstractMovieWriter, figure: Figure, path: Path) -> Iterator[None]:
+    """Write a film as `writer.saving` does, but finish none that was given up: what that raises would hide why it was."""
+    writer.setup(figure, str(path), _DOTS_PER_INCH)
+    try:
+        with rc_context({"savefig.bbox": None}):  # all frames are of one size
+            yield
+    except BaseException:
+        if isinstance(writer, FFMpegWriter):
+            with suppress(OSError, subprocess.SubprocessError):
+                writer.finish()  # lets its program go, which the same signal may have ended
+        raise
+    writer.finish()
 
 
 class _Film:
