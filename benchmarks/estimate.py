@@ -118,7 +118,7 @@ def worse(policy: GreedyPolicy, advantage: Advantage, rng: np.random.Generator) 
         weight = (1.0 - g) * g**step if g < 1.0 else (step >= _BURNED) / _AVERAGED
         if weight:
             total += weight * advantage(states, policy.actions(states))
-        states, _ = policy.step(states, rng)
+        _, states = policy.step(states, rng)
     return float(total.mean()), float(total.std(ddof=1) / np.sqrt(_CHAINS))
 
 

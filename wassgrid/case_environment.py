@@ -39,16 +39,13 @@ class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._step = 0
-        low, high = self.problem.domain.T
-        if not self.problem.start.everywhere:
-            self._state = self.problem.start.sample(1, self.problem.domain, self.problem.boundary, self.np_random)[0]
-            return self._started(options)
-        bounded = np.isfinite(low) & np.isfinite(high)
-        drawn = self.np_random.uniform(np.where(bounded, low, 0.0), np.where(bounded, high, 1.0))
-        self._state = np.where(bounded, drawn, np.clip(self.np_random.standard_normal(low.size), low, high))
-        return self._started(options)
-
-    def _started(self, options: Mapping[str, Any] | None) -> tuple[np.ndarray, dict[str, Any]]:
+        if self.problem.start.everywhere:
+            low, high = self.problem.domain.T
+            bounded = np.isfinite(low) & np.isfinite(high)
+            drawn = self.np_random.uniform(np.where(bounded, low, 0.0), np.where(bounded, high, 1.0))
+            self._state = np.where(bounded, drawn, np.clip(self.np_random.standard_normal(low.size), low, high))
+        else:
+            self._state = self.problem.first_states(1, self.np_random)[0]
         if options and "state" in options:
             self._state = self._given(options["state"])
         return self._state.copy(), {}
@@ -75,5 +72,5 @@ class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         self._step += 1
         goal, reached = self.problem.goal, False
         if goal is not None and (reached := bool(goal.reached(self._state[None])[0])):
-            cost += float(goal.costs(self._state[None])[0]) / self.problem.cost_unit
+            cost += float(self.problem.goal_costs(self._state[None])[0])
         return self._state.copy(), -cost, reached, self._step >= self.steps, {"cost": cost}

@@ -18,7 +18,6 @@ from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.expression import ExpressionError, evaluate_number
 from wassgrid.problem.states import state_array
 from wassgrid.runs.schema import Units
-from wassgrid.simulate import advance
 from wassgrid.storage import ResultFile, StorageError
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def follow(case: Case, policy: Policy, start: np.ndarray, steps: int, chains: in
     for step in range(steps):
         actions = policy.sample(states, rng)
         here = states
-        cost, states = advance(problem, here, actions, rng)
+        cost, states = problem.advance(here, actions, rng)
         if problem.stops:
             assert problem.goal is not None
             # what has arrived stays and costs no more

@@ -262,20 +262,20 @@ def _taker(
 
     Policies on values of a list give the likeliest, and to `Discrete` spaces its number in the list.
     """
-    listed = isinstance(policy, ParticlePolicy) and policy.categorical
+    listed = policy if isinstance(policy, ParticlePolicy) and policy.categorical else None
 
     def chosen(at: np.ndarray) -> np.ndarray:
-        if not sample and isinstance(policy, ParticlePolicy) and policy.categorical:
-            return policy.mode(at)
+        if listed is not None and not sample:
+            return listed.mode(at)
         return np.asarray(policy.sample(at, rng) if sample else policy.mean(at), dtype=float)
 
     space = env.action_space
     if isinstance(space, _gymnasium().spaces.Discrete):
-        if not (isinstance(policy, ParticlePolicy) and listed):
+        if listed is None:
             raise EnvironmentMismatchError(
                 f"{name} takes actions of the kind Discrete, the policy gives numbers: solve a case with actions.NAME.values"
             )
-        values, first = policy.actions[0], int(space.start)
+        values, first = listed.actions[0], int(space.start)
         if len(values) != space.n:
             raise EnvironmentMismatchError(
                 f"{name} takes {space.n} different actions, the policy {len(values)}: they must be the same, in order"

@@ -114,7 +114,7 @@ class Evaluation:
     @property
     def share(self) -> float:
         """What J is of rho V where it is not an average: 1 - g, or 1 for the total cost until the goal."""
-        return 1.0 - self.discount if self.discount < 1.0 else 1.0
+        return _share(self.discount)
 
     @property
     def anchor(self) -> float:
@@ -310,11 +310,6 @@ class Evaluator:
         """Whether J is the total cost until the goal."""
         return self.discount == 1.0 and self.model.problem.stops
 
-    @property
-    def share(self) -> float:
-        """What J is of rho V where it is not an average."""
-        return 1.0 - self.discount if self.discount < 1.0 else 1.0
-
     @one_blas_thread()
     def evaluate(
         self,
@@ -380,7 +375,7 @@ class Evaluator:
         if self.recurrent:
             value = value - dot(stationary.law, value)
         else:
-            objective = self.share * dot(self.initial_law, value)
+            objective = _share(self.discount) * dot(self.initial_law, value)
         residual = source + self.discount * operator.apply(value) - value
         # of the tolerance, or of rounding in the terms of the residual
         scale, eps = largest(source), np.finfo(float).eps
@@ -648,3 +643,8 @@ def rounding(evaluation: Evaluation) -> float:
 def objective_rounding(evaluation: Evaluation) -> float:
     """Return the size of a change of J that is rounding."""
     return 1e-11 * max(abs(evaluation.objective), float(evaluation.law @ np.abs(evaluation.cost).mean(axis=1)))
+
+
+def _share(discount: float) -> float:
+    """What J is of rho V where it is not an average."""
+    return 1.0 - discount if discount < 1.0 else 1.0

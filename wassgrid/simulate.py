@@ -113,7 +113,7 @@ def ergodic_cost(
     total = np.zeros(chains)
     for step in range(burn_in + steps):
         actions = policy.sample(states, rng)
-        cost, states = advance(problem, states, actions, rng)
+        cost, states = problem.advance(states, actions, rng)
         if step >= burn_in:
             total += cost
     return _estimate(total / steps, steps, burn_in)
@@ -143,7 +143,7 @@ def discounted_cost(problem: ControlProblem, policy: ParticlePolicy, chains: int
             break
         actions = policy.sample(states, rng)
         ending, here = lifetimes[alive] == step, states
-        costs, states = advance(problem, here, actions, rng)
+        costs, states = problem.advance(here, actions, rng)
         cost[alive[ending]] = costs[ending]
         if problem.stops:
             assert problem.goal is not None
@@ -160,17 +160,15 @@ def episode_cost(
     `chains` episodes at once; as many times as make about chains * steps steps, by the length of the first ones, which are
     not counted.
     """
-    ends = problem.domain
-
     def batch() -> tuple[np.ndarray, float, int]:
         """Return the costs (chains,) of episodes, their mean number of steps, and how many were given up."""
-        states = problem.start.sample(chains, ends, problem.boundary, rng)
+        states = problem.first_states(chains, rng)
         going, cost, length = np.arange(chains), np.zeros(chains), 0
         for _ in range(_LONGEST):
             assert problem.goal is not None
             done = problem.goal.reached(states)
             actions = policy.sample(states, rng)
-            here, states = advance(problem, states, actions, rng)
+            here, states = problem.advance(states, actions, rng)
             cost[going] += here
             going, states = going[~done], states[~done]
             if going.size == 0:
@@ -184,28 +182,6 @@ def episode_cost(
     costs = np.concatenate([cost for cost, _, _ in found])
     estimate = _estimate(costs, round(float(np.mean([length for _, length, _ in found]))), 0)
     return replace(estimate, episodes=True, unfinished=sum(lost for _, _, lost in found))
-
-
-def advance(
-    problem: ControlProblem, states: np.ndarray, actions: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the costs (chains,) of states and actions and the next states (chains, d), both of the goal where states are in it.
-
-    There the next state is drawn from the start law, or is the same where nothing comes next.
-    """
-    cost, following = stage_cost(problem, states, actions), problem.sample_next(states, actions, rng)
-    if problem.goal is not None and (inside := problem.goal.reached(states)).any():
-        cost[inside] = problem.goal.costs(states[inside]) / problem.cost_unit
-        following[inside] = states[inside]
-        if problem.goal.restarts:
-            following[inside] = problem.start.sample(int(inside.sum()), problem.domain, problem.boundary, rng)
-    return cost, following
-
-
-def stage_cost(problem: ControlProblem, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Return the cost (chains,) of states (chains, d) and actions (chains, m): of a step, or per unit of time."""
-    cost: np.ndarray = problem.action_tables(states, actions[:, None, :], 0).cost[:, 0]
-    return cost
 
 
 def _estimate(batches: np.ndarray, steps: int, burn_in: int) -> SimulatedCost:

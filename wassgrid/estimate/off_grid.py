@@ -72,7 +72,7 @@ class GreedyPolicy:
         """Return h at states (K, d): the spline; in the goal what it costs there and what h counts of what comes next."""
         result, goal = self.spline(states), self.problem.goal
         if goal is not None and (inside := goal.reached(states)).any():
-            result[inside] = goal.costs(states[inside]) / self.problem.cost_unit + self.discount * self.level
+            result[inside] = self.problem.goal_costs(states[inside]) + self.discount * self.level
         return result
 
     @cached_property
@@ -158,7 +158,7 @@ class GreedyPolicy:
         goal = self.problem.goal
         if goal is None or not goal.restarts:
             return self
-        states = first_states(self.problem, _LEVEL, np.random.default_rng(SEED))
+        states = self.problem.first_states(_LEVEL, np.random.default_rng(SEED))
         return replace(self, level=float(self.spline(states).mean()))
 
     def _values(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -191,25 +191,13 @@ class GreedyPolicy:
         goal = self.problem.goal
         if goal is not None and goal.restarts and (inside := goal.reached(states)).any():
             # F + g h(s') - (F + g level) with s' of the start law
-            after = self.value(first_states(self.problem, int(inside.sum()), rng))
+            after = self.value(self.problem.first_states(int(inside.sum()), rng))
             result[inside] = self.discount * (after - self.level)
         return result
 
     def step(self, states: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return the next states (K, d) of states (K, d), and the costs on the way (K,)."""
-        tables = self.problem.action_tables(states, self.actions(states)[:, None, :], 0)
-        mean = tables.mean[:, 0]
-        following = self.problem.realised(mean, self.problem.cell_tables(states), rng.standard_normal(mean.shape))
-        cost, goal = tables.cost[:, 0], self.problem.goal
-        if goal is not None and (inside := goal.reached(states)).any():
-            cost[inside] = goal.costs(states[inside]) / self.problem.cost_unit
-            following[inside] = first_states(self.problem, int(inside.sum()), rng) if goal.restarts else states[inside]
-        return following, cost
-
-
-def first_states(problem: ControlProblem, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw first states (count, d)."""
-    return problem.start.sample(count, problem.domain, problem.boundary, rng)
+        """Return the costs (K,) of states (K, d), and the next states (K, d)."""
+        return self.problem.advance(states, self.actions(states), rng)
 
 
 def repeated(cell: CellTables, count: int) -> CellTables:
@@ -333,7 +321,7 @@ def _stationary(
     before: list[np.ndarray] | None = None
     for steps in range(1, _MOST_STEPS + 1):
         value = policy.spline(states)
-        states, cost = policy.step(states, rng)
+        cost, states = policy.step(states, rng)
         now = [cost - cost.mean(), value - value.mean()]
         before = now if before is None else before
         if steps > _LEAST_STEPS and all(map(_uncorrelated, before, now)):
@@ -347,11 +335,11 @@ def _occupied(policy: GreedyPolicy, rng: np.random.Generator) -> tuple[np.ndarra
     Their weights (K,) are zero where the goal ended them before, and in it.
     """
     problem, g = policy.problem, policy.discount
-    states, weights = first_states(problem, CHAINS, rng), np.ones(CHAINS)
+    states, weights = problem.first_states(CHAINS, rng), np.ones(CHAINS)
     lifetimes = np.sort(rng.geometric(1.0 - g, size=CHAINS) - 1)[::-1]
     for step in range(int(lifetimes[0])):
         alive = int((lifetimes > step).sum())
-        states[:alive], _ = policy.step(states[:alive], rng)
+        _, states[:alive] = policy.step(states[:alive], rng)
     if problem.stops:
         assert problem.goal is not None
         weights[problem.goal.reached(states)] = 0.0  # where it was reached the chain stands still
@@ -366,7 +354,7 @@ def _on_the_way(policy: GreedyPolicy, rng: np.random.Generator, patience: float)
     """
     problem = policy.problem
     assert problem.goal is not None
-    states = first_states(problem, CHAINS, rng)
+    states = problem.first_states(CHAINS, rng)
     kept, weights, going = states.copy(), np.zeros(CHAINS), np.arange(CHAINS)
     steps = 0
     while True:
@@ -384,7 +372,7 @@ def _on_the_way(policy: GreedyPolicy, rng: np.random.Generator, patience: float)
                 f"in the problem itself {going.size} of {CHAINS} episodes had not reached the goal after {steps} steps: the "
                 "policy relies on what the grid adds to the noise, or the goal is narrower than a cell"
             )
-        states, _ = policy.step(states, rng)
+        _, states = policy.step(states, rng)
 
 
 def _uncorrelated(first: np.ndarray, second: np.ndarray) -> bool:
@@ -403,7 +391,7 @@ def _mean_of_starts(policy: GreedyPolicy) -> tuple[float, float]:
     """Return the mean of h under the start law and its standard error."""
     if policy.problem.start.everywhere and policy.problem.goal is None:
         return _mean_over_domain(policy), 0.0
-    values = policy.value(first_states(policy.problem, _STARTS, np.random.default_rng(SEED)))
+    values = policy.value(policy.problem.first_states(_STARTS, np.random.default_rng(SEED)))
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(values.size))
 
 

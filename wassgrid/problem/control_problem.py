@@ -329,6 +329,28 @@ class ControlProblem:
             rows[row] = value
         return tuple(rows)
 
+    def first_states(self, count: int, rng: np.random.Generator) -> Array:
+        """Draw first states (count, d)."""
+        return self.start.sample(count, self.domain, self.boundary, rng)
+
+    def goal_costs(self, states: Array) -> Array:
+        """Return what it costs to be at states (K, d) of the goal, (K,), in the unit of stage costs."""
+        assert self.goal is not None
+        return self.goal.costs(states) / self.cost_unit
+
+    def advance(self, states: Array, actions: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Return the costs (K,) of states (K, d) and actions (K, m), and next states (K, d); in the goal both are the goal's.
+
+        There the next state is drawn from the start law, or is the same where nothing comes next.
+        """
+        tables = self.action_tables(states, actions[:, None, :], 0)
+        mean, cost = tables.mean[:, 0], tables.cost[:, 0]
+        following = self.realised(mean, self.cell_tables(states), rng.standard_normal(mean.shape))
+        if self.goal is not None and (inside := self.goal.reached(states)).any():
+            cost[inside] = self.goal_costs(states[inside])
+            following[inside] = self.first_states(int(inside.sum()), rng) if self.goal.restarts else states[inside]
+        return cost, following
+
     def sample_next(self, states: Array, actions: Array, rng: np.random.Generator) -> Array:
         """Draw the next states (cells, d) of `states` (cells, d) under `actions` (cells, m), boundaries applied."""
         mean = self.action_tables(states, actions[:, None, :], order=0).mean[:, 0]

@@ -49,7 +49,7 @@ class GridGoal:
         if inside.all():
             raise ProblemError("goal.where: every grid point satisfies it: nothing is left to be controlled")
         costs = np.zeros(grid.size)
-        costs[inside] = goal.costs(grid.states[inside]) / problem.cost_unit
+        costs[inside] = problem.goal_costs(grid.states[inside])
         return cls(problem, grid, inside, costs, start if goal.restarts else None)
 
     @property
