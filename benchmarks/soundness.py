@@ -9,6 +9,7 @@ over a fine grid of actions. Counted are violations:
     cost        the policy's true cost lies outside the bracket of J
     converged   "converged" by the gap, and some policy is better by more than the gap
     tables      cost or mean of some action differ from the text, and no jump within rounding explains it
+    limits      a particle stands outside the bounds of its cell
     classes     a chain with several recurrent classes passes as one
     traceback   an exception that is not one of the package's own
     warning     a warning of Python or NumPy that a user would see
@@ -43,7 +44,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from oracle import DenseProblem, classes, stationary_laws  # noqa: E402
 from random_problems import wide_problem  # noqa: E402
 
-KINDS = ("wide", "kinks")
+KINDS = ("wide", "kinks", "moving")
 _EPS = np.finfo(float).eps
 _TOLERANCE = 2e-12  # of the size of the costs: rounding of J, beside that of the kernels' weights times the spread of V
 _WOUND = 1e-12  # cells that rounding may move a mean that winds or folds; actions beyond are no candidates
@@ -118,6 +119,10 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
 
     flat = policy.actions.reshape(-1, policy.actions.shape[2])
     own = np.repeat(np.arange(problem.size), policy.actions.shape[1])
+    ends = problem.bounds_at(states)[own]
+    beyond = 64.0 * _EPS * (1.0 + np.abs(flat))  # expressions of their own
+    if np.any((flat < ends[:, :, 0] - beyond) | (flat > ends[:, :, 1] + beyond)):
+        found["violations"].append("limits")
     jumped, moved = excused(own, flat), float(astray(own, flat).max())
     doubtful = bool(jumped.any()) or moved > _LOST
     found |= {"jumped": int(jumped.sum()), "astray": moved}
@@ -170,10 +175,14 @@ def bracket(solution: Any) -> tuple[float, float]:
 
 
 def solve_one(task: tuple[str, int]) -> dict[str, Any]:
-    """Solve problem n of a kind; one in ten with what it costs off the grid, which is not compared."""
+    """Solve problem n of a kind; one in ten with what it costs off the grid, which is not compared.
+
+    moving: bounds of actions depend on the states, and in every other problem all terms have kinks.
+    """
     kind, n = task
-    text = wide_problem(n, kind == "kinks") + ("[output]\nestimate = false\n" if n % 10 else "")
-    return {"kind": kind, "n": n, **judge(text)}
+    moving = kind == "moving"
+    text = wide_problem(n, kind == "kinks" or (moving and n % 2 == 1), moving=moving)
+    return {"kind": kind, "n": n, **judge(text + ("[output]\nestimate = false\n" if n % 10 else ""))}
 
 
 def campaign(tasks: list[tuple[str, int]], processes: int) -> Iterator[dict[str, Any]]:
@@ -216,7 +225,7 @@ def report(rows: list[dict[str, Any]]) -> None:
         bounded = sum(math.isfinite(row["bound"]) for row in some if row.get("bound") is not None)
         print(f"\n{kind}: {len(some)} problems, {sum(row['seconds'] for row in some):.0f} s of processor time")
         print("  " + ", ".join(f"{count} {name}" for name, count in outcomes.most_common()) + f"; {bounded} with a proven bound")
-        names = ("bound", "bracket", "cost", "converged", "tables", "classes", "traceback", "warning")
+        names = ("bound", "bracket", "cost", "converged", "tables", "limits", "classes", "traceback", "warning")
         print("  violations: " + ", ".join(f"{violations[name]} {name}" for name in names))
         print(f"  cost not compared: {jumped} whose actions stand on a jump to rounding, {lost} whose means rounding moves")
         reasons = Counter(row["reason"].split(":")[0][:60] for row in some if row["status"] not in ("converged", "stopped"))
@@ -293,6 +302,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=5000)
     parser.add_argument("--kinks", type=int, default=1000)
+    parser.add_argument("--moving", type=int, default=0, help="problems whose bounds of actions depend on the states")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--log", type=Path, default=None)
@@ -301,7 +311,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.wells:
         wells()
         return
-    report(problems({"wide": options.problems, "kinks": options.kinks}, options.first, options.processes, options.log))
+    counts = {"wide": options.problems, "kinks": options.kinks, "moving": options.moving}
+    report(problems(counts, options.first, options.processes, options.log))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,10 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "product without a star": (with_next("2s + a"), ("not an expression", "write * for a product")),
     "reserved word as a state": (GOOD.replace("states.s]", "states.lambda]"), ("states.lambda", "reserved word", "lambda_")),
     "time in a law": (with_next("s + a + t"), ("unknown name 't'", "make a clock or a phase a state")),
-    "bounds of a state": (changed("[-5.0, 5.0]", '["-s", 5.0]'), ("actions.a.bounds", "unknown name 's', only parameters",)),
+    "bounds of an action": (
+        changed("[-5.0, 5.0]", '["-a", 5.0]'),
+        ("actions.a.bounds", "bounds may depend on states and parameters only, not on the action a"),
+    ),
     "points as a number": (changed("{ s = 121 }", "121"), ("grid.points: expected a table such as { s = 41 }, got 121",)),
     "boundary of another language": (changed('"clamp"', '"wrap"'), ("states.s.boundary", "periodic winds around")),
     "key at the top": ("gap = 1e-5\n" + GOOD, ("gap: unknown key, it is flow.stop.gap",)),

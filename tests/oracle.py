@@ -292,14 +292,23 @@ class DenseProblem:
         self.actions = list(case["actions"])
         tables = case["actions"].values()
         self.values = [[self._number(value) for value in table["values"]] for table in tables if "values" in table]
-        bounds = [
-            [min(table["values"]), max(table["values"])] if "values" in table else table.get("bounds", [-math.inf, math.inf])
+        self.ends = [
+            compiled(end)
             for table in tables
+            for end in (
+                [min(table["values"]), max(table["values"])] if "values" in table else table.get("bounds", [-math.inf, math.inf])
+            )
         ]
-        self.bounds = np.array([[self._number(end) for end in pair] for pair in bounds], dtype=float)
+        self.bounds = self.bounds_at(np.stack(list(self.states.values()), axis=1))
         self.cost = compiled(case["cost"]["rate" if "rate" in case["cost"] else "stage"])
         criterion = case.get("criterion", {})
         self.discount = self._number(criterion["discount"]) if criterion.get("kind") == "discounted" else 1.0
+
+    def bounds_at(self, states: np.ndarray) -> np.ndarray:
+        """Return the bounds (K, m, 2) of the actions at states (K, d)."""
+        names = self.names | dict(zip(self.axes, np.transpose(states), strict=True))
+        ends = [np.broadcast_to(valued(end, names), len(states)) for end in self.ends]
+        return np.stack(ends, axis=-1).astype(float).reshape(len(states), -1, 2)
 
     def _number(self, text: Any) -> float:
         return float(valued(compiled(text), self.names))
@@ -526,14 +535,16 @@ class DenseProblem:
         each = each or {1: 301, 2: 17}.get(m, 7)
         sides = []
         for a in range(m):
-            low, high = self.bounds[a]
+            low, high = self.bounds[:, a].T
             span = float(np.ptp(actions[:, :, a])) + 1e-3 + float(np.abs(actions[:, :, a]).max())
-            low = low if np.isfinite(low) and low > -1e9 else float(actions[:, :, a].min()) - 2.0 * span
-            high = high if np.isfinite(high) and high < 1e9 else float(actions[:, :, a].max()) + 2.0 * span
+            low = np.where(np.isfinite(low) & (low > -1e9), low, float(actions[:, :, a].min()) - 2.0 * span)[:, None]
+            high = np.where(np.isfinite(high) & (high < 1e9), high, float(actions[:, :, a].max()) + 2.0 * span)[:, None]
             near = (high - low) * np.array([1e-9, 1e-6, 1e-3])
-            sides.append(np.unique(np.concatenate([np.linspace(low, high, each), low + near, high - near])))
-        mesh = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, m)
-        return np.concatenate([np.broadcast_to(mesh, (self.size, *mesh.shape)), actions], axis=1)
+            inner = low + (high - low) * np.linspace(0.0, 1.0, each)[1:-1]
+            sides.append(np.clip(np.concatenate([low, inner, high, low + near, high - near], axis=1), low, high))
+        places = np.meshgrid(*[np.arange(side.shape[1]) for side in sides], indexing="ij")
+        mesh = np.stack([side[:, place.ravel()] for side, place in zip(sides, places, strict=True)], axis=-1)
+        return np.concatenate([mesh, actions], axis=1)
 
 
 def classes(matrix: np.ndarray) -> list[np.ndarray]:

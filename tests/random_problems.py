@@ -102,6 +102,7 @@ class Draw:
 
     def __init__(self, rng: np.random.Generator, actions: dict[str, tuple[float, float]], states: list[str]) -> None:
         self.rng, self.actions, self.states = rng, actions, states
+        self.ends: dict[str, tuple[str, str]] = {}  # of actions whose bounds depend on the states
 
     def one(self, *choices: str) -> str:
         return str(self.rng.choice(choices))
@@ -114,6 +115,8 @@ class Draw:
 
     def place(self, action: str) -> str:
         """Where a kink may be: an action bound, a probe, between two, or anywhere."""
+        if action in self.ends and self.rng.random() < 0.5:
+            return self.one(*self.ends[action])
         low, high = (end if np.isfinite(end) else sign for end, sign in zip(self.actions[action], (-1.0, 1.0), strict=True))
         kind = self.rng.integers(6)
         if kind < 3:
@@ -121,6 +124,19 @@ class Draw:
         if kind == 3:  # probes are at eighths of the box
             return repr(low + (high - low) * float(self.rng.integers(9)) / 8.0)
         return repr(round(float(self.rng.uniform(low, high)), int(self.rng.integers(1, 8))))
+
+    def moving(self, action: str) -> tuple[str, str]:
+        """Bounds that depend on a state and do not cross; where it is 0, or at an end of its axis, some leave one action only."""
+        x, (low, high) = self.one(*self.states), self.actions[action]
+        w, k = self.number(0.2, 1.5), self.number(-1.0, 1.0)
+        forms = [
+            (f"{low}", f"{low} + {w}*abs({x})"), (f"{low}", f"{low} + {w}*max(2 + {x}, 0)"), (f"{low} - {w}*{x}**2", f"{high}"),
+            (f"{k} + {x} - {w}", f"{k} + {x} + {w}"), (f"-{w}*abs({x})", f"{w}*abs({x})"),
+            (f"{low}", f"where({x} > {k}, {high}, {low} + {w})"), (f"where({x} >= {k}, {low}, {high} - {w})", f"{high}"),
+            (f"max({low}, {x} - {w})", f"max({low}, {x} - {w}) + {w}*(1 + sin(3*{x})**2)"),
+            (f"{low}*exp({x}/4)", f"{low}*exp({x}/4) + {w}"), (f"{k}*{x}", f"{k}*{x}"),
+        ]  # fmt: skip
+        return forms[int(self.rng.integers(len(forms) if self.rng.random() < 0.2 else len(forms) - 1))]
 
     def leaf(self) -> str:
         kind = self.rng.random()
@@ -232,24 +248,28 @@ def _state_table(
     return f'#{kernel}\n[states.{name}]\n{law}\ndomain = [{-2 * length!r}, {2 * length!r}]\nboundary = "{boundary}"\n'
 
 
-def wide_problem(seed: int, kinks: bool = False, boundaries: Sequence[str] = DRAWN_BOUNDARIES) -> str:
+def wide_problem(
+    seed: int, kinks: bool = False, boundaries: Sequence[str] = DRAWN_BOUNDARIES, moving: bool = False
+) -> str:
     """Return the text of a case drawn from the whole language; boundaries: from which those of its axes are drawn.
 
     One to three states, one or two actions, bounded or not, every kernel and boundary, axes that follow others, noise that is
     missing or depends on the state, discounted or not, costs and states at scales of 1e-8 to 1e8. kinks: every term of cost and
-    law has a kink or jump, half of them exactly on an action bound.
+    law has a kink or jump, half of them exactly on an action bound. moving: bounds of actions depend on the states.
     """
-    rng = np.random.default_rng([seed, int(kinks), 7])
+    rng = np.random.default_rng([seed, int(kinks) + 2 * int(moving), 7])
     dimension = int(rng.choice([1, 2, 3], p=[0.62, 0.35, 0.03]))
     lengths = [_scale(rng, 0.85) for _ in range(dimension)]
     names = "xyz"[:dimension]
-    unbounded = not kinks and rng.random() < 0.15
+    unbounded = not kinks and not moving and rng.random() < 0.15
     actions = {
         name: (-np.inf, np.inf) if unbounded and rng.random() < 0.7 else _bounds(rng)
         for name in "ab"[: int(rng.choice([1, 2], p=[0.7, 0.3]))]
     }
     scaled = [name if length == 1.0 else f"({name}/{length!r})" for name, length in zip(names, lengths, strict=True)]
     draw = Draw(rng, actions, scaled)
+    if moving:
+        draw.ends = {name: draw.moving(name) for name in actions if name == "a" or rng.random() < 0.5}
     scale, continuous, degenerate = _scale(rng, 0.6), bool(rng.random() < 0.15), bool(rng.random() < 0.06)
     tables, kernels, sizes = [], [], []
     for k, name in enumerate(names):
@@ -266,7 +286,8 @@ def wide_problem(seed: int, kinks: bool = False, boundaries: Sequence[str] = DRA
         kernels.append(f'{name} = "{kernel}"')
         sizes.append(f"{name} = {points}")
     for name, (low, high) in actions.items():
-        tables.append(f"[actions.{name}]\n" + (f"bounds = [{low}, {high}]\n" if np.isfinite(low) else ""))
+        ends = ", ".join(f'"{end}"' for end in draw.ends[name]) if name in draw.ends else f"{low}, {high}"
+        tables.append(f"[actions.{name}]\n" + (f"bounds = [{ends}]\n" if np.isfinite(low) else ""))
     terms = [f"{draw.number(0.1, 1)}*{state}**2" for state in scaled]
     terms += [draw.term(kinks) for _ in range(int(rng.integers(1, 4)))]
     if unbounded and rng.random() < 0.9:

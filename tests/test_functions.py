@@ -132,7 +132,7 @@ def test_differences_are_as_good_as_is_said_up_to_the_bounds() -> None:
     actions = np.array([[-0.5, -2.0], [-0.4999, 0.3], [0.2, 1.0], [1.0, 2.0]])
     states = np.full((4, 1), 1.7)
     functions = Functions(lambda s, a: np.sqrt(a[:, :1] + 0.5 + 0.5) * s, 0.1, functions.cost, "differences")
-    value, gradient, hessian = functions.differentiated(states, actions, bounds)
+    value, gradient, hessian = functions.differentiated(states, actions, lambda states: tuple(bounds.T))
     u, v = actions.T
     assert value[:, 1] == pytest.approx(np.log1p(u) * v**3)
     assert gradient[:, 0, 0] == pytest.approx(1.7 / (2 * np.sqrt(u + 1)), rel=1e-8)

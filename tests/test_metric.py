@@ -114,10 +114,10 @@ def test_metric_weighs_cells_and_particles() -> None:
 
 
 def test_gradient_is_held_at_bounds_only_outward() -> None:
-    bounds = np.array([[-1.0, 1.0]])
+    limits = np.array([-1.0]), np.array([1.0])
     actions = np.array([[[-1.0], [-1.0], [0.0], [1.0], [1.0]]])
     gradient = np.array([[[2.0], [-2.0], [2.0], [2.0], [-2.0]]])
-    assert free_gradient(gradient, actions, bounds)[0, :, 0] == pytest.approx([0.0, -2.0, 2.0, 2.0, 0.0])
+    assert free_gradient(gradient, actions, limits)[0, :, 0] == pytest.approx([0.0, -2.0, 2.0, 2.0, 0.0])
 
 
 def test_policies_that_cannot_be_compared() -> None:

@@ -38,6 +38,13 @@ def test_problems_with_kinks_on_action_bounds(seed):
     assert not fails(wide_problem(seed, kinks=True))
 
 
+@settings(FEW)
+@given(st.integers(0, 10**9), st.booleans())
+def test_problems_whose_bounds_of_actions_depend_on_the_states(seed, kinks):
+    """Kinks and jumps stand on the moving bounds themselves, as often as not."""
+    assert not fails(wide_problem(seed, kinks, moving=True))
+
+
 # -- the arbiter itself ------------------------------------------------------------------------------------------------------
 
 CASE = """
@@ -76,6 +83,8 @@ def test_it_finds_claims_that_are_false():
     assert "cost" in violations(replace(solution, objective=2.0, record=record | {"upper_end": 2.0, "lower_end": 2.0}))
     worse = replace(solution.policy, actions=solution.policy.actions * 0.9)
     assert "converged" in violations(replace(solution, policy=worse))
+    beyond = replace(solution.policy, actions=solution.policy.actions + 2.0)
+    assert "limits" in violations(replace(solution, policy=beyond))
 
 
 def test_its_kernels_keep_mean_and_mass():

@@ -15,8 +15,8 @@ from wassgrid.problem.states import StateError, state_array
 class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
     """The controlled chain of a problem: observations are the states (d,), rewards minus the stage cost; see `make_env`.
 
-    bounds: of the actions, (m, 2), to which they are clipped. Where actions have values, an action is the number of one of
-    `ControlProblem.choices`, from 0 on.
+    bounds: of the actions, (m, 2), to which they are clipped, and then to those of the state where bounds depend on it: a space
+    is the same at all states. Where actions have values, an action is the number of one of `ControlProblem.choices`, from 0 on.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]  # as Gymnasium's own environments do
@@ -62,7 +62,10 @@ class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
             chosen: np.ndarray = self.problem.choices[int(action)]
             return chosen
         low, high = self._bounds.T
-        return np.clip(np.asarray(action, dtype=float).reshape(low.shape), low, high)
+        given = np.clip(np.asarray(action, dtype=float).reshape(low.shape), low, high)
+        if self.problem.limits is None:
+            return given
+        return np.asarray(np.clip(given, *(end[0] for end in self.problem.limits_at(self._state[None]))))
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         a = self._action(action)[None]

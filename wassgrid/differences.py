@@ -45,11 +45,11 @@ def check_derivatives(evaluator: Evaluator, evaluation: Evaluation, seed: int = 
     """
     policy = evaluation.policy
     size = _action_scale(evaluation)
-    low, high = evaluation.model.problem.action_bounds.T
+    low, high = evaluation.model.limits
     field = size * np.random.default_rng(seed).uniform(-1.0, 1.0, policy.actions.shape)
     farthest = 2 * max(_STEPS) * field
     field = np.where((policy.actions - np.abs(farthest) < low) | (policy.actions + np.abs(farthest) > high), 0.0, field)
-    bent = _near_kinks(evaluation, farthest)
+    bent = _near_kinks(evaluation, 2 * max(_STEPS) * field)
     field[bent] = 0.0
     kinks = float(np.einsum("k,ki,ki->", evaluation.law, policy.weights, bent))
 

@@ -79,9 +79,11 @@ def make_env(case: Case, steps: int = 200, bounds: Bounds | Mapping[str, Bounds]
     steps: after which an episode is truncated. It terminates at the goal of the case, whose cost the last reward has in it;
     without one never. bounds: (low, high) of every action, or by name, in place of
     the case's and within them; actions without bounds are none for most libraries of reinforcement learning
-    (Stable-Baselines3 refuses them). Actions with values are `Discrete`: the number of the value, of several actions that of
-    their combination, the last one fastest. `reset` draws the state from the start law, evenly from the domain by default, or
-    takes options={"state": (d,) array or {name: value}}; where the domain has no ends, from a standard normal law about 0.
+    (Stable-Baselines3 refuses them). Where bounds depend on the state the space, which cannot, has the ends that hold them all,
+    and actions are clipped to those of the state. Actions with values are `Discrete`: the number of the value, of several actions
+    that of their combination, the last one fastest. `reset` draws the state from the start law, evenly from the domain by
+    default, or takes options={"state": (d,) array or {name: value}}; where the domain has no ends, from a standard normal law
+    about 0.
 
     ```python
     env = wg.make_env(wg.Case.load("pendulum.toml"))

@@ -77,9 +77,7 @@ class Hessian:
     def domain(self) -> np.ndarray:
         """Components (cells, N, m) that the Hessian acts on."""
         evaluation = self.evaluation
-        free = free_components(
-            evaluation.q_gradient, evaluation.policy.actions, evaluation.model.problem.action_bounds
-        )
+        free = free_components(evaluation.q_gradient, evaluation.policy.actions, evaluation.model.limits)
         return free & (self.mass > 0)[:, :, None]
 
     def restrict(self, field: np.ndarray) -> np.ndarray:

@@ -101,7 +101,8 @@ def _cell_bytes(case: Case) -> tuple[float, float]:
     d, m = case.problem.state_dimension, case.problem.action_dimension
     # actions, weights, means, costs; Q with its derivatives
     at_particles = _POLICIES * (m + d + 2) + _TABLES * (1 + m + m * m)
-    return 8.0 * case.policy.particles * at_particles, 8.0 * (_POLICIES * (_KNOWN + m) + d + _SPARE)
+    limits = 0 if case.problem.limits is None else 2 * m
+    return 8.0 * case.policy.particles * at_particles, 8.0 * (_POLICIES * (_KNOWN + m) + d + limits + _SPARE)
 
 
 def require_room(case: Case) -> None:

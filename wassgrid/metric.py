@@ -28,22 +28,26 @@ def norm(law: np.ndarray, weights: np.ndarray, v: np.ndarray) -> float:
     return float(np.sqrt(inner(np.maximum(law, 0.0), weights, v, v)))
 
 
-def free_components(gradient: np.ndarray, actions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+Limits = tuple[np.ndarray, np.ndarray]  # lowest and highest actions
+
+
+def free_components(gradient: np.ndarray, actions: np.ndarray, limits: Limits) -> np.ndarray:
     """Tell for every component whether the flow a' = -gradient moves it: not from a bound outward.
 
-    gradient, actions (..., m); bounds (m, 2); the answer (..., m) is False for components held by a bound.
+    gradient, actions (..., m); limits: lowest and highest actions, of shapes that broadcast with these, as
+    `TransitionModel.limits` are; the answer (..., m) is False for components held by a bound.
     """
-    low, high = bounds.T
+    low, high = limits
     held = ((actions <= low) & (gradient > 0)) | ((actions >= high) & (gradient < 0))
     return ~held
 
 
-def free_gradient(gradient: np.ndarray, actions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+def free_gradient(gradient: np.ndarray, actions: np.ndarray, limits: Limits) -> np.ndarray:
     """Return the gradient without the components along which a particle on a bound would leave it.
 
     At a bound the constrained flow stands still in those components: they are not part of the gradient norm.
     """
-    return np.where(free_components(gradient, actions, bounds), gradient, 0.0)
+    return np.where(free_components(gradient, actions, limits), gradient, 0.0)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def gradient_norm(evaluation: Evaluation, metric: Metric = WASSERSTEIN) -> float
     """
     policy, length = evaluation.policy, 0.0
     if metric.actions:
-        field = free_gradient(evaluation.q_gradient, policy.actions, evaluation.model.problem.action_bounds)
+        field = free_gradient(evaluation.q_gradient, policy.actions, evaluation.model.limits)
         length = norm(evaluation.law, policy.weights, field)
     if not metric.weights:
         return length
@@ -135,7 +139,8 @@ class Geodesic:
 
     def at(self, time: float) -> ParticlePolicy:
         """Return the policy at `time`: the first at 0, the second at 1, with K particles per cell."""
-        return ParticlePolicy(self.first.grid, (1.0 - time) * self.start + time * self.end, self.weights)
+        actions = (1.0 - time) * self.start + time * self.end
+        return ParticlePolicy(self.first.grid, actions, self.weights, limits=self.first.limits)
 
     def squared_distances(self) -> np.ndarray:
         """Return W2(pi_s, pi'_s)^2 of every cell, (cells,)."""

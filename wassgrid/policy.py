@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 from wassgrid.action_distribution import ActionDistribution
 from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
+from wassgrid.problem.limits import ActionLimits
 from wassgrid.problem.states import States, state_array
 from wassgrid.storage import ResultFile, StorageError
 
@@ -37,7 +39,8 @@ class ParticlePolicy:
     | weights | w_ki   | (cells, particles)    |
 
     Weights are nonnegative and sum to one in every cell. categorical: actions are values of a list, the same in every cell, and
-    nothing between them is one. Raises PolicyError otherwise.
+    nothing between them is one. Raises PolicyError otherwise. limits: bounds of the actions where these depend on the state;
+    between cells actions are clipped to those of the state itself.
 
     Methods take one state or many, as an array (..., d) in the order of the axes or as a dict by name (StateError otherwise), and
     know what is between cells: the mean is multilinear, the distribution the displacement interpolation of the neighbours', of
@@ -56,6 +59,7 @@ class ParticlePolicy:
     actions: np.ndarray
     weights: np.ndarray
     categorical: bool = False
+    limits: ActionLimits | None = None
 
     def __repr__(self) -> str:
         return f"<ParticlePolicy on {self.grid.described}, {self.particles} particles, {self.action_dimension} actions>"
@@ -84,7 +88,17 @@ class ParticlePolicy:
     def moved(self, actions: np.ndarray, weights: np.ndarray | None = None) -> ParticlePolicy:
         """Return the policy with other actions and the same weights, or others."""
         weights = self.weights if weights is None else weights
-        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), weights, self.categorical)
+        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), weights, self.categorical, self.limits)
+
+    def _within(self, state: States, actions: np.ndarray) -> np.ndarray:
+        """Clip actions (..., m), or atoms (..., K, m), to the bounds at states (..., d), where these depend on them."""
+        if self.limits is None:
+            return actions
+        states = self.grid.inside(state_array(state, self.grid.names))
+        ends = self.limits.at(states.reshape(-1, states.shape[-1]))
+        atoms = (1,) * (actions.ndim - states.ndim)
+        low, high = (end.reshape(*states.shape[:-1], *atoms, -1) for end in ends)
+        return np.asarray(np.clip(actions, low, high))
 
     def cell_mean(self) -> np.ndarray:
         """Return the mean action of every cell, (cells, m)."""
@@ -98,10 +112,10 @@ class ParticlePolicy:
     def mean(self, state: States) -> np.ndarray:
         """Return the mean action at arbitrary states (..., d), (..., m): multilinear between cells.
 
-        Of values of a list it need not be one of them (see `mode`).
+        Of values of a list it need not be one of them (see `mode`). Clipped where the bounds depend on the state.
         """
         cells, weights = self._around(state)
-        return np.einsum("...c,...ca->...a", weights, self._extent[0][cells])
+        return self._within(state, np.einsum("...c,...ca->...a", weights, self._extent[0][cells]))
 
     def std(self, state: States) -> np.ndarray:
         """Return the standard deviation of every action component at arbitrary states (..., d), (..., m)."""
@@ -113,6 +127,11 @@ class ParticlePolicy:
 
     def distribution(self, state: States) -> ActionDistribution:
         """Return the distribution that `sample` draws from at arbitrary states (..., d): atoms (..., K, m) and their weights."""
+        found = self._between(state)
+        return ActionDistribution(self._within(state, found.actions), found.weights)
+
+    def _between(self, state: States) -> ActionDistribution:
+        """Return the displacement interpolation of the neighbouring cells, or their vote."""
         cells, shares = self._around(state)
         if self.categorical:
             ends = np.sort(self._reached[cells].reshape(*cells.shape[:-1], -1), axis=-1)
@@ -190,7 +209,11 @@ class ParticlePolicy:
         neighbouring cell: the same where the clouds differ by a shift, within the range of the neighbours' actions everywhere.
         Of values of a list every neighbour names its quantile, and that of the largest share is taken: cells that agree on a law
         keep it, and a choice that is certain changes half way between them.
+        Where bounds depend on the state, what is drawn is clipped to those of the state.
         """
+        return self._within(state, self._drawn(state, rng))
+
+    def _drawn(self, state: States, rng: np.random.Generator) -> np.ndarray:
         # Simulated cost over J, by displacement, by mixture of the neighbours, and so: a swing-up that switches between bounds
         # (256 x 35 cells of the pendulum) +2 %, +10 %, +2 %; modes at -1 and 1 in shares that vary +66 %, +0.2 %, +0.2 to 3 %.
         cells, weights = self._around(state)
@@ -271,7 +294,8 @@ class ParticlePolicy:
             raise StorageError(f"'{file.path}': the particles of a frame do not fit its {' x '.join(map(str, grid.shape))} cells")
         try:
             weights = weights.reshape(grid.size, -1)
-            return cls(grid, actions.reshape(*weights.shape, -1), weights, has_values(file.case_text))
+            text = file.case_text
+            return cls(grid, actions.reshape(*weights.shape, -1), weights, has_values(text), limits_of(text, grid.names))
         except PolicyError as error:
             raise StorageError(f"'{file.path}' holds no policy: {error}") from error
 
@@ -292,6 +316,26 @@ def has_values(case_text: str) -> bool:
     return isinstance(actions, dict) and any(isinstance(table, dict) and "values" in table for table in actions.values())
 
 
+def limits_of(case_text: str, states: Sequence[str]) -> ActionLimits | None:
+    """Return the bounds of the actions of a resolved case where they depend on its states, else None.
+
+    Raises PolicyError where the text says no such bounds of actions.
+    """
+    try:
+        tables = tomllib.loads(case_text)
+        given = [table.get("bounds") for table in tables.get("actions", {}).values()]
+    except (ValueError, RecursionError, AttributeError):
+        return None
+    if not any(isinstance(end, str) for ends in given if isinstance(ends, list) for end in ends):
+        return None
+    from wassgrid.case.statement import stated_limits
+
+    try:
+        return stated_limits(tables, states)
+    except ValueError as error:
+        raise PolicyError(f"its case is not valid: {error}") from error
+
+
 def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     """Draw the initial policy of a case: independent particles in every cell, moved onto the action bounds.
 
@@ -306,18 +350,18 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     if problem.choices is not None:
         return ParticlePolicy(grid, np.tile(problem.choices, (grid.size, 1, 1)), weights, True)
     rng = np.random.default_rng(settings.seed)
-    low, high = problem.action_bounds.T
-    shape = (grid.size, settings.particles, low.size)
+    low, high = (limit[:, None] for limit in problem.limits_at(grid.states))
+    shape = (grid.size, settings.particles, problem.action_dimension)
     centre, spread, bottom, top = case.initial_tables(grid.states)
     if settings.initial.distribution == "normal":
         actions = centre[:, None, :] + spread[:, None, :] * rng.standard_normal(shape)
     elif settings.initial.distribution == "uniform":
         actions = bottom[:, None, :] + (top - bottom)[:, None, :] * rng.random(shape)
     elif settings.initial.distribution == "even":
-        side = round(settings.particles ** (1.0 / low.size))
+        side = round(settings.particles ** (1.0 / problem.action_dimension))
         share = np.linspace(0.0, 1.0, side) if side > 1 else np.array([0.5])
-        product = np.stack(np.meshgrid(*[share] * low.size, indexing="ij"), axis=-1).reshape(-1, low.size)
+        product = np.stack(np.meshgrid(*[share] * shape[2], indexing="ij"), axis=-1).reshape(-1, shape[2])
         actions = bottom[:, None, :] + (top - bottom)[:, None, :] * product
     else:
         actions = np.repeat(centre[:, None, :], settings.particles, axis=1)
-    return ParticlePolicy(grid, np.ascontiguousarray(np.clip(actions, low, high)), weights)
+    return ParticlePolicy(grid, np.ascontiguousarray(np.clip(actions, low, high)), weights, limits=problem.limits)

@@ -262,6 +262,13 @@ class Case(CaseTables):
                 f'flow.escape: the gradient flow by {self.flow.method} cannot jump, use method = "newton" or escape = false'
             )
         self._check_geometry()
+        if self.solver.kind != "grid":
+            for key, action in self.actions.items():
+                if any(isinstance(end, str) for end in action.bounds or ()):
+                    raise CaseError(
+                        f'actions.{key}.bounds: networks take numbers as bounds, use solver.kind = "grid" for bounds that depend '
+                        "on the state"
+                    )
         if self.solver.kind == "grid":
             self._check_grid()
         initial = self.policy.initial

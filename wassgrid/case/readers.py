@@ -181,6 +181,24 @@ def read_interval(value: Any, info: ValidationInfo) -> tuple[float, float]:
     return low, high
 
 
+def read_bounds(value: Any, info: ValidationInfo) -> tuple[float | str, float | str]:
+    """Read [lower, upper], two numbers in rising order; an end that is no number of parameters stays a text, of the states."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"expected two numbers [lower, upper], or expressions of the states in quotes, got {shown(value)}")
+    ends: list[float | str] = []
+    for end in value:
+        try:
+            ends.append(read_number(end, info, "two numbers [lower, upper], or expressions of the states in quotes"))
+        except ValueError:
+            if not isinstance(end, str):
+                raise
+            ends.append(end)  # its names are looked at with those of the states
+    low, high = ends
+    if not (isinstance(low, str) or isinstance(high, str) or low < high):
+        raise ValueError(f"expected two numbers lower < upper, got [{low:g}, {high:g}]")
+    return low, high
+
+
 def read_values(value: Any, info: ValidationInfo) -> tuple[float, ...]:
     """Read a list of different numbers, two at least."""
     expected = "a list of two or more different numbers, say [-1, 0, 1]"

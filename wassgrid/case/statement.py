@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from keyword import iskeyword
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wassgrid.case.readers import CaseError
-from wassgrid.case.tables import CaseTables
+from wassgrid.case.tables import ActionTable, CaseTables
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.functions import RESERVED
 from wassgrid.problem.goal import Goal
+from wassgrid.problem.limits import ActionLimits
 from wassgrid.problem.model import Family, Model, ProblemError
 from wassgrid.problem.names import is_name, nearest, split_family
 from wassgrid.problem.scope import Index
@@ -71,14 +73,7 @@ def model_of(tables: CaseTables) -> Model:
         )
         for key, table in tables.states.items()
     )
-    actions = tuple(
-        Family(key, *_name_and_index(key, indices), interval=table.bounds or infinite)
-        if table.values is None
-        else Family(
-            key, *_name_and_index(key, indices), interval=(min(table.values), max(table.values)), values=tuple(table.values)
-        )
-        for key, table in tables.actions.items()
-    )
+    actions = tuple(_action(key, *_name_and_index(key, indices), table) for key, table in tables.actions.items())
     return Model(
         parameters=dict(tables.parameters),
         indices=indices,
@@ -88,6 +83,29 @@ def model_of(tables: CaseTables) -> Model:
         time_step=tables.time.step if tables.time else None,
         scheme=tables.time.scheme if tables.time else None,
     )
+
+
+def stated_limits(data: Mapping[str, Any], states: Sequence[str]) -> ActionLimits | None:
+    """Return the bounds of actions that the raw tables of a resolved case state, None where all are numbers.
+
+    states: the names that its states must have. Law and cost, which no text holds of a case of Python functions, are not read.
+    Raises ValueError where the tables are not those of a case.
+    """
+    model = model_of(CaseTables.model_validate({key: data[key] for key in CaseTables.model_fields if key in data}, context={}))
+    if [name for family in model.states for name in family.members] != list(states):
+        raise CaseError("the states of the policy are not those of its case")
+    return ActionLimits.of(model)
+
+
+def _action(key: str, name: str, index: Index | None, table: ActionTable) -> Family:
+    """Return the family of a table of actions."""
+    if table.values is not None:
+        return Family(key, name, index, (min(table.values), max(table.values)), values=tuple(table.values))
+    low, high = table.bounds or (-float("inf"), float("inf"))
+    if isinstance(low, str) or isinstance(high, str):
+        ends = [end if isinstance(end, str) else repr(float(end)) for end in (low, high)]
+        return Family(key, name, index, (-float("inf"), float("inf")), ends=(ends[0], ends[1]))
+    return Family(key, name, index, (low, high))
 
 
 def _name_and_index(key: str, indices: Mapping[str, Index]) -> tuple[str, Index | None]:
@@ -105,12 +123,12 @@ def initial_tables(
     Raises CaseError where a standard deviation is negative or low > high.
     """
     shape = (len(states), problem.action_dimension)
-    low, high = problem.action_bounds.T
+    low, high = problem.limits_at(states)
     result = []
     for key, default in zip(INITIAL_KEYS, (0.0, 1.0, low, high), strict=True):
         given = initial_texts(tables, key)
-        table = default if given is None else problem.feedback(f"policy.initial.{key}", given)(states)
-        result.append(np.array(np.broadcast_to(table, shape), dtype=float))
+        table: Any = default if given is None else problem.feedback(f"policy.initial.{key}", given)(states)
+        result.append(np.array(np.broadcast_to(table, shape), dtype=np.float64))
     _, spread, bottom, top = result
     if np.any(spread < 0.0):
         raise CaseError("policy.initial.std: negative at some states")
@@ -126,4 +144,4 @@ def initial_texts(tables: CaseTables, key: str) -> str | dict[str, str] | None:
         return given
     end = ("low", "high").index(key)
     bounds = {name: action.bounds[end] for name, action in tables.actions.items() if action.bounds is not None}
-    return {name: repr(float(bound)) for name, bound in bounds.items()} | given
+    return {name: bound if isinstance(bound, str) else repr(float(bound)) for name, bound in bounds.items()} | given

@@ -21,6 +21,7 @@ from wassgrid.case.readers import (
     integer,
     keyed_error,
     per_key,
+    read_bounds,
     read_each,
     read_parameters,
     read_positive,
@@ -82,7 +83,11 @@ class StateTable(Table):
 class ActionTable(Table):
     """An action variable, or a family of them."""
 
-    bounds: Interval | None = Field(None, description="lower and upper bound (default: none)")
+    bounds: Annotated[tuple[float | str, float | str], PlainValidator(read_bounds)] | None = Field(
+        None,
+        description="lower and upper bound, numbers or expressions of the states in quotes, where what can be chosen depends on "
+        'the state, say [0, "x"] (default: none)',
+    )
     values: Annotated[tuple[float, ...], PlainValidator(read_values)] | None = Field(
         None, description="all numbers that the action takes, as gears and switches do, say [-1, 0, 1]; of all actions or of none"
     )

@@ -64,7 +64,7 @@ def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | N
     except ProblemError as error:
         cells = np.arange(evaluation.policy.grid.size)
         best = evaluation.q.argmin(axis=1)
-        low, high = (np.broadcast_to(side, (cells.size, side.size)) for side in evaluation.model.problem.action_bounds.T)
+        low, high = (limit[:, 0] for limit in evaluation.model.limits)
         actions = evaluation.policy.actions[cells, best]
         unknown = np.full(cells.size, -1.0, np.float32)
         return BestActions(actions, evaluation.q[cells, best], low, high, str(error), False, unknown, False)
@@ -73,7 +73,7 @@ def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | N
 def _best_listed(evaluation: Evaluation) -> BestActions:
     cells, q = np.arange(evaluation.policy.grid.size), evaluation.q
     best = q.argmin(axis=1)
-    low, high = (np.broadcast_to(side, (cells.size, side.size)) for side in evaluation.model.problem.action_bounds.T)
+    low, high = (limit[:, 0] for limit in evaluation.model.limits)
     unknown = np.full(cells.size, -1.0, np.float32)
     return BestActions(evaluation.policy.actions[cells, best], q[cells, best], low, high, "", True, unknown)
 
@@ -237,7 +237,8 @@ def _probe(
     of the end has a minimum of its own: the cheapest probe of every side but the point's is a start.
     """
     evaluation = q.evaluation
-    bounded = np.asarray(np.isfinite(evaluation.model.problem.action_bounds).all(axis=1))
+    # the same in all cells
+    bounded = np.asarray(np.isfinite(evaluation.model.limits[0][0, 0]) & np.isfinite(evaluation.model.limits[1][0, 0]))
     low, high, centre = low[rows], high[rows], point.actions[rows]
     pattern, first = probe_pattern(low.shape[1])
     crossing = q.crosses(point.cells[rows], low, high)

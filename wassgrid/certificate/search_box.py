@@ -19,13 +19,14 @@ def search_box(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, str, boo
     These are the action bounds (read-only views); an infinite one is moved in to where the cost alone, with the least V anywhere,
     exceeds the Q of the cell's best particle.
     """
-    policy, problem = evaluation.policy, evaluation.model.problem
+    policy = evaluation.policy
     cells, _, m = policy.actions.shape
-    open_low, open_high = np.isinf(problem.action_bounds).T
+    low, high = (limit[:, 0] for limit in evaluation.model.limits)
+    # an action has bounds in all cells or in none
+    open_low, open_high = np.isinf(low[0]), np.isinf(high[0])
     if not (open_low | open_high).any():
-        low, high = (np.broadcast_to(side, (cells, m)) for side in problem.action_bounds.T)
         return low, high, "", True
-    low, high = (np.repeat(side[None, :], cells, axis=0) for side in problem.action_bounds.T)
+    low, high = low.copy(), high.copy()
     best = evaluation.q.argmin(axis=1)
     centre = policy.actions[np.arange(cells), best]
     # outside Q >= c - J + g min V
@@ -92,7 +93,7 @@ def _coercive_distance(
     problem, states = evaluation.model.problem, evaluation.policy.grid.states[cells]
 
     def least_cost(rows: np.ndarray, near: np.ndarray, far: np.ndarray) -> np.ndarray:
-        low, high = (np.repeat(side[None, :], rows.size, axis=0) for side in problem.action_bounds.T)
+        low, high = (limit[cells[rows], 0] for limit in evaluation.model.limits)
         ends = centre[rows, a] + sign * near, centre[rows, a] + sign * far
         low[:, a], high[:, a] = np.minimum(*ends), np.maximum(*ends)
         return problem.action_ranges(states[rows], low, high, 0).cost[0][0]

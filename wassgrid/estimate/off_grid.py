@@ -90,11 +90,12 @@ class GreedyPolicy:
 
     @cached_property
     def ends(self) -> np.ndarray:
-        """The corners of the box of actions, (C, m); none where an action is unbounded."""
-        bounds = self.problem.action_bounds
-        if not np.isfinite(bounds).all() or len(bounds) > _MOST_CORNERS:
-            return np.zeros((0, len(bounds)))
-        return np.stack(np.meshgrid(*bounds, indexing="ij"), axis=-1).reshape(-1, len(bounds))
+        """The corners of the box of actions, (C, m), False at lower bounds; none where an action is unbounded."""
+        low, high = self.problem.limits_at(self.grid.states[:1])
+        m = low.shape[1]
+        if not np.isfinite(high - low).all() or m > _MOST_CORNERS:
+            return np.zeros((0, m), bool)
+        return np.stack(np.meshgrid(*[[False, True]] * m, indexing="ij"), axis=-1).reshape(-1, m)
 
     def actions(self, states: np.ndarray) -> np.ndarray:
         """Return the actions (K, m) at states (K, d)."""
@@ -109,7 +110,7 @@ class GreedyPolicy:
             heaviest = np.argpartition(-weights, _MOST_NEIGHBOURS, axis=1)[:, :_MOST_NEIGHBOURS]
             neighbours = np.take_along_axis(neighbours, heaviest[..., None], axis=1)
         chosen[rows] = self._better(states[rows], np.concatenate([chosen[rows, None, :], neighbours], axis=1))[0]
-        return chosen
+        return np.asarray(np.clip(chosen, *self.problem.limits_at(states)))
 
     def switching(self, reach: Sequence[int]) -> np.ndarray:
         """Tell the cells (cells,) some of whose neighbours along an axis, at the distances given, do something else."""
@@ -126,7 +127,9 @@ class GreedyPolicy:
         corners = self.ends if ends else self.ends[:0]
         count = candidates.shape[1] + len(corners)
         for some in np.array_split(np.arange(len(states)), 1 + len(states) * count // _BLOCK):
-            tried = np.concatenate([candidates[some], np.broadcast_to(corners, (some.size, *corners.shape))], axis=1)
+            low, high = (limit[:, None] for limit in self.problem.limits_at(states[some]))
+            inside = np.clip(candidates[some], low, high)
+            tried = np.concatenate([inside, np.where(corners, high, low)], axis=1)
             found = self._values(states[some], tried)
             place = found.argmin(axis=1)
             actions[some], values[some] = tried[np.arange(some.size), place], found[np.arange(some.size), place]

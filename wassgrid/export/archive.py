@@ -22,6 +22,8 @@ LAYOUT = {
     "action_names": "(m,)",
     "action_units": "(m,)",
     "action_bounds": "(m, 2) lowest and highest action, infinite where there is none",
+    "lowest": "(n_1, ..., n_d, m) lowest action at every grid point; differs from action_bounds where bounds depend on the state",
+    "highest": "(n_1, ..., n_d, m) the highest",
     "particles": "(n_1, ..., n_d, N, m) actions of the N particles at every grid point",
     "weights": "(n_1, ..., n_d, N) their weights, which sum to one",
     "case": "the case file, with all defaults",
@@ -32,6 +34,7 @@ LAYOUT = {
 def npz(parcel: Parcel) -> bytes:
     """Return the archive of a policy, with the arrays of `LAYOUT`; the same policy gives the same bytes."""
     policy, grid = parcel.policy, parcel.policy.grid
+    lowest, highest = parcel.limits()
     arrays: dict[str, Any] = {
         "format": FORMAT,
         "mean": parcel.mean(),
@@ -43,6 +46,8 @@ def npz(parcel: Parcel) -> bytes:
         "action_names": parcel.action_names,
         "action_units": parcel.units.actions,
         "action_bounds": parcel.bounds,
+        "lowest": lowest.reshape(*parcel.shape, -1),
+        "highest": highest.reshape(*parcel.shape, -1),
         "particles": policy.actions.reshape(*parcel.shape, *policy.actions.shape[1:]),
         "weights": policy.weights.reshape(*parcel.shape, -1),
         "case": parcel.case,

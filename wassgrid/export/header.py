@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from wassgrid.export.c_expression import c_expression
 from wassgrid.export.c_text import comment, identifier, identifiers, literals
 from wassgrid.export.parcel import ExportError, Parcel
 
@@ -60,6 +61,44 @@ static inline void NAME_policy(const double state[NAME_STATES], double action[NA
     }
 }
 """
+_LIMITS = """\
+/* Lowest and highest actions at a state; beyond the grid those where it counts as standing. */
+static inline void NAME_limits(const double state[NAME_STATES], double low[NAME_ACTIONS], double high[NAME_ACTIONS])
+{
+    double at[NAME_STATES];
+    int k;
+    for (k = 0; k < NAME_STATES; k++) {
+        const double first = NAME_lower[k];
+        const double length = NAME_spacing[k] * (double)(NAME_points[k] - (NAME_kind[k] == 1 ? 0 : 1));
+        double way = state[k] - first;
+        at[k] = state[k];
+        if (way < 0.0 || way > length) {
+            if (NAME_kind[k] == 1) {
+                way = fmod(way, length);
+                if (way < 0.0) way += length;
+            } else if (NAME_kind[k] == 2) {
+                way = fmod(way, 2.0 * length);
+                if (way < 0.0) way += 2.0 * length;
+                if (way > length) way = 2.0 * length - way;
+            } else {
+                way = way < 0.0 ? 0.0 : length;
+            }
+            at[k] = first + way;
+        }
+    }
+LINES
+}
+
+"""
+_ROUNDED = "    for (j = 0; j < NAME_ACTIONS; j++) { /* rounding */"
+_CLIPPED = _FUNCTION
+for _old, _new in (
+    ("double part[NAME_STATES];", "double part[NAME_STATES], low[NAME_ACTIONS], high[NAME_ACTIONS];"),
+    (_ROUNDED, f"    NAME_limits(state, low, high);\n{_ROUNDED.removesuffix(' /* rounding */')}"),
+    ("NAME_low[j]", "low[j]"),
+    ("NAME_high[j]", "high[j]"),
+):
+    _CLIPPED = _CLIPPED.replace(_old, _new)
 
 
 def c_header(parcel: Parcel) -> str:
@@ -96,7 +135,7 @@ def c_header(parcel: Parcel) -> str:
         "",
         *numbers,
         "",
-        _FUNCTION.replace("NAME", name),
+        _functions(parcel).replace("NAME", name),
         "/* the case that was solved, and how the run ended; lines to be joined, a null pointer at the end */",
         _texts(f"{name}_case", parcel.case),
         _texts(f"{name}_provenance", "".join(f"{key}: {text}\n" for key, text in parcel.provenance.items())),
@@ -104,6 +143,18 @@ def c_header(parcel: Parcel) -> str:
         "",
     ]
     return "\n".join(parts)
+
+
+def _functions(parcel: Parcel) -> str:
+    """Return the function of a policy, after that of its limits where these depend on the state."""
+    limits = parcel.policy.limits
+    if limits is None:
+        return _FUNCTION
+    names = {state: f"at[{k}]" for k, state in enumerate(limits.states)}
+    lines = [
+        f"    {('low', 'high')[k % 2]}[{k // 2}] = {c_expression(end, names)};" for k, end in enumerate(limits.expressions)
+    ]
+    return _LIMITS.replace("LINES", "\n".join(lines)) + _CLIPPED
 
 
 def _described(parcel: Parcel, name: str, states: list[str], actions: list[str]) -> list[str]:
@@ -117,7 +168,8 @@ def _described(parcel: Parcel, name: str, states: list[str], actions: list[str])
     lines.append("actions")
     for k, key in enumerate(actions):
         text = f"[{name}_action_{key}] {parcel.action_names[k]} in {parcel.units.actions[k]}"
-        lines.append(f"    {text}, from {parcel.bounds[k, 0]:.6g} to {parcel.bounds[k, 1]:.6g}")
+        moving = f", as {name}_limits says" if parcel.policy.limits is not None else ""
+        lines.append(f"    {text}, from {parcel.bounds[k, 0]:.6g} to {parcel.bounds[k, 1]:.6g}{moving}")
     if lost := parcel.lost():
         lines += [f"left out: {lost}"]
     lines += [f"{key}: {text}" for key, text in parcel.provenance.items()]

@@ -89,6 +89,14 @@ class Parcel:
         """Return the mean actions of the cells, (n_1, ..., n_d, m)."""
         return self.policy.cell_mean().reshape(*self.shape, -1)
 
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return lowest and highest actions of the cells, (cells, m) each."""
+        grid = self.policy.grid
+        if self.policy.limits is not None:
+            return self.policy.limits.at(grid.states)
+        low, high = (np.broadcast_to(end, (grid.size, end.size)) for end in self.bounds.T)
+        return low, high
+
     def spread(self) -> np.ndarray:
         """Return the standard deviation of every action in the long run, around the mean of its cell, (m,)."""
         law = np.maximum(self.law, 0.0)  # that of the cubic kernel may have a little negative mass

@@ -114,6 +114,22 @@ class StateGrid:
             weights = (weights[..., :, None] * pair_weights[..., None, :]).reshape(*states.shape[:-1], -1)
         return cells, weights
 
+    def inside(self, states: np.ndarray) -> np.ndarray:
+        """Return where states (..., d) count as standing: as they are; beyond the grid wrapped, folded or put on the end."""
+        result = np.array(states, dtype=float)
+        for k, axis in enumerate(self.axes):
+            x = result[..., k]
+            low, high = axis[0], axis[-1] + (self.spacing[k] if self.boundary[k] == "periodic" else 0.0)
+            if self.boundary[k] == "periodic":
+                there = low + np.mod(x - low, high - low)
+            elif self.boundary[k] == "reflect":
+                way = np.mod(x - low, 2.0 * (high - low))
+                there = low + np.minimum(way, 2.0 * (high - low) - way)
+            else:
+                there = x
+            result[..., k] = np.where((x < low) | (x > high), np.clip(there, low, high), x)
+        return result
+
     def _widened(self, problem: ControlProblem) -> StateGrid:
         """Let open axes go on, by whole cells, until nothing is left of a law whose mean is within the domain."""
         widens = [BOUNDARIES[boundary].widens for boundary in self.boundary]

@@ -56,8 +56,7 @@ def flow_step(
     during the step. Particles for which the step is beyond the stability of explicit schemes are searched in any case: in cells
     that are hardly ever visited J would not see them go.
     """
-    bounds = evaluation.model.problem.action_bounds
-    low, high = bounds.T
+    limits = low, high = evaluation.model.limits
     policy = evaluation.policy
     start = policy.actions
     slopes: list[np.ndarray] = []
@@ -80,7 +79,7 @@ def flow_step(
             actions, weights = after(couplings)
             stage = evaluator.evaluate(policy.moved(np.clip(actions, low, high), weights), stage)
         if metric.actions:
-            slopes.append(-free_gradient(stage.q_gradient, stage.policy.actions, bounds))
+            slopes.append(-free_gradient(stage.q_gradient, stage.policy.actions, limits))
         if metric.weights:
             excesses.append(stage.q - stage.q.min(axis=1, keepdims=True))
     actions, weights = after(scheme.weights)

@@ -43,7 +43,7 @@ class LocalCurvature:
     @classmethod
     def of(cls, evaluation: Evaluation) -> LocalCurvature:
         policy = evaluation.policy
-        free = free_components(evaluation.q_gradient, policy.actions, evaluation.model.problem.action_bounds)
+        free = free_components(evaluation.q_gradient, policy.actions, evaluation.model.limits)
         blocks = np.where(free[..., :, None] & free[..., None, :], evaluation.q_hessian, 0.0)
         values, vectors = np.linalg.eigh(blocks)
         values = np.abs(values)
@@ -174,7 +174,7 @@ def full_newton_step(
     The Newton systems are solved, and the chain within them, the more exactly the smaller the gradient is.
     """
     policy = evaluation.policy
-    bounds = evaluation.model.problem.action_bounds
+    low, high = evaluation.model.limits
     metric = LocalCurvature.of(evaluation)
     newton = -metric.solve(evaluation.q_gradient)
     hessian = Hessian(evaluation)
@@ -186,11 +186,11 @@ def full_newton_step(
     tolerance = min(_FORCING, float(np.sqrt(promised / scale)))
     hessian = replace(hessian, tolerance=max(1e-2 * tolerance, evaluator.tolerance))
     farthest = radius * np.maximum(np.abs(newton), np.sqrt(hessian.inner(newton, newton)))
-    box = np.maximum(bounds[:, 0] - policy.actions, -farthest), np.minimum(bounds[:, 1] - policy.actions, farthest)
+    box = np.maximum(low - policy.actions, -farthest), np.minimum(high - policy.actions, farthest)
     step = bounded_step(hessian, metric, radius * np.sqrt(promised), tolerance, box)
     if step.decrease > 0.0:
         rest, guarded = _weightless_step(evaluation, hessian.mass > 0)
-        trial = _evaluated(evaluator, evaluation, np.clip(rest + step.field, *bounds.T))
+        trial = _evaluated(evaluator, evaluation, np.clip(rest + step.field, low, high))
         gain = -np.inf if trial is None else (evaluation.objective - trial.objective) / step.decrease
         if trial is not None and gain >= _ACCEPTED:
             radius = radius * (0.5 if gain < _POOR else 2.0 if gain > _GOOD else 1.0)
@@ -207,8 +207,8 @@ def _jumps(evaluation: Evaluation, best: BestActions) -> float:
 
 def _weightless_step(evaluation: Evaluation, weighty: np.ndarray) -> tuple[np.ndarray, int]:
     """Return the actions after guarded local Newton steps of all particles not `weighty`, and how many were held back."""
-    actions, (low, high) = evaluation.policy.actions, evaluation.model.problem.action_bounds.T
-    rows = ~weighty
+    actions, rows = evaluation.policy.actions, ~weighty
+    low, high = (np.broadcast_to(limit, actions.shape)[rows] for limit in evaluation.model.limits)
     longest = reach(evaluation)
     candidates, slope = actions.copy(), np.zeros(weighty.shape)
     candidates[rows], slope[rows] = newton_candidates(

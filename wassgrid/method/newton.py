@@ -62,8 +62,8 @@ def newton_step(
     then a single particle per cell is born at the better action, in place of jumps of all of them.
     """
     policy = evaluation.policy
-    low, high = evaluation.model.problem.action_bounds.T
     together, longest = Together.of(policy.actions), reach(evaluation)
+    low, high = (limit[together.cells, 0] for limit in evaluation.model.limits)
     flat = together.chosen(policy.actions)
     candidates, slope = newton_candidates(
         together.chosen(evaluation.q_gradient),

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from wassgrid.plotting.style import COLOURS, DIVERGING, SEQUENTIAL, canvas, colourbar, label, plain, styled
-from wassgrid.policy import has_values
+from wassgrid.policy import has_values, limits_of
+from wassgrid.problem.model import ProblemError
 from wassgrid.problem.names import remedy
 from wassgrid.problem.states import StateError
 from wassgrid.storage import ResultFile, StorageError
@@ -34,7 +35,8 @@ class Frame:
     """One stored frame of a grid run.
 
     axes d x (n_k), law (n1..nd), value (n1..nd), actions (n1..nd, particles, m), weights (n1..nd, particles);
-    labels of states and actions are names with units; listed: whether actions take values of lists.
+    labels of states and actions are names with units; listed: whether actions take values of lists. limits: lowest and highest
+    actions, (n1, m) each, of one state on which they depend.
     """
 
     title: str
@@ -49,6 +51,7 @@ class Frame:
     law: np.ndarray
     value: np.ndarray
     listed: bool = False
+    limits: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], index: int = -1) -> Frame:
@@ -75,6 +78,7 @@ class Frame:
             frame["stationary"],
             frame["value"],
             has_values(result.case_text),
+            limits_on_line(result),
         )
 
     @property
@@ -153,6 +157,15 @@ class Frame:
 
     def _others(self, plane: tuple[int, int]) -> tuple[int, ...]:
         return tuple(k for k in range(len(self.axes)) if k not in plane)
+
+
+def limits_on_line(result: ResultFile) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return lowest and highest actions at the nodes of the axis where bounds depend on it; None of more than one state."""
+    limits = limits_of(result.case_text, result.state_names) if len(result.axes) == 1 else None
+    try:
+        return None if limits is None else limits.at(result.axes[0][:, None])
+    except ProblemError as error:
+        raise StorageError(f"'{result.path}': {error}") from error
 
 
 def action_labels(result: ResultFile) -> tuple[str, ...]:
@@ -286,6 +299,9 @@ def _particles(frame: Frame) -> Figure:
             axis.set_yticks(frame.values(component))
         else:
             axis.plot(states, frame.centre(component), color=COLOURS[1], linewidth=1.0, label="mean")
+        for k, ends in enumerate(frame.limits or ()):
+            style = {"color": "0.35", "linewidth": 0.8, "linestyle": "--"}
+            axis.plot(states, ends[:, component], label="bounds" if k == 0 else None, **style)
         axis.set_ylabel(name)
         axis.margins(x=0.01)
         colourbar(figure, points, axis, "stationary density")

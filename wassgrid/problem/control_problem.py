@@ -18,6 +18,7 @@ from wassgrid.problem.dependence import Dependence
 from wassgrid.problem.goal import Goal
 from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
+from wassgrid.problem.limits import ActionLimits
 from wassgrid.problem.model import Model, ProblemError
 from wassgrid.problem.names import remedy
 from wassgrid.problem.periodicity import shift
@@ -88,7 +89,8 @@ class ControlProblem:
     The criterion `total` sums costs, so that its stage cost is h times the rate. `goal` ends an episode, or makes it begin anew;
     `start` is the law of first states.
 
-    domain (d, 2), boundary (d): names of `problem.boundary`; action_bounds (m, 2), infinite where none is given.
+    domain (d, 2), boundary (d): names of `problem.boundary`; action_bounds (m, 2), infinite where none is given. Where bounds
+    depend on the states (`limits`), these are ends that hold them all; what can be chosen at a state says `limits_at`.
     order: the axes in an order in which the realised next values are known; coupled (d, d): where beta is not zero.
     """
 
@@ -116,6 +118,9 @@ class ControlProblem:
         names = tuple(name for _, name in states)
         domain = np.array([family.interval for family, _ in states], dtype=float).reshape(-1, 2)
         boundary = tuple(family.boundary for family, _ in states)
+        bounds = np.array([family.interval for family, _ in actions], dtype=float).reshape(-1, 2) + 0.0
+        if (limits := ActionLimits.of(model)) is not None:
+            bounds = limits.hull(domain)
         problem = cls(
             title=title,
             model=model,
@@ -123,7 +128,7 @@ class ControlProblem:
             action_names=tuple(name for _, name in actions),
             domain=domain,
             boundary=boundary,
-            action_bounds=np.array([family.interval for family, _ in actions], dtype=float).reshape(-1, 2) + 0.0,
+            action_bounds=bounds,
             criterion=criterion,
             discount=discount,
             time_step=model.time_step,
@@ -169,9 +174,24 @@ class ControlProblem:
 
     @property
     def some_action(self) -> Array:
-        """An action (m,) that there is: the first of those that are listed, or the one nearest to zero."""
+        """An action (m,) that there is: the first of those that are listed, or the one nearest to zero.
+
+        Where bounds depend on the states, there is some state where it is nearly one.
+        """
         low, high = self.action_bounds.T
         return np.clip(np.zeros(low.size), low, high) if self.choices is None else self.choices[0]
+
+    @cached_property
+    def limits(self) -> ActionLimits | None:
+        """The bounds of the actions where some depend on the states, None where all are numbers."""
+        return ActionLimits.of(self.model)
+
+    def limits_at(self, states: Array) -> tuple[Array, Array]:
+        """Return lowest and highest actions, (K, m) each, at states (K, d); may be read-only views.  Raises ProblemError."""
+        if self.limits is not None:
+            return self.limits.at(states)
+        low, high = (np.broadcast_to(end, (len(states), end.size)) for end in self.action_bounds.T)
+        return low, high
 
     @cached_property
     def coupled(self) -> NDArray[np.bool_]:

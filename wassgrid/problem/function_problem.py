@@ -21,9 +21,11 @@ from wassgrid.problem.dependence import Dependence
 from wassgrid.problem.model import ProblemError
 
 Function = Callable[..., Any]
+Limits = Callable[[Array], tuple[Array, Array]]  # of states (R, d): lowest and highest actions, (R, m) each
 Derivatives = str | tuple[Function, Function]  # "differences", "jax", or the functions themselves
 
 DIFFERENCES, JAX = "differences", "jax"
+_FIXED = 1e-14  # half width of bounds, relative to them, of an action that cannot be chosen
 _STEP = 2.5e-3  # of differences, in half widths of the action's bounds: eps^(1/6)
 _NODES = np.arange(-2.0, 3.0)
 # L_k(t) = sum_p COEFFICIENTS[p, k] t^p is 1 at node k and 0 at the other nodes
@@ -73,15 +75,15 @@ class Functions:
         with self._jax.double(True):
             return called("noise", self.noise, states.shape, states)
 
-    def differentiated(self, states: Array, actions: Array, bounds: Array, scale: float = 1.0) -> tuple[Array, Array, Array]:
+    def differentiated(self, states: Array, actions: Array, limits: Limits, scale: float = 1.0) -> tuple[Array, Array, Array]:
         """Return mean and cost (R, d + 1), their gradients (R, d + 1, m) and Hessians (R, d + 1, m, m) in the action.
 
-        scale: of the step of differences.
+        limits: of states (R, d), lowest and highest actions, (R, m) each; scale: of the step of differences.
         """
         if self.derivatives == JAX:
             return tuple(self._jax.at(order, states, actions) for order in range(3))  # type: ignore[return-value]
         if self.derivatives == DIFFERENCES:
-            return self.differences(states, actions, bounds, scale)
+            return self.differences(states, actions, limits, scale)
         assert isinstance(self.derivatives, tuple)
         of_mean, of_cost = self.derivatives
         (rows, d), m = states.shape, actions.shape[1]
@@ -93,29 +95,33 @@ class Functions:
         gradient, hessian = (np.concatenate([parts[0][k], parts[1][k][:, None]], axis=1) for k in range(2))
         return self.means_and_costs(states, actions), gradient, hessian
 
-    def differences(self, states: Array, actions: Array, bounds: Array, scale: float = 1.0) -> tuple[Array, Array, Array]:
+    def differences(self, states: Array, actions: Array, limits: Limits, scale: float = 1.0) -> tuple[Array, Array, Array]:
         """Differentiate the quartic through five places on every axis, those of a pair of axes for mixed derivatives.
 
         The places lie within the bounds: at an end the point is not in their middle. Order h^4, h^3 for second derivatives there.
-        What cannot be told from rounding of the values is zero.
+        What cannot be told from rounding of the values is zero, and so is a derivative along an action between equal bounds.
         """
-        low, high = bounds.T
+        low, high = limits(states)
         half = np.where(np.isfinite(high - low), 0.5 * (high - low), 1.0 + np.abs(actions))
-        h = scale * _STEP * half
-        middle = np.clip(actions, low + 2.0 * h, high - 2.0 * h)
+        # between bounds that are one no difference tells more than rounding
+        fixed = np.isfinite(high - low) & (half <= _FIXED * (np.abs(low) + np.abs(high)))
+        h = np.where(fixed, 1.0, scale * _STEP * half)
+        middle = np.where(fixed, actions, np.clip(actions, low + 2.0 * h, high - 2.0 * h))
         t = (actions - middle) / h
         powers = t[:, :, None] ** np.arange(5)
         rates = np.arange(1.0, 5.0)
         # (R, m, 5): weights of the five places in the first and the second derivative
         first = np.einsum("rap,p,pk->rak", powers[..., :4], rates, _COEFFICIENTS[1:]) / h[:, :, None]
         second = np.einsum("rap,p,pk->rak", powers[..., :3], rates[1:] * rates[:-1], _COEFFICIENTS[2:]) / h[:, :, None] ** 2
+        first, second = (np.where(fixed[:, :, None], 0.0, weights) for weights in (first, second))
+        reach = np.where(fixed, 0.0, h)
         value = self.means_and_costs(states, actions)
         (rows, count), m = value.shape, actions.shape[1]
         gradient, hessian, size = np.zeros((rows, count, m)), np.zeros((rows, count, m, m)), np.abs(value)
         for a in range(m):
             for k, node in enumerate(_NODES):
                 moved = actions.copy()
-                moved[:, a] = middle[:, a] + node * h[:, a]
+                moved[:, a] = middle[:, a] + node * reach[:, a]
                 there = self.means_and_costs(states, moved)
                 size = np.fmax(size, np.abs(there))
                 gradient[:, :, a] += first[:, a, k, None] * there
@@ -125,7 +131,7 @@ class Functions:
                         weight = first[:, a, k] * first[:, b, l]
                         if not weight.any():
                             continue
-                        moved[:, b] = middle[:, b] + other * h[:, b]
+                        moved[:, b] = middle[:, b] + other * reach[:, b]
                         hessian[:, :, a, b] += weight[:, None] * self.means_and_costs(states, moved)
                     moved[:, b] = actions[:, b]
         # sum_k |weight_k| |F_k| eps
@@ -310,7 +316,7 @@ class FunctionProblem(ControlProblem):
         elif order == 0:
             parts = [self.functions.means_and_costs(*rows)]
         else:
-            parts = list(self.functions.differentiated(*rows, self.action_bounds))[: order + 1]
+            parts = list(self.functions.differentiated(*rows, self.limits_at))[: order + 1]
         for j, kind in enumerate(self.boundary):
             if BOUNDARIES[kind].widens:  # the mean is brought within the domain
                 low, high = self.domain[j]
@@ -360,19 +366,21 @@ class FunctionProblem(ControlProblem):
     def _probes(self) -> tuple[Array, Array]:
         """States and actions (rows, ...) on which functions are tried: within domain and bounds, some on their ends."""
         rng = np.random.default_rng(0)
-        boxes = []
-        for ends in (self.domain, self.action_bounds):
-            low, high = np.where(np.isfinite(ends), ends, [-1.0, 1.0]).T
-            share = rng.random((_PROBES, len(low)))
+
+        def within(low: Array, high: Array) -> Array:
+            low, high = np.where(np.isfinite(low), low, -1.0), np.where(np.isfinite(high), high, 1.0)
+            share = rng.random((_PROBES, low.shape[-1]))
             share[0], share[1] = 0.0, 1.0
-            boxes.append(low + (high - low) * share)
-        return boxes[0], boxes[1]
+            return np.asarray(low + (high - low) * share)
+
+        states = within(*self.domain.T)
+        return states, within(*self.limits_at(states))
 
     @cached_property
     def derivative_error(self) -> float:
         """Error of derivatives by differences at the probes, relative to the largest: what half the step changes."""
         errors = [0.0]
-        tables = [self.functions.differentiated(*self._probes, self.action_bounds, scale) for scale in (1.0, 0.5)]
+        tables = [self.functions.differentiated(*self._probes, self.limits_at, scale) for scale in (1.0, 0.5)]
         for one, other in zip(*(table[1:] for table in tables), strict=True):
             size = np.abs(one).max(initial=0.0)
             errors.append(float(np.abs(one - other).max(initial=0.0) / size) if size > 0.0 else 0.0)
@@ -405,8 +413,8 @@ class FunctionProblem(ControlProblem):
     def _try_derivatives(self) -> None:
         """Raise ProblemError where derivatives that are given are not those of the functions."""
         f, (states, actions) = self.functions, self._probes
-        value, *given = f.differentiated(states, actions, self.action_bounds)
-        _, *differences = f.differences(states, actions, self.action_bounds)
+        value, *given = f.differentiated(states, actions, self.limits_at)
+        _, *differences = f.differences(states, actions, self.limits_at)
         for word, one, other in zip(("gradient", "Hessian"), given, differences, strict=True):
             for name, rows in (("next_mean", slice(0, -1)), ("cost", slice(-1, None))):
                 size = max(np.abs(part[:, rows]).max() for part in (one, other, value))

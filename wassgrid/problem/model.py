@@ -23,7 +23,8 @@ class Family:
 
     key: the name of the table, `theta` or `q[i]`; name: without the index.
     interval: domain of a state, bounds of an action; infinite where none is given.
-    values: all that an action takes, none where it takes a whole interval.
+    values: all that an action takes, none where it takes a whole interval. ends: texts of its bounds, where one of them depends
+    on the states, whose interval is infinite then.
     law: text of `next` (discrete time) or `drift`; noise: text of `noise` or `diffusion`; both empty for actions.
     """
 
@@ -35,6 +36,7 @@ class Family:
     law: str = ""
     noise: str = ""
     values: tuple[float, ...] = ()
+    ends: tuple[str, str] | None = None
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -144,6 +146,14 @@ class Model:
         """Parse the text of a feedback law: an expression of states, parameters and the index of the action."""
         bound = {} if action.index is None else {action.index.name: position}
         return self._parse(key, text, self._state_scope("a feedback law may depend on", bound, template=False))
+
+    def ends_of(self, action: Family, position: int) -> tuple[sp.Expr, sp.Expr]:
+        """Parse the bounds of an action that depend on the states, of one member of its family.  Raises ProblemError."""
+        assert action.ends is not None
+        bound = {} if action.index is None else {action.index.name: position}
+        scope = self._state_scope("bounds may depend on", bound, template=False)
+        low, high = (self._parse(f"actions.{action.key}.bounds", text, scope) for text in action.ends)
+        return low, high
 
     def of_states(self, key: str, text: str, what: str, condition: bool = False) -> sp.Expr:
         """Parse an expression of states and parameters, or a condition on them (1 where it holds, 0 elsewhere).

@@ -289,10 +289,11 @@ class GridSolver:
 
     def restore(self, checkpoint: Mapping[str, Any]) -> GridState:
         """Return the state of a checkpoint: its evaluation is repeated from the same warm start as then."""
-        categorical = self.case.problem.choices is not None
+        problem = self.case.problem
         policy = ParticlePolicy(
-            self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]), categorical
-        )
+            self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]), problem.choices is not None,
+            problem.limits,
+        )  # fmt: skip
         warm = np.asarray(checkpoint["warm_law"]), np.asarray(checkpoint["warm_value"])
         width = float(checkpoint["width"])
         if width >= 0.0:

@@ -69,12 +69,12 @@ class Start:
         else:
             weights = initial_policy(case, policy.grid).weights
             actions = np.repeat(policy.actions, wanted, axis=1) if policy.particles == 1 else _shared_out(policy, weights)
-        low, high = case.problem.action_bounds.T
+        low, high = (limit[:, None] for limit in case.problem.limits_at(grid.states))
         actions, weights = np.clip(_carried(actions, policy.grid, grid), low, high), _carried(weights, policy.grid, grid)
         if choices is not None:
             actions = np.tile(choices, (grid.size, 1, 1))
         weights = weights / weights.sum(axis=1, keepdims=True)
-        return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, choices is not None)
+        return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, choices is not None, case.problem.limits)
 
     def fields_on(self, grid: StateGrid) -> tuple[np.ndarray, np.ndarray] | None:
         """Return law and value on another grid, None where they are not known or nothing of the law lies there."""

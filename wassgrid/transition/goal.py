@@ -78,26 +78,34 @@ class GridGoal:
         states, least = self.grid.states[self.free], -np.inf
         if self.problem.no_bounds:
             return least
-        low, high = self.problem.action_bounds.T
+        low, high = self.problem.limits_at(states)
+        # an action has bounds at all states or at none
+        bounded = np.atleast_1d(np.isfinite(high - low).all(axis=0))
         for parts in _PARTS:
-            cuts = [
-                np.linspace(a, b, parts + 1) if np.isfinite(b - a) else np.array([a, b]) for a, b in zip(low, high, strict=True)
-            ]
+            # shares of the bounds between which an action is: of one without, all of it
+            cuts = [np.linspace(0.0, 1.0, (parts if whole else 1) + 1) for whole in bounded]
             ends = [
-                np.stack(np.meshgrid(*[c[side : c.size - 1 + side] for c in cuts], indexing="ij"), axis=-1).reshape(-1, low.size)
+                np.stack(np.meshgrid(*[c[side : c.size - 1 + side] for c in cuts], indexing="ij"), axis=-1).reshape(-1, len(cuts))
                 for side in (0, 1)
             ]
-            rest, worst = states, np.inf
+            worst = np.inf
             for bottom, top in zip(*ends, strict=True):
-                for start in range(0, len(rest), _BOXES):
-                    some = rest[start : start + _BOXES]
-                    first, last = (np.repeat(end[None], len(some), axis=0) for end in (bottom, top))
-                    found = self.problem.action_ranges(some, first, last, 0).cost[0][0]
+                for start in range(0, len(states), _BOXES):
+                    some = slice(start, start + _BOXES)
+                    first, last = (_between(low[some], high[some], share) for share in (bottom, top))
+                    found = self.problem.action_ranges(states[some], first, last, 0).cost[0][0]
                     worst = min(worst, float(np.where(np.isnan(found), -np.inf, found).min()))
             least = max(least, worst)
             if least > 0.0 or len(ends[0]) > 4096:
                 break
         return least
+
+
+def _between(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return low + share (high - low), (K, m), for shares (m,): the ends of a part are those of the next."""
+    with np.errstate(invalid="ignore"):
+        inside = np.clip(low + share * (high - low), low, high)
+    return np.where(share == 0.0, low, np.where(share == 1.0, high, inside))
 
 
 class GoalOperator:

@@ -100,6 +100,15 @@ class TransitionModel:
         return None if self.problem.goal is None else GridGoal.of(self.problem, self.grid, self.start_law)
 
     @cached_property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest actions of every cell, (cells, 1, m) each, as tables of particles take them; infinite: none.
+
+        May be read-only views. Raises ProblemError where the bounds of an action cross in a cell, or are no numbers there.
+        """
+        low, high = self.problem.limits_at(self.grid.states)
+        return low[:, None], high[:, None]
+
+    @cached_property
     def latest(self) -> Latest:
         """Tables of the expectations of one function."""
         return Latest()
@@ -210,9 +219,10 @@ class TransitionModel:
         if self.grid.dimension == 1:
             return None
         rng = np.random.default_rng(0)
-        low, high = np.where(np.isfinite(self.problem.action_bounds), self.problem.action_bounds, [-1.0, 1.0]).T
         cells = np.unique(rng.integers(0, self.grid.size, 64))
-        some = rng.uniform(low, high, (cells.size, 3, low.size))
+        low, high = (limit[cells] for limit in self.limits)
+        low, high = np.where(np.isfinite(low), low, -1.0), np.where(np.isfinite(high), high, 1.0)
+        some = rng.uniform(low, high, (cells.size, 3, low.shape[2]))
         if self.problem.choices is not None:
             some = np.broadcast_to(self.problem.choices, (cells.size, *self.problem.choices.shape))
         mean = self.tables(cells, some, 0).mean

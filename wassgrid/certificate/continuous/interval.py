@@ -110,6 +110,10 @@ class Claim:
             raise ProveError("prove: the case has a start law; the interval of a discounted cost is that of a uniform start")
         if problem.choices is not None:
             raise ProveError("prove: actions with values are not searched for continuous states yet, only actions between bounds")
+        if problem.limits is not None:
+            raise ProveError(
+                "prove: bounds of actions that depend on the state are not searched for continuous states yet, only numbers"
+            )
         if d > 2:
             raise ProveError(f"prove: the problem has {d} states; intervals for continuous states are computed for one and two")
         if problem.action_dimension > 3:

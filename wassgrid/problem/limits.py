@@ -1,0 +1,103 @@
+"""Bounds of actions that depend on the states: what can be chosen at a state."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sympy as sp
+from numpy.typing import NDArray
+
+from wassgrid.problem.compilation import ArrayFunction, compile_functions
+from wassgrid.problem.intervals import Interval, interval
+from wassgrid.problem.model import Family, Model, ProblemError
+
+Array = NDArray[np.float64]
+_PARTS = 4096  # of the domain, over which bounds are enclosed
+
+
+@dataclass(frozen=True, eq=False)
+class ActionLimits:
+    """The bounds low(s) <= a <= high(s) of the actions of a model, of which some depend on the states."""
+
+    model: Model
+
+    @classmethod
+    def of(cls, model: Model) -> ActionLimits | None:
+        """Return the bounds of a model, None where all are numbers.  Raises ProblemError for texts that are no bounds."""
+        if not any(family.ends is not None for family in model.actions):
+            return None
+        limits = cls(model)
+        limits.expressions  # noqa: B018 - reads the texts
+        return limits
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the definition only, as problems do."""
+        return {"model": self.model}
+
+    def at(self, states: Array) -> tuple[Array, Array]:
+        """Return lowest and highest actions, (K, m) each, at states (K, d).
+
+        Infinite where an action has no bounds. Raises ProblemError where an end that depends on the states is not finite, or
+        where the ends cross: there no action is left.
+        """
+        columns = [np.ascontiguousarray(column) + 0.0 for column in np.asarray(states, dtype=float).T]
+        values = np.stack(self._function(*columns), axis=-1).reshape(len(states), len(self._members), 2)
+        for k, (family, name, _) in enumerate(self._members):
+            low, high = values[:, k].T
+            path = f"actions.{family.key}.bounds"
+            if family.ends is not None and not (finite := np.isfinite(values[:, k])).all():
+                row, end = np.argwhere(~finite)[0]
+                raise ProblemError(
+                    f"{path}: the {('lower', 'upper')[end]} bound of {name} is {values[row, k, end]} at "
+                    f"{self._place(columns, row)}: it must be a finite number everywhere"
+                )
+            if (crossed := low > high).any():
+                row = int(np.argmax(crossed))
+                raise ProblemError(
+                    f"{path}: at {self._place(columns, row)} the lower bound {low[row]:.6g} of {name} lies above the upper one, "
+                    f"{high[row]:.6g}, and no action is left: change the bounds, say with max(..., ...), or states.NAME.domain"
+                )
+        return np.ascontiguousarray(values[:, :, 0]), np.ascontiguousarray(values[:, :, 1])
+
+    def hull(self, domain: Array) -> Array:
+        """Return bounds (m, 2) that hold those of all states in the domain (d, 2), by interval arithmetic."""
+        d = len(domain)
+        parts = max(1, min(64, int(_PARTS ** (1.0 / d) + 1e-9)))
+        cuts = [np.linspace(low, high, parts + 1) if np.isfinite(high - low) else np.array([low, high]) for low, high in domain]
+        pieces = np.array(list(itertools.product(*(itertools.pairwise(c) for c in cuts)))).reshape(-1, d, 2)
+        function = compile_functions(self.states, self.expressions, "interval", broadcast=False)
+        result = np.empty((len(self.expressions), 2))
+        for k, value in enumerate(function(*(Interval(*pieces[:, j].T) for j in range(d)))):
+            ends = interval(value, (len(pieces),))
+            result[k] = ends.lower.min(), ends.upper.max()
+        return np.stack([result[0::2, 0], result[1::2, 1]], axis=1) + 0.0
+
+    @cached_property
+    def _members(self) -> list[tuple[Family, str, int]]:
+        return [(family, name, k) for family in self.model.actions for k, name in enumerate(family.members)]
+
+    @cached_property
+    def expressions(self) -> list[sp.Expr]:
+        """Lower and upper bound of every action, in turn."""
+        result: list[sp.Expr] = []
+        for family, _, position in self._members:
+            ends = map(sp.Float, family.interval) if family.ends is None else self.model.ends_of(family, position)
+            result += ends
+        return result
+
+    @cached_property
+    def _function(self) -> ArrayFunction:
+        return compile_functions(self.states, self.expressions)
+
+    @property
+    def states(self) -> list[sp.Symbol]:
+        """The symbols of the states, in order."""
+        return [sp.Symbol(name) for family in self.model.states for name in family.members]
+
+    def _place(self, columns: list[Array], row: int) -> str:
+        shown = [f"{name}={column[row]:.6g}" for name, column in zip(self.states, columns, strict=True)]
+        return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
