@@ -2,7 +2,8 @@
 
 Every problem is solved by `wassgrid.solve`, and what the solution claims is compared with `tests/oracle.py`, which shares no
 code with the package: dense kernels from their definitions, the stationary law of Grassmann, Taksar and Heyman, policy iteration
-over a fine grid of actions. Counted are violations:
+over a fine grid of actions; for problems in which entropy has a price ("soft"), soft value iteration in extended precision.
+Counted are violations:
 
     bound       the proven lower bound is above the cost of some policy
     bracket     J is not within its own bracket, or below the lower bound
@@ -42,9 +43,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from oracle import DenseProblem, classes, stationary_laws  # noqa: E402
-from random_problems import wide_problem  # noqa: E402
+from random_problems import soft_problem, wide_problem  # noqa: E402
 
-KINDS = ("wide", "kinks", "moving")
+KINDS = ("wide", "kinks", "moving", "soft")
 _EPS = np.finfo(float).eps
 _TOLERANCE = 2e-12  # of the size of the costs: rounding of J, beside that of the kernels' weights times the spread of V
 _WOUND = 1e-12  # cells that rounding may move a mean that winds or folds; actions beyond are no candidates
@@ -129,9 +130,19 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
     matrix, cost = problem.chain(policy.actions, policy.weights)
     exact, value = problem.value(matrix, cost)
     signed = bool(matrix.min() < 0.0)
+    price, law = problem.policy.get("entropy"), None
+    if price is not None:
+        atoms, law = problem.reference_law()
+        if np.abs(atoms - policy.actions).max() > 1e-12 * np.abs(atoms).max():
+            found["violations"].append("tables")
+            return
+        # its rounding is that of eps times a logarithm
+        exact, value = problem.value(matrix, cost + (price * problem.divergence(policy.weights, law)).astype(float))
     size = float(np.abs(cost).max())
     # the oracle's own rounding: weights of the kernels differ by some units
     slack = _TOLERANCE * size + 16.0 * _EPS * float(np.ptp(value))
+    if law is not None:
+        slack += 16.0 * _EPS * price * float(np.abs(np.log(law.sum(axis=1))).max())
     # of the policy's own law: a cell that moves by e cells moves e of its mass, twice as much for the narrowest normal law
     wound = 2.0 * moved * float(np.ptp(value))
     low, high = bracket(solution)
@@ -150,9 +161,16 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
     bounded, gap = np.isfinite(solution.lower_bound), case.flow.stop.gap
     if not bounded and solution.status != "converged":
         return
-    best = problem.optimum(
-        policy.actions, policy.weights, lambda cells, actions: excused(cells, actions) | (astray(cells, actions) > _WOUND)
-    )
+    if law is not None:
+        if doubtful:
+            return
+        # of the interval that holds the optimum, the end that excuses more
+        low, best = problem.soft_optimum(price, policy.actions, law, value)
+        found["width"] = (best - low) / size
+    else:
+        best = problem.optimum(
+            policy.actions, policy.weights, lambda cells, actions: excused(cells, actions) | (astray(cells, actions) > _WOUND)
+        )
     found["best"] = best
     if bounded and solution.lower_bound > best + slack:
         found["violations"].append("bound")
@@ -181,7 +199,7 @@ def solve_one(task: tuple[str, int]) -> dict[str, Any]:
     """
     kind, n = task
     moving = kind == "moving"
-    text = wide_problem(n, kind == "kinks" or (moving and n % 2 == 1), moving=moving)
+    text = soft_problem(n) if kind == "soft" else wide_problem(n, kind == "kinks" or (moving and n % 2 == 1), moving=moving)
     return {"kind": kind, "n": n, **judge(text + ("[output]\nestimate = false\n" if n % 10 else ""))}
 
 
@@ -303,6 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--problems", type=int, default=5000)
     parser.add_argument("--kinks", type=int, default=1000)
     parser.add_argument("--moving", type=int, default=0, help="problems whose bounds of actions depend on the states")
+    parser.add_argument("--soft", type=int, default=0, help="problems in which entropy has a price")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--log", type=Path, default=None)
@@ -311,7 +330,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.wells:
         wells()
         return
-    counts = {"wide": options.problems, "kinks": options.kinks, "moving": options.moving}
+    counts = {"wide": options.problems, "kinks": options.kinks, "moving": options.moving, "soft": options.soft}
     report(problems(counts, options.first, options.processes, options.log))
 
 

@@ -198,6 +198,45 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         .replace("[cost]", "".join(f"[actions.b{k}]\nvalues = [0, 1]\n" for k in range(7)) + "[cost]"),
         ("actions.b5.values: more than 4096 actions",),
     ),
+    # entropy
+    "free entropy": (changed("seed = 1", "entropy = 0", LISTED), ("policy.entropy: expected a positive number",)),
+    "entropy of particles that move": (
+        changed("seed = 1", "entropy = 0.1", LISTED) + 'geometry = "wasserstein_fisher_rao"\n',
+        ('flow.geometry: "wasserstein_fisher_rao" moves particles', "fisher_rao"),
+    ),
+    "entropy by newton": (
+        changed("seed = 1", "entropy = 0.1", LISTED) + 'method = "newton"\n',
+        ("flow.method: newton is not defined", "policy_iteration"),
+    ),
+    "entropy of particles anywhere": (
+        changed("particles = 16", "particles = 16\nentropy = 0.1").replace('[flow]\nmethod = "newton"', "[flow]"),
+        ('policy.initial.distribution: "normal" gives particles no density', "even"),
+    ),
+    "entropy and births": (
+        changed("seed = 1", "entropy = 0.1", LISTED) + "escape = true\n", ("flow.escape: where entropy has a price",)
+    ),
+    "entropy of a network": (
+        changed("seed = 1", "entropy = 0.1", LISTED) + '[solver]\nkind = "neural"\n', ("policy.entropy: networks", "grid")
+    ),
+    "entropy without an end": (
+        changed("bounds = [-5.0, 5.0]", "", changed("seed = 1", "entropy = 0.1", LISTED)), ("actions.a.bounds: missing", "low")
+    ),
+    "reference of nothing": (
+        changed("seed = 1", 'reference = "lebesgue"', LISTED), ("policy.reference: not used without policy.entropy",)
+    ),
+    "misspelt reference": (
+        changed("seed = 1", 'entropy = 1\nreference = "lebesque"', LISTED), ("policy.reference: expected one of", "'lebesgue'")
+    ),
+    "volume of values": (
+        changed("bounds = [-5.0, 5.0]", "values = [0, 1]", changed("seed = 1", 'entropy = 1\nreference = "lebesgue"', LISTED)),
+        ("policy.reference: values of a list have no volume", "uniform"),
+    ),
+    "reference of other particles": (
+        changed("seed = 1", "entropy = 1\nreference = [1, 2]", LISTED), ("policy.reference: expected 16 numbers",)
+    ),
+    "reference beyond all numbers": (
+        changed("seed = 1", "entropy = 1\nparticles = 2\nreference = [1, 1e-200]", LISTED), ("policy.reference: numbers apart",)
+    ),
     # wrong types
     "text for a number": (changed("particles = 16", 'particles = "many"'), ("policy.particles", "'many'")),
     "boolean for a number": (changed("particles = 16", "particles = true"), ("policy.particles", "integer", "true")),

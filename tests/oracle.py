@@ -301,6 +301,7 @@ class DenseProblem:
         ]
         self.bounds = self.bounds_at(np.stack(list(self.states.values()), axis=1))
         self.cost = compiled(case["cost"]["rate" if "rate" in case["cost"] else "stage"])
+        self.policy = case.get("policy", {})
         criterion = case.get("criterion", {})
         self.discount = self._number(criterion["discount"]) if criterion.get("kind") == "discounted" else 1.0
 
@@ -545,6 +546,85 @@ class DenseProblem:
         places = np.meshgrid(*[np.arange(side.shape[1]) for side in sides], indexing="ij")
         mesh = np.stack([side[:, place.ravel()] for side, place in zip(sides, places, strict=True)], axis=-1)
         return np.concatenate([mesh, actions], axis=1)
+
+    # -- entropy -----------------------------------------------------------------------------------------------------
+
+    def reference_law(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the actions (size, N, m) on which the text prices entropy, and the reference law there, (size, N).
+
+        Lists: their combinations. Otherwise equal distances from end to end, with the shares of the trapezoidal rule.
+        """
+        reference = self.policy.get("reference", "uniform")
+        if self.values:
+            actions = self.candidates(np.zeros((self.size, 1, len(self.values))))
+            law = np.ones(actions.shape[:2], np.longdouble)
+        else:
+            initial, ends = self.policy.get("initial", {}), []
+            for k, key in enumerate(("low", "high")):
+                given, end = initial.get(key, {}), self.bounds[:, :, k].copy()
+                for a, name in enumerate(self.actions):
+                    if name in given:
+                        end[:, a] = valued(compiled(given[name]), self.names | self.states)
+                ends.append(end)
+            low, high = ends
+            m = low.shape[1]
+            side = round(self.policy["particles"] ** (1.0 / m))
+            place = np.stack(np.meshgrid(*[np.arange(side) / (side - 1)] * m, indexing="ij"), axis=-1).reshape(-1, m)
+            actions = low[:, None] + (high - low)[:, None] * place
+            law = np.where((place == 0.0) | (place == 1.0), 0.5, 1.0).prod(axis=1) / np.longdouble(side - 1) ** m
+            law = law * ((high - low).prod(axis=1)[:, None] if reference == "lebesgue" else np.ones((self.size, 1)))
+            law = law.astype(np.longdouble)
+        if isinstance(reference, list):
+            law = np.broadcast_to(np.array(reference, np.longdouble), law.shape)
+        return actions, law if reference == "lebesgue" else law / law.sum(axis=1, keepdims=True)
+
+    def divergence(self, weights: np.ndarray, law: np.ndarray) -> np.ndarray:
+        """Return sum_i w_i log(w_i / rho_i), (size,), in extended precision, of weights divided by their sum.
+
+        As sum_i (w_i log(w_i/rho_i) - w_i + rho_i), since both sums are one: a price of 1e11 times the cost shows rounding.
+        """
+        w, mass = weights.astype(np.longdouble), law.sum(axis=1, keepdims=True)
+        w, rho = w / w.sum(axis=1, keepdims=True), law / mass
+        less = (w - rho) / rho
+        near, safe = np.abs(less) < 0.5, np.where(w > 0, w / rho, 1)
+        close = (1 + less) * np.log1p(np.where(near, less, 0)) - less
+        terms = np.where(near, close, np.where(w > 0, safe * np.log(safe) - safe, 0) + 1)
+        return np.asarray((rho * terms).sum(axis=1) - np.log(mass[:, 0]))
+
+    def soft_optimum(
+        self, price: float, actions: np.ndarray, law: np.ndarray, value: np.ndarray, steps: int = 3000
+    ) -> tuple[float, float]:
+        """Return an interval that holds the least cost with entropy, by value iteration in extended precision from a value.
+
+        min (TV - V) <= J* <= max (TV - V) for the soft Bellman operator T, (1 - g) rho V added where costs are discounted.
+        """
+        cells, count, m = actions.shape
+        numbers, flat = np.repeat(np.arange(cells), count), actions.reshape(-1, m)
+        rows = self.rows(numbers, flat).reshape(cells, count, -1).astype(np.longdouble)
+        rows = rows / rows.sum(axis=2, keepdims=True)
+        cost, eps = self.costs(numbers, flat).reshape(cells, count).astype(np.longdouble), np.longdouble(price)
+        value, g = value.astype(np.longdouble), np.longdouble(self.discount)
+        mass = law.sum(axis=1)
+        mass = np.where(np.abs(mass - 1) < 1e-15, np.longdouble(1), mass)
+        low, high = -np.inf, np.inf
+        for _ in range(steps):
+            q = cost + g * (rows @ value)
+            # eps may be far larger than all costs: the mean of Q under the law comes first, and what is left is small
+            mean = (law * q).sum(axis=1) / mass
+            power = (mean[:, None] - q) / eps
+            near = np.abs(power).max(axis=1) < 1.0
+            small = np.log1p((law * np.expm1(np.where(near[:, None], power, 0))).sum(axis=1) / mass)
+            least = q.min(axis=1)
+            large = (mean - least) / eps + np.log((law * np.exp((least[:, None] - q) / eps)).sum(axis=1) / mass)
+            image = mean - eps * np.where(near, small, large) - eps * np.log(mass)
+            drift = image - value
+            anchor = 0.0 if g == 1.0 else (1 - g) * (self.initial_law @ value)
+            low, high = max(low, anchor + drift.min()), min(high, anchor + drift.max())
+            if high - low <= 1e-13 * np.abs(cost).max():
+                break
+            # half of a step, lest a chain with a period goes in circles
+            value = value + 0.5 * (drift - drift.mean()) if g == 1.0 else image
+        return float(low), float(high)
 
 
 def classes(matrix: np.ndarray) -> list[np.ndarray]:

@@ -303,3 +303,38 @@ def wide_problem(
         + f"[policy]\nparticles = {int(rng.integers(1, 4))}\ninitial = {initial}\nseed = {int(rng.integers(1000))}\n"
         f"[flow]\nstop = {{ gap = {1e-6 * scale!r}, steps = 10 }}\n"
     )
+
+
+def soft_problem(seed: int) -> str:
+    """Return the text of a case of `wide_problem` whose entropy has a price: on a list of values or on even nodes.
+
+    The price is a millionth to a hundred times the scale of the cost, now and then 1e-12 or 1e6; every reference law; half of the
+    runs by policy iteration, the others by exponential steps or euler; first weights equal or not.
+    """
+    rng = np.random.default_rng([seed, 13])
+    moving = seed % 5 == 4  # bounds that depend on the states
+    text = wide_problem(seed, kinks=bool(rng.random() < 0.3), moving=moving)
+    scale = abs(float(re.search(r'(?:rate|stage) = "([^*]*)\*', text)[1]))  # type: ignore[index]
+    price = scale * 10.0 ** rng.uniform(-6.0, 2.0) if rng.random() < 0.85 else float(rng.choice([1e-12, 1e6]))
+    actions = re.findall(r"\[actions\.(\w)\]\n(?:bounds = \[(.*), (.*)\])?", text)
+    bounded = all(low for _, low, _ in actions)
+    side = int(rng.integers(2, 6 if len(actions) == 1 else 4))
+    count = side ** len(actions)
+    reference = rng.choice(["uniform", "lebesgue", "numbers"])
+    listed = bounded and rng.random() < 0.3 and not moving
+    if listed:
+        for name, low, high in actions:
+            drawn = np.round(rng.uniform(float(low), float(high), side), 3).tolist()
+            values = sorted({*drawn, float(low), float(high)})[:side]
+            text = text.replace(f"[actions.{name}]\nbounds = [{low}, {high}]", f"[actions.{name}]\nvalues = {values}")
+        reference = "uniform" if reference == "lebesgue" else reference
+    numbers = [round(float(x), 4) for x in rng.uniform(0.05, 2.0, count)]
+    law = str(numbers) if reference == "numbers" else f'"{reference}"'
+    free = [name for name, low, _ in actions if not low]
+    low, high = (", ".join(f"{name} = {end}" for name in free) for end in ("-1.5", '"1 + 0.1*tanh(x)"'))
+    ends = f'initial = {{ distribution = "even", low = {{ {low} }}, high = {{ {high} }} }}\n' if free else ""
+    weights = f"weights = {[round(float(x), 4) for x in rng.uniform(0.01, 1.0, count)]}\n" if rng.random() < 0.5 else ""
+    method = str(rng.choice(["policy_iteration", "policy_iteration", "exponential", "euler"]))
+    policy = f"[policy]\nentropy = {price!r}\nreference = {law}\nparticles = {count}\n{ends}{weights}"
+    text = re.sub(r"\[policy\]\n(?:.*\n)*?(?=\[flow\])", policy, text)
+    return text.replace("[flow]\n", f'[flow]\nmethod = "{method}"\n').replace("steps = 10", "steps = 30")

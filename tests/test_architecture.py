@@ -25,7 +25,7 @@ FLOORS = [
     {"case"},
     {"grid"},
     {"action_distribution", "policy", "transition"},
-    {"resources"},
+    {"entropy", "resources"},
     {"chain"},
     {"evaluation"},
     {"metric", "resolution"},

@@ -150,7 +150,7 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {slope:.4g}")
     yield from _cut_goal(model)
     yield from _unresolved(case, model)
-    if case.problem.choices is None:
+    if not evaluation.at_rest:
         yield from _derivatives(check_derivatives(evaluator, evaluation), model)
     looks = _first_steps(case)
     yield looks.finding

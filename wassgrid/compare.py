@@ -116,6 +116,11 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], point
             f"{names[0]} and {names[1]} take actions from a list of values: there is no way from one to the other along which J "
             "could be drawn; wassgrid.geometry.distance says how far apart they are"
         )
+    if any(case.policy.entropy is not None for case in cases):
+        raise PolicyError(
+            f"{names[0]} and {names[1]}: where entropy has a price (policy.entropy) actions stay, and J is known along no way on "
+            "which they move; wassgrid.geometry.distance says how far apart the policies are"
+        )
     model = TransitionModel.from_case(cases[0], policies[0].grid)
     evaluator = Evaluator.from_case(cases[0], model)
     path = geodesic(*policies)

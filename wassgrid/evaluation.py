@@ -15,6 +15,7 @@ from wassgrid.chain.coarse import CoarseCorrection
 from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possible
 from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
 from wassgrid.chain.stationary import ReducibleChainError, StationaryError, StationaryResult, starting_law, stationary_law
+from wassgrid.entropy import Entropy
 from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
 from wassgrid.grid.skeleton import Skeleton
@@ -70,6 +71,8 @@ class Evaluation:
     r = c - J + P V - V (discounted: c + g P V - V), in whose range J lies (`bracket`). width: the length of that range that was
     wanted, with a law that is known roughly; None: both to the tolerance of the case. Stage costs that are rates (continuous
     time) stay rates: J is per unit time, and V and Q are those of the chain, the continuous ones divided by the step.
+    Where entropy has a price (`Entropy`), c of the equation for V is that of the particles and this price together (`stage`);
+    Q and `cost` are those of the particles alone.
     """
 
     policy: ParticlePolicy
@@ -87,6 +90,7 @@ class Evaluation:
     width: float | None = None
     times: dict[str, float] = field(default_factory=dict)
     steps_left: np.ndarray | None = None  # total cost: expected number of steps to the goal (cells,), roughly
+    entropy: Entropy | None = None
 
     @property
     def law(self) -> np.ndarray:
@@ -150,15 +154,44 @@ class Evaluation:
             low, high = self.most_steps * min(low, 0.0), self.most_steps * max(high, 0.0)
         return self.anchor + low, self.anchor + high
 
-    @property
+    @cached_property
     def residual_rounding(self) -> float:
         """How far the residual computed may be from the true one: a row of P sums over some nodes of every axis, of sum one.
 
         |fl(c + g P V - V) - (c + g P V - V)| <= eps/2 (2 nodes + 8) max(|c| + |J| + 2 |V|): a rounding of the weight and one of
         the sum for every node.
         """
-        size = largest(self.cost) + abs(self.anchor) + 2.0 * largest(self.value)
-        return (2.0 * sum(self.model.nodes) + _SPARE_ROUNDINGS) * 0.5 * np.finfo(float).eps * size
+        size = self.largest_cost + abs(self.anchor) + 2.0 * largest(self.value)
+        of_entropy = 0.0 if self.entropy is None else self.entropy.rounding(self.policy.weights)
+        return (2.0 * sum(self.model.nodes) + _SPARE_ROUNDINGS) * 0.5 * np.finfo(float).eps * size + of_entropy
+
+    @cached_property
+    def entropy_cost(self) -> np.ndarray:
+        """What the entropy of the policy costs in every cell, eps KL(pi_s | rho), (cells,); zero where it has no price."""
+        return np.zeros(self.policy.grid.size) if self.entropy is None else self.entropy.cost(self.policy.weights)
+
+    @property
+    def stage(self) -> np.ndarray:
+        """The mean cost of a step from every cell, that of entropy included, (cells,)."""
+        return _stage(self.policy, self.cost, self.entropy)
+
+    @cached_property
+    def entropy_part(self) -> float:
+        """What of J is the price of entropy."""
+        return dot(self.law, self.entropy_cost)
+
+    @property
+    def largest_cost(self) -> float:
+        """The largest modulus of a cost of a step, and of what entropy costs there, together."""
+        return largest(self.cost) + largest(self.entropy_cost)
+
+    @cached_property
+    def first_variation(self) -> np.ndarray:
+        """What J changes by with the weights, (cells, N): Q_i, and eps log(w_i/rho_i) where entropy has a price; of mean V."""
+        if self.entropy is None:
+            return self.q
+        variation: np.ndarray = self.q + self.entropy.slope(self.policy.weights) + self.entropy.constant[:, None]
+        return variation
 
     @cached_property
     def cost_scale(self) -> float:
@@ -168,7 +201,7 @@ class Evaluation:
         """
         weights = self.policy.weights
         if self.steps_left is not None:
-            return dot(self.law, np.einsum("ki,ki->k", weights, np.abs(self.cost)))
+            return dot(self.law, np.einsum("ki,ki->k", weights, np.abs(self.cost)) + np.abs(self.entropy_cost))
         mean = np.einsum("ki,ki->k", weights, self.cost)
         square = np.einsum("ki,ki,ki->k", weights, self.cost, self.cost)
         centre = dot(self.law, mean)
@@ -196,8 +229,13 @@ class Evaluation:
         return q
 
     @property
+    def at_rest(self) -> bool:
+        """Whether actions stay where they are: as values of a list, or as nodes on which entropy is known."""
+        return self.model.problem.choices is not None or self.entropy is not None
+
+    @property
     def q(self) -> np.ndarray:
-        return self._tables[0] if self.model.problem.choices is None else self._listed_q
+        return self._listed_q if self.at_rest else self._tables[0]
 
     @property
     def q_gradient(self) -> np.ndarray:
@@ -212,6 +250,8 @@ class Evaluation:
     def _require_derivatives(self) -> None:
         if self.model.problem.choices is not None:
             raise EvaluationError("actions that take values of a list do not move: there are no derivatives along them")
+        if self.entropy is not None:
+            raise EvaluationError("policy.entropy: actions with a reference law do not move, there are no derivatives along them")
 
     @property
     def offset(self) -> float:
@@ -283,16 +323,19 @@ class Evaluator:
     stationary_method: str = "auto"
     value_method: str = "auto"
     tolerance: float = 1e-12
+    entropy: Entropy | None = None
 
     @classmethod
     def from_case(cls, case: Case, model: TransitionModel | None = None) -> Evaluator:
         problem = case.problem
+        model = model or TransitionModel.from_case(case)
         return cls(
-            model or TransitionModel.from_case(case),
+            model,
             1.0 if problem.discount is None else problem.discount,
             case.solver.stationary,
             case.solver.evaluation,
             case.solver.tolerance,
+            Entropy.of(case, model.grid, model.goal),
         )
 
     @property
@@ -327,7 +370,9 @@ class Evaluator:
         policy = self.tidied(policy)
         mean, cost = self.model.means(policy.actions)
         operator = self.model.operator(mean, policy.weights)
-        stage = (policy.weights * cost).sum(axis=1)
+        if self.entropy is not None:
+            self.entropy.require(policy)
+        stage = _stage(policy, cost, self.entropy)
         times = {"assembly": time.perf_counter() - began}
         if width is not None and self.value_method == "auto" and not direct_is_cheap(operator):
             found = self._rough(policy, operator, mean, cost, stage, warm, width, times)
@@ -398,7 +443,7 @@ class Evaluator:
         times["evaluation"] = time.perf_counter() - began
         return Evaluation(
             policy, self.model, chain, self.initial_law, mean, cost, stationary, objective, value, residual,
-            solution.iterations + 1, solution.method, None, times, left,
+            solution.iterations + 1, solution.method, None, times, left, self.entropy,
         )  # fmt: skip
 
     def tidied(self, policy: ParticlePolicy) -> ParticlePolicy:
@@ -442,7 +487,7 @@ class Evaluator:
         chain = Chain(operator, law, g, self.value_method, self.tolerance, correction=correction)
         rough = Evaluation(
             policy, self.model, chain, self.initial_law, mean, cost, stationary, 0.0, start, np.full(n, np.inf), 0, "krylov",
-            width, times,
+            width, times, entropy=self.entropy,
         )  # fmt: skip
         return self.narrowed(rough, width)
 
@@ -454,7 +499,7 @@ class Evaluator:
         """
         began = time.perf_counter()
         g, operator, law = evaluation.discount, evaluation.chain.operator, evaluation.law
-        stage = (evaluation.policy.weights * evaluation.cost).sum(axis=1)
+        stage = evaluation.stage
         x = evaluation.value + evaluation.offset
 
         def product(x: np.ndarray) -> np.ndarray:
@@ -516,14 +561,15 @@ class Evaluator:
         """Return the evaluation that `narrowed` gave, from its law, value and objective."""
         mean, cost = self.model.means(policy.actions)
         operator = self.model.operator(mean, policy.weights)
-        stage = (policy.weights * cost).sum(axis=1)
+        stage = _stage(policy, cost, self.entropy)
         stationary = StationaryResult(law, False, 0, float("nan"), float("nan"), float("nan"), "power", "from a checkpoint")
         correction = self._correction(operator, law)
         chain = Chain(operator, law, self.discount, self.value_method, self.tolerance, correction=correction)
         offset = objective if self.discount == 1.0 else 0.0
         residual = stage - offset + self.discount * operator.apply(value) - value
         return Evaluation(
-            policy, self.model, chain, self.initial_law, mean, cost, stationary, objective, value, residual, 0, "krylov", width
+            policy, self.model, chain, self.initial_law, mean, cost, stationary, objective, value, residual, 0, "krylov", width,
+            entropy=self.entropy,
         )
 
     def settled_law(self, evaluation: Evaluation) -> np.ndarray:
@@ -636,13 +682,20 @@ def require_one_class(operator: MarkovOperator, grid: StateGrid) -> None:
 
 def rounding(evaluation: Evaluation) -> float:
     """Return the size of a change of Q that is rounding."""
-    scale = float(np.abs(evaluation.value).max() + np.abs(evaluation.cost).max())
+    scale = float(np.abs(evaluation.value).max()) + evaluation.largest_cost
     return 64 * np.finfo(float).eps * scale
 
 
 def objective_rounding(evaluation: Evaluation) -> float:
     """Return the size of a change of J that is rounding."""
-    return 1e-11 * max(abs(evaluation.objective), float(evaluation.law @ np.abs(evaluation.cost).mean(axis=1)))
+    size = np.abs(evaluation.cost).mean(axis=1) + np.abs(evaluation.entropy_cost)
+    return 1e-11 * max(abs(evaluation.objective), float(evaluation.law @ size))
+
+
+def _stage(policy: ParticlePolicy, cost: np.ndarray, entropy: Entropy | None) -> np.ndarray:
+    """Return the mean cost of a step (cells,) for costs (cells, N) of the particles, that of entropy included."""
+    stage: np.ndarray = (policy.weights * cost).sum(axis=1)
+    return stage if entropy is None else stage + entropy.cost(policy.weights)
 
 
 def _share(discount: float) -> float:

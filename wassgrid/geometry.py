@@ -178,7 +178,7 @@ def weight_gradient(what: Source) -> np.ndarray:
     """
     point = at(what)
     rate = point.case.flow.weight_rate or 1.0
-    return rate * (point.evaluation.q - metric.mean_q(point.evaluation)[:, None])
+    return rate * (point.evaluation.first_variation - metric.mean_q(point.evaluation)[:, None])
 
 
 def inner(what: Source, v: np.ndarray, w: np.ndarray) -> float:

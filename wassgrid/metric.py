@@ -58,7 +58,9 @@ class Metric:
 
     actions: whether actions move (v may differ from zero); rate: kappa, 0 where weights rest (r = 0). In it
 
-        grad J = (grad_a Q, kappa (Q_i - V)),   V(s) = sum_i w_i Q_i,
+        grad J = (grad_a Q, kappa (Q_i - V)),   V(s) = sum_i w_i Q_i
+
+    (where entropy has a price, with Q_i + eps log(w_i/rho_i) for Q_i, `Evaluation.first_variation`),
 
     the Wasserstein-Fisher-Rao gradient of unit mass per state (Chizat et al. 2018; Liero, Mielke and Savare 2018); with actions
     at rest the Fisher-Rao one, whose flow is the replicator equation and the natural policy gradient (Kakade 2001).
@@ -82,8 +84,8 @@ WASSERSTEIN = Metric()
 
 
 def mean_q(evaluation: Evaluation) -> np.ndarray:
-    """Return sum_i w_i Q_i of every cell, (cells,): V, up to its residual."""
-    return np.einsum("ki,ki->k", evaluation.policy.weights, evaluation.q)
+    """Return the mean first variation of every cell, (cells,), sum_i w_i Q_i without entropy: V, up to its residual."""
+    return np.einsum("ki,ki->k", evaluation.policy.weights, evaluation.first_variation)
 
 
 def gradient_norm(evaluation: Evaluation, metric: Metric = WASSERSTEIN) -> float:
@@ -97,7 +99,7 @@ def gradient_norm(evaluation: Evaluation, metric: Metric = WASSERSTEIN) -> float
         length = norm(evaluation.law, policy.weights, field)
     if not metric.weights:
         return length
-    excess = (evaluation.q - mean_q(evaluation)[:, None])[:, :, None]
+    excess = (evaluation.first_variation - mean_q(evaluation)[:, None])[:, :, None]
     return float(np.hypot(length, metric.rate**0.5 * norm(evaluation.law, policy.weights, excess)))
 
 

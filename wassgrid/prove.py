@@ -121,6 +121,8 @@ def prove(
     result: of a run of the case, whose V is what u begins with. width (relative), seconds, boundary: in place of [prove]. seen is
     called with every interval as it is proven.  Raises ProveError where nothing is proven.
     """
+    if case.policy.entropy is not None:
+        raise ProveError("prove: policy.entropy: what is proven for continuous states is the cost alone, leave the price out")
     settings = case.prove
     claim = Claim.of(case.problem, boundary or settings.boundary)
     wanted = settings.width if width is None else width

@@ -11,7 +11,9 @@ from wassgrid.case import Case
 from wassgrid.observers.progress import clock
 from wassgrid.runs.schema import (
     COMPILATION,
+    COST_PART,
     CURVATURE_ENDS,
+    ENTROPY_PART,
     ESTIMATE,
     FLOW_TIME,
     GRADIENT_NORM,
@@ -159,12 +161,15 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
         ("status", f"{result.status}: {result.reason}" if result.reason else result.status),
         ("objective J", f"{last[OBJECTIVE]:.12g}{'' if units == '1' else f' {units}'}"),
     ]
+    if ENTROPY_PART in last:
+        rows.append(("of it", f"{last[COST_PART]:.12g} cost, {last[ENTROPY_PART]:.12g} entropy"))
     if math.isfinite(last.get(LOWER_BOUND, math.nan)):
         bound = last[LOWER_BOUND]
         # the upper end of what J may be counts, and rounding may put it below the bound
         upper = last.get(UPPER_END, last[OBJECTIVE])
         gap = max(upper - bound, np.finfo(float).eps * abs(bound))
-        text = f"{bound:.12g}, proven: no policy on this grid costs less; gap {gap:.2e}"
+        of = " on these actions costs less, entropy included" if ENTROPY_PART in last else " on this grid costs less"
+        text = f"{bound:.12g}, proven: no policy{of}; gap {gap:.2e}"
         rows.append(("lower bound", text))
     if (found := summary.pop(ESTIMATE, None)) is not None:
         rows += _estimate_rows(found, last[OBJECTIVE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -10,14 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.case.stored import case_of
+from wassgrid.entropy import Entropy
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.runs.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
 
 if TYPE_CHECKING:
+    from wassgrid.case import Case
     from wassgrid.problem.control_problem import ControlProblem
 
+Price = Callable[[np.ndarray], np.ndarray]  # what entropy costs at states (K, d), (K,)
 
 _FAR = 4.0  # standard errors
 _LONGEST = 100_000  # steps of an episode
@@ -40,6 +44,7 @@ class SimulatedCost:
     if_far: str = ""  # what to do where the objective is far off
     episodes: bool = False  # whether the chains are episodes, of `steps` steps on average
     unfinished: int = 0  # of them, given up far from the goal
+    entropy: float | None = None  # what of the mean is the price of entropy, where it has one
 
     def describe(self, objective: float) -> str:
         """Compare with the objective J that the grid gave, in two lines."""
@@ -50,8 +55,9 @@ class SimulatedCost:
             rests += f"; {self.unfinished} of them GIVEN UP after {_LONGEST} steps without the goal: what they cost is not known"
         off = (self.mean - objective) / self.standard_error if self.standard_error > 0 else 0.0
         hint = self.if_far if abs(off) > _FAR else ""
+        parts = "" if self.entropy is None else f"\nof it         {self.mean - self.entropy:.8g} cost, {self.entropy:.8g} entropy"
         return (
-            f"simulated    {self.mean:.8g} +- {self.standard_error:.2g} (standard error; {rests})\n"
+            f"simulated    {self.mean:.8g} +- {self.standard_error:.2g} (standard error; {rests}){parts}\n"
             f"objective J  {objective:.8g}, the simulation is {off:+.1f} standard errors off{hint}"
         )
 
@@ -72,12 +78,33 @@ def simulate_file(path: str | PathLike[str], steps: int, chains: int, burn_in: i
         if len(there) == 0 or "objective" not in columns:
             raise StorageError(f"'{path}' does not say what J its last policy has")
         objective = float(columns["objective"][there[0]])
-    rng = np.random.default_rng(seed)
+    rng, price = np.random.default_rng(seed), entropy_price(case, policy)
     if case.problem.criterion == "total":
-        return episode_cost(case.problem, policy, chains, steps, rng), objective
+        return episode_cost(case.problem, policy, chains, steps, rng, price), objective
     if case.problem.criterion == "discounted":
-        return discounted_cost(case.problem, policy, chains * steps, rng), objective
-    return ergodic_cost(case.problem, policy, law, chains, steps, burn_in, rng), objective
+        return discounted_cost(case.problem, policy, chains * steps, rng, price), objective
+    return ergodic_cost(case.problem, policy, law, chains, steps, burn_in, rng, price), objective
+
+
+def entropy_price(case: Case, policy: ParticlePolicy) -> Price | None:
+    """Return what the entropy of a policy costs at any states, multilinear between the cells; None where it has no price.
+
+    In a goal, where nothing is chosen, it is zero.
+    """
+    entropy, problem = Entropy.of(case, policy.grid, None), case.problem
+    if entropy is None:
+        return None
+    entropy.require(policy)
+    cost = entropy.cost(policy.weights)
+
+    def price(states: np.ndarray) -> np.ndarray:
+        if len(states) == 0:
+            return np.zeros(0)
+        cells, shares = policy.grid.corners(states)
+        found: np.ndarray = (shares * cost[cells]).sum(axis=-1)
+        return found if problem.goal is None else np.where(problem.goal.reached(states), 0.0, found)
+
+    return price
 
 
 def _simulate_neural(
@@ -101,25 +128,31 @@ def ergodic_cost(
     steps: int,
     burn_in: int,
     rng: np.random.Generator,
+    price: Price | None = None,
 ) -> SimulatedCost:
     """Simulate the average cost per step (per unit time where the stage cost is a rate) of a policy.
 
+    price: of its entropy (`entropy_price`), which is added to the cost.
     law (cells,): where the chains start, the stationary law of the grid. They are independent, so that the means over
     each of them are the batches whose spread gives the standard error, whatever the correlation in time.
     Source: the method of (replicated) batch means, Asmussen and Glynn, Stochastic Simulation (2007), chapter IV.
     """
     law = np.maximum(law, 0.0)  # that of the cubic kernel may have a little negative mass
     states = policy.grid.states[rng.choice(law.size, size=chains, p=law / law.sum())]
-    total = np.zeros(chains)
+    total, added = np.zeros(chains), np.zeros(chains)
     for step in range(burn_in + steps):
-        actions = policy.sample(states, rng)
-        cost, states = problem.advance(states, actions, rng)
+        actions, here = policy.sample(states, rng), states
+        cost, states = problem.advance(here, actions, rng)
         if step >= burn_in:
             total += cost
-    return _estimate(total / steps, steps, burn_in)
+            if price is not None:
+                added += price(here)
+    return _estimate(total / steps, steps, burn_in, None if price is None else added / steps)
 
 
-def discounted_cost(problem: ControlProblem, policy: ParticlePolicy, chains: int, rng: np.random.Generator) -> SimulatedCost:
+def discounted_cost(
+    problem: ControlProblem, policy: ParticlePolicy, chains: int, rng: np.random.Generator, price: Price | None = None
+) -> SimulatedCost:
     """Simulate (1 - g) E sum_t g^t c_t for the discounted criterion, started from the start law of the problem.
 
     Each chain stops after a geometric time with mean 1/(1 - g), whose last cost has this expectation exactly: no sum
@@ -134,7 +167,7 @@ def discounted_cost(problem: ControlProblem, policy: ParticlePolicy, chains: int
     states = problem.start.sample(chains, np.stack([low, high], axis=1), problem.boundary, rng)
     # P(T = t) = (1 - g) g^t for t = 0, 1, ...
     lifetimes = rng.geometric(1.0 - problem.discount, size=chains) - 1
-    alive, cost = np.argsort(-lifetimes, kind="stable"), np.zeros(chains)
+    alive, cost, added = np.argsort(-lifetimes, kind="stable"), np.zeros(chains), np.zeros(chains)
     states = states[alive]
     for step in range(int(lifetimes.max()) + 1):
         count = int((lifetimes[alive] >= step).sum())
@@ -145,45 +178,54 @@ def discounted_cost(problem: ControlProblem, policy: ParticlePolicy, chains: int
         ending, here = lifetimes[alive] == step, states
         costs, states = problem.advance(here, actions, rng)
         cost[alive[ending]] = costs[ending]
+        if price is not None:
+            added[alive[ending]] = price(here[ending])
         if problem.stops:
             assert problem.goal is not None
             going = ~problem.goal.reached(here)
             alive, states = alive[going], states[going]
-    return _estimate(cost, int(lifetimes.max()) + 1, 0)
+    return _estimate(cost, int(lifetimes.max()) + 1, 0, None if price is None else added)
 
 
 def episode_cost(
-    problem: ControlProblem, policy: ParticlePolicy, chains: int, steps: int, rng: np.random.Generator
-) -> SimulatedCost:
+    problem: ControlProblem, policy: ParticlePolicy, chains: int, steps: int, rng: np.random.Generator,
+    price: Price | None = None,
+) -> SimulatedCost:  # fmt: skip
     """Simulate the total cost of episodes from the start law until the goal.
 
     `chains` episodes at once; as many times as make about chains * steps steps, by the length of the first ones, which are
     not counted.
     """
-    def batch() -> tuple[np.ndarray, float, int]:
-        """Return the costs (chains,) of episodes, their mean number of steps, and how many were given up."""
+    def batch() -> tuple[np.ndarray, np.ndarray, float, int]:
+        """Return the costs of episodes and of their entropy (chains,), their mean number of steps, and how many were given up."""
         states = problem.first_states(chains, rng)
-        going, cost, length = np.arange(chains), np.zeros(chains), 0
+        going, cost, added, length = np.arange(chains), np.zeros(chains), np.zeros(chains), 0
         for _ in range(_LONGEST):
             assert problem.goal is not None
             done = problem.goal.reached(states)
             actions = policy.sample(states, rng)
+            if price is not None:
+                added[going] += price(states)
             here, states = problem.advance(states, actions, rng)
             cost[going] += here
             going, states = going[~done], states[~done]
             if going.size == 0:
                 break
             length += going.size
-        return cost, length / chains, going.size
+        return cost, added, length / chains, going.size
 
-    _, length, lost = batch()
+    _, _, length, lost = batch()
     count = 1 if lost else max(1, math.ceil(steps / max(length, 1.0)))
     found = [batch() for _ in range(min(count, _BATCHES))]
-    costs = np.concatenate([cost for cost, _, _ in found])
-    estimate = _estimate(costs, round(float(np.mean([length for _, length, _ in found]))), 0)
-    return replace(estimate, episodes=True, unfinished=sum(lost for _, _, lost in found))
+    costs, added = (np.concatenate([batch[k] for batch in found]) for k in (0, 1))
+    steps = round(float(np.mean([length for _, _, length, _ in found])))
+    estimate = _estimate(costs, steps, 0, None if price is None else added)
+    return replace(estimate, episodes=True, unfinished=sum(lost for _, _, _, lost in found))
 
 
-def _estimate(batches: np.ndarray, steps: int, burn_in: int) -> SimulatedCost:
-    error = float(batches.std(ddof=1) / np.sqrt(batches.size))
-    return SimulatedCost(float(batches.mean()), error, batches.size, steps, burn_in, _COARSE)
+def _estimate(batches: np.ndarray, steps: int, burn_in: int, added: np.ndarray | None = None) -> SimulatedCost:
+    """Return the mean of batches and its error; added: what entropy costs in each of them, which is no part of them yet."""
+    entropy = None if added is None else float(added.mean())
+    whole = batches if added is None else batches + added
+    error = float(whole.std(ddof=1) / np.sqrt(whole.size))
+    return SimulatedCost(float(whole.mean()), error, whole.size, steps, burn_in, _COARSE, entropy=entropy)

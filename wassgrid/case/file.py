@@ -35,6 +35,7 @@ MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
 MOST_CHOICES = 4096  # actions, where they take values of lists
 LEAST_DISCOUNTING = 1e-8  # of 1 - discount: V grows like its inverse, and so does what rounding makes of (1 - discount) V
+LEAST_SHARE = 1e-100  # of a reference law, relative to the largest
 OF_FUNCTIONS = "functions"  # the key of a case that was given as Python functions
 # tables of problem and grid
 _STATED = {"actions", "cost", "criterion", "goal", "grid", "indices", "parameters", "start", "states", "time"}
@@ -202,7 +203,49 @@ class Case(CaseTables):
         neural = NeuralSettings() if self.neural is None and self.solver.kind == "neural" else self.neural
         grid = self.grid.model_copy(update={"points": points, "kernel": kernel})
         resolved = self.model_copy(update={"grid": grid, "start": start, "neural": neural})
-        return resolved._of_choices() if any(action.values is not None for action in self.actions.values()) else resolved
+        if any(action.values is not None for action in self.actions.values()):
+            resolved = resolved._of_choices()
+        return resolved if self.policy.entropy is None else resolved._of_entropy()
+
+    def _of_entropy(self) -> Case:
+        """Return the case with particles that stay, evenly over their bounds, and whose weights move.  Raises CaseError."""
+        flow, policy, initial = self.flow, self.policy, self.policy.initial
+        listed = any(action.values is not None for action in self.actions.values())
+        if self.solver.kind != "grid":
+            raise CaseError('policy.entropy: networks have no density, use solver.kind = "grid"')
+        if "geometry" in flow.model_fields_set and flow.geometry != "fisher_rao":
+            raise CaseError(
+                f'flow.geometry: "{flow.geometry}" moves particles, which have no density and no entropy: leave it out, or '
+                '"fisher_rao", where they stay and their weights move'
+            )
+        if flow.escape:
+            raise CaseError("flow.escape: where entropy has a price particles stay, and all have weight already: leave it out")
+        if not listed and initial.distribution != "even":
+            if "distribution" in initial.model_fields_set or initial != InitialTable():
+                raise CaseError(
+                    f'policy.initial.distribution: "{initial.distribution}" gives particles no density, and no entropy: leave it '
+                    'out, or "even", the nodes of a quadrature from bound to bound or from low to high'
+                )
+            initial = initial.model_copy(update={"distribution": "even"})
+        if policy.reference == "lebesgue" and listed:
+            raise CaseError(
+                'policy.reference: values of a list have no volume, use "uniform", from which counting them differs by eps times '
+                "the logarithm of their number"
+            )
+        if isinstance(policy.reference, tuple):
+            if len(policy.reference) != policy.particles:
+                raise CaseError(
+                    f"policy.reference: expected {policy.particles} numbers, one per particle, got {len(policy.reference)}"
+                )
+            if min(policy.reference) < LEAST_SHARE * max(policy.reference):
+                raise CaseError(f"policy.reference: numbers apart by a factor of more than {1.0 / LEAST_SHARE:.0e}")
+        method = flow.method if "method" in flow.model_fields_set else "policy_iteration"
+        return self.model_copy(
+            update={
+                "flow": flow.model_copy(update={"geometry": "fisher_rao", "method": method}),
+                "policy": policy.model_copy(update={"initial": initial}),
+            }
+        )
 
     def _of_choices(self) -> Case:
         """Return the case with a particle on every value of its actions, whose weights alone move.  Raises CaseError."""

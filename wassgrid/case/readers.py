@@ -210,6 +210,13 @@ def read_values(value: Any, info: ValidationInfo) -> tuple[float, ...]:
     return found
 
 
+def read_reference(value: Any, info: ValidationInfo) -> str | tuple[float, ...]:
+    """Read uniform, lebesgue or a list of positive numbers."""
+    if isinstance(value, list | tuple):
+        return read_positive_list(value, info)
+    return choice("uniform", "lebesgue")(value, info)
+
+
 def read_positive_list(value: Any, info: ValidationInfo) -> tuple[float, ...]:
     """Read a list of positive numbers."""
     if not isinstance(value, list | tuple) or not value:

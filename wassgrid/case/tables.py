@@ -26,6 +26,7 @@ from wassgrid.case.readers import (
     read_parameters,
     read_positive,
     read_positive_list,
+    read_reference,
     read_start,
     read_text,
     read_values,
@@ -196,11 +197,23 @@ class PolicyTable(Table):
     weights: Annotated[tuple[float, ...], PlainValidator(read_positive_list)] | None = Field(
         None, description="positive weights of the particles, normalised (default: equal)"
     )
+    entropy: PositiveNumber | None = Field(
+        None,
+        description="eps, the price of entropy, in the unit of the stage cost or rate: eps times that of the policy relative to "
+        "reference is added; particles stay where they are, evenly from bound to bound, and weights move (default: none)",
+    )
+    reference: Annotated[str | tuple[float, ...], PlainValidator(read_reference)] = Field(
+        "uniform",
+        description="the law that entropy is relative to: uniform over bounds or values, lebesgue (of bounds or of low to "
+        "high, not normalised: minus eps times the differential entropy is added), or positive numbers, one per particle",
+    )
 
     @model_validator(mode="after")
     def _check_weights(self) -> PolicyTable:
         if self.weights is not None and len(self.weights) != self.particles:
             raise keyed_error("weights", f"expected {self.particles} numbers, one per particle, got {len(self.weights)}")
+        if self.entropy is None and self.reference != "uniform":
+            raise keyed_error("reference", "not used without policy.entropy, the price of entropy relative to it")
         return self
 
 

@@ -30,7 +30,7 @@ class BestActions:
     | name      | shape      | meaning                                                                                |
     |-----------|------------|----------------------------------------------------------------------------------------|
     | actions   | (cells, m) | best action found                                                                      |
-    | values    | (cells,)   | its Q                                                                                  |
+    | values    | (cells,)   | its Q; where entropy has a price, the least mean of Q and of that price                |
     | low, high | (cells, m) | ends of the boxes that were searched (`search_box`); may be read-only views            |
     | assumed   |            | what was assumed of actions outside, empty: nothing                                    |
     | coercive  |            | whether no better action is outside, given what was assumed                            |
@@ -53,9 +53,10 @@ def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | N
 
     before: the best actions of another V (cells,), and that V. Where they lead by more than the change of V can make up for, the
     search begins at them. Where cost or law are not finite at an action tried, the best particles are returned, and `assumed`
-    says why. Where actions take values of a list, the best of them is the best that there is.
+    says why. Where actions take values of a list, the best of them is the best that there is; where entropy has a price, so it is
+    of those that have a reference law, and the values are soft minima over them.
     """
-    if evaluation.model.problem.choices is not None:
+    if evaluation.at_rest:
         return _best_listed(evaluation)
     try:
         low, high, assumed, coercive = search_box(evaluation)
@@ -75,12 +76,13 @@ def _best_listed(evaluation: Evaluation) -> BestActions:
     best = q.argmin(axis=1)
     low, high = (limit[:, 0] for limit in evaluation.model.limits)
     unknown = np.full(cells.size, -1.0, np.float32)
-    return BestActions(evaluation.policy.actions[cells, best], q[cells, best], low, high, "", True, unknown)
+    values = q[cells, best] if evaluation.entropy is None else evaluation.entropy.soft_minimum(q)[0]
+    return BestActions(evaluation.policy.actions[cells, best], values, low, high, "", True, unknown)
 
 
 def restored_best(evaluation: Evaluation, actions: np.ndarray, values: np.ndarray, lead: np.ndarray) -> BestActions:
     """Return the best actions of an evaluation again, from what was stored of them."""
-    if (lead < 0.0).all() or evaluation.model.problem.choices is not None:
+    if (lead < 0.0).all() or evaluation.at_rest:
         return find_best(evaluation)
     low, high, assumed, coercive = search_box(evaluation)
     return BestActions(actions, values, low, high, assumed, coercive, lead)

@@ -17,8 +17,10 @@ Bertsekas and Tsitsiklis 1991). Without such a c0 nothing is proven.
 All follow from T being monotone, so the rows of P must be nonnegative and sum to one; V need not solve any equation. The minimum
 over the actions of a cell is bounded from below by branch and bound: on a box of actions Q is at least its quadratic Taylor
 polynomial with the curvature replaced by a lower bound over the box; where actions take values of a list, it is the minimum over
-the list. That bound comes from interval arithmetic on the
-derivatives of cost and mean, and from bounds on the kernels' derivatives (`weight_bounds`, `enclosure`).
+the list. That lower bound comes from interval arithmetic on the derivatives of cost and mean, and from bounds on the kernels'
+derivatives (`weight_bounds`, `enclosure`). Where entropy has a price eps, T V is the soft minimum
+-eps log sum_i rho_i exp(-Q_i/eps) over the actions that the reference law gives weights, and the bound is one for cost and
+entropy together (`wassgrid.entropy`).
 """
 
 from __future__ import annotations
@@ -101,11 +103,14 @@ def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None
         tolerance = 1e-12 * float(np.abs(evaluation.cost).max() + np.abs(evaluation.value).max())
     actions, values = found.actions, found.values
     markov = evaluation.model.markov
-    choices = evaluation.model.problem.choices
-    if choices is not None:
-        # the minimum over all actions is one over a list
+    entropy = evaluation.entropy
+    if evaluation.at_rest:
+        # the minimum over all actions, or over all weights on them, is one over a list
         slack, boxes = values - (evaluation.value + rounding(evaluation) + evaluation.residual_rounding), 0
-        method = f"minimum over {len(choices)} actions in {values.size} cells"
+        kind = "minimum" if entropy is None else "soft minimum"
+        method = f"{kind} over {evaluation.policy.particles} actions in {values.size} cells"
+        if entropy is not None:
+            slack = slack - entropy.soft_minimum(evaluation.q)[1]
         if not markov:
             signed = next(kernel.name for kernel in evaluation.model.axis_kernels if not kernel.nonnegative)
             method += f": the {signed} kernel is not a Markov matrix"
@@ -142,22 +147,21 @@ def bound_of(evaluation: Evaluation, slack: float) -> float:
     if evaluation.steps_left is None:
         # average: V is relative and Q holds - J;  discounted: (1 - g) rho V = J
         return evaluation.anchor + slack
-    goal, delta = evaluation.model.goal, max(-slack, 0.0)
+    goal, delta, least_cost = evaluation.model.goal, max(-slack, 0.0), _least_cost(evaluation)
     assert goal is not None
-    if not goal.least_cost > 0.0:
+    if not least_cost > 0.0:
         return evaluation.anchor - delta * evaluation.most_steps
     least = float(goal.costs[goal.inside].min())
-    bound = least + (evaluation.anchor - least) / (1.0 + delta / goal.least_cost)
+    bound = least + (evaluation.anchor - least) / (1.0 + delta / least_cost)
     # a few roundings of numbers of these sizes
     return bound - 8.0 * float(np.finfo(float).eps) * (abs(least) + abs(evaluation.anchor))
 
 
 def unbounded(evaluation: Evaluation) -> str | None:
     """Return why a total cost has no bound, None where it has one or is none."""
-    goal = evaluation.model.goal
-    if evaluation.steps_left is None or goal is None or goal.least_cost > 0.0:
+    if evaluation.steps_left is None or (least := _least_cost(evaluation)) > 0.0:
         return None
-    seen = f"only to be at least {goal.least_cost:.3g}" if np.isfinite(goal.least_cost) else "to have no lower bound"
+    seen = f"only to be at least {least:.3g}" if np.isfinite(least) else "to have no lower bound"
     return (
         f"off the goal the stage cost is seen {seen}, and a policy may take its time: a bound needs every step to cost "
         "something, such as a small price of time"
@@ -166,8 +170,14 @@ def unbounded(evaluation: Evaluation) -> str | None:
 
 def _steps(evaluation: Evaluation) -> float:
     """Return by how much the bound falls where Q - V does in every cell."""
-    goal = evaluation.model.goal
+    goal, least_cost = evaluation.model.goal, _least_cost(evaluation)
     assert goal is not None
-    if not goal.least_cost > 0.0:
+    if not least_cost > 0.0:
         return evaluation.most_steps
-    return max(evaluation.anchor - float(goal.costs[goal.inside].min()), 0.0) / goal.least_cost
+    return max(evaluation.anchor - float(goal.costs[goal.inside].min()), 0.0) / least_cost
+
+
+def _least_cost(evaluation: Evaluation) -> float:
+    """Return what every step to the goal costs at least, under any policy, entropy included."""
+    assert evaluation.model.goal is not None
+    return evaluation.model.goal.least_cost + (0.0 if evaluation.entropy is None else evaluation.entropy.least)

@@ -46,7 +46,7 @@ class Bracket:
 def residual(evaluation: Evaluation) -> np.ndarray:
     """Return r = c_pi - J + P V - V (discounted: c_pi + g P V - V), (cells,): the mean of Q over the particles, less V."""
     mean: np.ndarray = np.einsum("ki,ki->k", evaluation.policy.weights, evaluation.q)
-    return mean - evaluation.value
+    return mean + evaluation.entropy_cost - evaluation.value
 
 
 def cheap_bracket(evaluation: Evaluation, found: BestActions, r: np.ndarray | None = None) -> Bracket:

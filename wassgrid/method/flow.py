@@ -27,7 +27,7 @@ class Scheme:
     """An explicit Runge-Kutta scheme for the flow: a_{n+1} = a_n + h sum_q b_q k_q, k_q = -grad_a Q at stage q.
 
     Of weights that move the logarithms are advanced, (log w)' = -kappa (Q - V): they stay positive and of sum one, at the same
-    order; the step of euler is the exponential one.
+    order; the step of euler is the exponential one. Where entropy has a price, Q + eps log(w/rho) stands for Q.
 
     order: the declared order of accuracy in h; couplings: strictly lower triangle of the tableau; weights: b.
     """
@@ -60,7 +60,7 @@ def flow_step(
     policy = evaluation.policy
     start = policy.actions
     slopes: list[np.ndarray] = []
-    excesses: list[np.ndarray] = []  # Q less a number of each cell, which falls out of the weights
+    excesses: list[np.ndarray] = []  # first variations less a number of each cell, which falls out of the weights
 
     def after(factors: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Actions, not yet clipped, and weights after the speeds so far with these factors."""
@@ -81,7 +81,7 @@ def flow_step(
         if metric.actions:
             slopes.append(-free_gradient(stage.q_gradient, stage.policy.actions, limits))
         if metric.weights:
-            excesses.append(stage.q - stage.q.min(axis=1, keepdims=True))
+            excesses.append(stage.first_variation - stage.first_variation.min(axis=1, keepdims=True))
     actions, weights = after(scheme.weights)
     candidates, tamed = _tamed(evaluation, np.clip(actions, low, high), step) if metric.actions else (start, 0)
     new = evaluator.evaluate(policy.moved(candidates, weights), evaluation)
@@ -92,7 +92,8 @@ def flow_step(
         candidates, halvings = monotone_search(evaluation, candidates)
         guarded = int((halvings > 0).sum())
     if metric.weights:
-        weights = cooled(policy.weights, evaluation.q, metric.rate * step)
+        shorter = cooled if evaluation.entropy is None else evaluation.entropy.relaxed
+        weights = shorter(policy.weights, evaluation.q, metric.rate * step)
     new = evaluator.evaluate(policy.moved(candidates, weights), evaluation)
     return StepOutcome(new, step, step, guarded=guarded, tamed=tamed)
 
@@ -151,11 +152,12 @@ def adaptive_flow_step(
 def initial_step(evaluation: Evaluation, metric: Metric = WASSERSTEIN) -> float:
     """Return a first step length: half the inverse of the fastest rate of a cell that carries mass.
 
-    The rate is the largest curvature |D^2_a Q|, and kappa times the range of Q over the particles.
+    The rate is the largest curvature |D^2_a Q|, and kappa times the range of the first variation over the particles, and eps.
     """
     rates = [np.abs(evaluation.q_hessian).sum(axis=3).max(axis=(1, 2))] if metric.actions else []
     if metric.weights:
-        rates.append(metric.rate * np.ptp(evaluation.q, axis=1))
+        price = 0.0 if evaluation.entropy is None else evaluation.entropy.strength
+        rates.append(metric.rate * (np.ptp(evaluation.first_variation, axis=1) + price))
     curvature = np.max(rates, axis=0)
     carried = curvature[evaluation.law > 1e-6 * evaluation.law.max()]
     top = float(carried.max()) if carried.size else float(curvature.max())

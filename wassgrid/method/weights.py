@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wassgrid.entropy import LEAST_WEIGHT
 from wassgrid.evaluation import Evaluation, Evaluator, rounding
 from wassgrid.method.outcome import StepOutcome
 from wassgrid.metric import Metric
@@ -13,7 +14,6 @@ from wassgrid.metric import Metric
 if TYPE_CHECKING:
     from wassgrid.certificate import BestActions
 
-_LEAST = 1e-150  # of a weight that is not zero: what has mass can always gain it again, and products with it are no subnormals
 _BORN = 0.05  # weight of a particle that is born, at least
 _GROWTH = 2.0  # of the length of exponential steps
 _LONGEST = 1e15  # step in units of the first one
@@ -26,7 +26,7 @@ def reweighted(weights: np.ndarray, exponent: np.ndarray) -> np.ndarray:
         logarithm = np.where(alive, np.log(weights) + exponent, -np.inf)
     result = np.exp(logarithm - logarithm.max(axis=1, keepdims=True))
     result = result / result.sum(axis=1, keepdims=True)
-    return np.where(alive, np.maximum(result, _LEAST), 0.0)
+    return np.where(alive, np.maximum(result, LEAST_WEIGHT), 0.0)
 
 
 def cooled(weights: np.ndarray, q: np.ndarray, scale: float) -> np.ndarray:
@@ -45,7 +45,7 @@ def best_only(weights: np.ndarray, q: np.ndarray, level: float) -> np.ndarray:
     near = np.where(q <= q.min(axis=1, keepdims=True) + level, weights, 0.0)
     total = near.sum(axis=1, keepdims=True)
     first = np.arange(q.shape[1]) == q.argmin(axis=1)[:, None]
-    return np.where(total > _LEAST * q.shape[1], near / np.where(total > 0.0, total, 1.0), first)
+    return np.where(total > LEAST_WEIGHT * q.shape[1], near / np.where(total > 0.0, total, 1.0), first)
 
 
 def born(
@@ -73,8 +73,9 @@ def born(
 
 
 def first_exponential_step(evaluation: Evaluation, metric: Metric) -> float:
-    """Return a first step length: kappa tau times the mean range of Q over the particles of a cell is one."""
-    mean = float(np.maximum(evaluation.law, 0.0) @ np.ptp(evaluation.q, axis=1)) * metric.rate
+    """Return a first step length: kappa tau times the mean range of Q over the particles of a cell is one, eps added."""
+    price = 0.0 if evaluation.entropy is None else evaluation.entropy.strength
+    mean = float(np.maximum(evaluation.law, 0.0) @ (np.ptp(evaluation.q, axis=1) + price)) * metric.rate
     return 1.0 / mean if mean > 0.0 else 1.0
 
 
@@ -90,12 +91,15 @@ def exponential_step(
 
     With V frozen it lowers the mean of Q for every tau, and by the performance difference J does not rise (mirror descent;
     exact linear rates with steps that grow: Xiao 2022). tau: infinite for policy iteration over the particles. With `best`,
-    mass is born at better actions first. With `adaptive` the step length doubles.
+    mass is born at better actions first. With `adaptive` the step length doubles. Where entropy has a price, the step is that of
+    `Entropy.relaxed`, and policy iteration the soft one, which is Newton's method for the soft Bellman equation.
     """
     actions, weights, q, births = evaluation.policy.actions, evaluation.policy.weights, evaluation.q, 0
     if best is not None:
         actions, weights, q, births = born(actions, weights, q, best, rounding(evaluation))
-    if np.isinf(tau):
+    if evaluation.entropy is not None:
+        weights = evaluation.entropy.relaxed(weights, q, metric.rate * tau)
+    elif np.isinf(tau):
         weights = best_only(weights, q, rounding(evaluation))
     else:
         weights = cooled(weights, q, metric.rate * tau)

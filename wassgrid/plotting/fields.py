@@ -26,6 +26,7 @@ _SHARES = (0.99, 0.9, 0.5)  # of the stationary law inside the contours
 _DECADES = 6  # of density that are told apart
 _LEFT_OUT = 1e-4  # of the stationary law, at either end of an axis, where a map of it may end
 _ZOOMED = 0.6  # of an axis, and more: shown whole
+_MIXED = 1.05  # actions in use, from which a choice is shown to be mixed
 _SPREAD, _ROUNDING = 1e-3, 1e-6  # of the range and of the size of an action: a standard deviation below either is not shown
 _MANY_POINTS = 20_000  # drawn as an image inside vector formats
 
@@ -99,6 +100,13 @@ class Frame:
         best = self.weights.argmax(axis=-1)[..., None]
         likeliest: np.ndarray = np.take_along_axis(self.actions[..., component], best, axis=-1)[..., 0]
         return likeliest
+
+    @property
+    def actions_in_use(self) -> np.ndarray:
+        """exp(-sum_i w_i log w_i) of every cell (n1..nd): 1 where one action has all weight, N where N have the same."""
+        logarithm = np.log(np.where(self.weights > 0.0, self.weights, 1.0))
+        used: np.ndarray = np.exp(-(self.weights * logarithm).sum(axis=-1))
+        return used
 
     def values(self, component: int) -> np.ndarray:
         """All values of an action component, rising."""
@@ -204,10 +212,10 @@ def policy(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float
     """Draw the policy of one stored frame, the last by default.
 
     One state: every particle, its area the weight, its colour the stationary density, and the mean. Where actions have values the
-    likeliest takes the place of the mean, in one colour for each. More states: maps
-    of the mean and, where the particles of a cell are spread out, the standard deviation for every action, over each pair of
-    states, with contours around 50, 90 and 99 % of the stationary law. Of more than two states the maps are slices through one
-    state, `at`: what it does not name is that of the most frequent one.
+    likeliest takes the place of the mean, in one colour for each, and beside it how many are in use where they are mixed. More
+    states: maps of the mean and, where the particles of a cell are spread out, the standard deviation for every action, over each
+    pair of states, with contours around 50, 90 and 99 % of the stationary law. Of more than two states the maps are slices
+    through one state, `at`: what it does not name is that of the most frequent one.
     """
     frame = Frame.read(path, index)
     if len(frame.axes) == 1:
@@ -218,6 +226,8 @@ def policy(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float
         kinds: tuple[str, ...] = ("choice of",)
         names = enumerate(frame.action_labels)
         pairs = [(f"choice of {name}", frame.centre(k), categories(frame.values(k))) for k, name in names]
+        if (used := frame.actions_in_use).max() > _MIXED:
+            pairs.append(("actions in use, exp(entropy)", used, {}))
     else:
         kinds = ("mean of", "standard deviation of") if frame.spreads else ("mean of",)
         pairs = [

@@ -14,7 +14,9 @@ from wassgrid.runs.schema import (
     COLUMNS,
     COMPILATION,
     COST,
+    COST_PART,
     COST_SCALE,
+    ENTROPY_PART,
     LARGEST_MOVE,
     LARGEST_SHIFT,
     MIXING_RATE,
@@ -57,6 +59,10 @@ GRID_COLUMNS = {
     "tamed": ("particles too stiff for the step, held back", "1"),
 }
 WEIGHTS = {LARGEST_SHIFT: ("largest change of a weight, over all states", "1")}
+ENTROPY = {
+    COST_PART: ("what the stage cost makes of J", COST),
+    ENTROPY_PART: ("what the price of entropy makes of J", COST),
+}
 CURVATURE = {
     curvature("min"): ("smallest eigenvalue of the Hessian of J in the metric", "1"),
     curvature("min", "_local"): ("its local part, from the curvature of Q in the action", "1"),
@@ -103,6 +109,7 @@ def grid_layout(case: Case) -> dict[str, Any]:
         "value": Variable(grid.names, "relative value V", value_units),
     }
     columns = COLUMNS | GRID_COLUMNS | (CURVATURE if case.output.curvature_every else {})
+    columns |= {} if case.policy.entropy is None else ENTROPY
     columns |= WEIGHTS if GEOMETRY_FACTS[case.flow.geometry].weights else {}
     series = {"convergence": variables(case, columns), FRAMES: trajectory}
     return {"grid": states, "axes": axes, "series": series}

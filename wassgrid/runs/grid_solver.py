@@ -35,10 +35,12 @@ from wassgrid.runs.loop import CONVERGED, INTERRUPTED, StepRecord, Verdict
 from wassgrid.runs.schema import (
     BOUND_FOUND,
     COMPILATION,
+    COST_PART,
     COST_SCALE,
     CURVATURE_COLUMNS,
     CURVATURE_ENDS,
     CURVATURE_PARTS,
+    ENTROPY_PART,
     ESTIMATE,
     FLOW_TIME,
     GRADIENT_NORM,
@@ -383,7 +385,7 @@ class GridSolver:
     def _floor(self, evaluation: Evaluation) -> float:
         """The length of a bracket of J below which nothing is gained: rounding, or a tenth of the gap asked for."""
         stop = wanted_gap(self.case.flow.stop, evaluation) or 0.0
-        return max(0.1 * stop, self.evaluator.tolerance * largest(evaluation.cost), 4.0 * evaluation.residual_rounding)
+        return max(0.1 * stop, self.evaluator.tolerance * evaluation.largest_cost, 4.0 * evaluation.residual_rounding)
 
     def _settled(self, state: GridState) -> GridState:
         """Return the state with its law to the tolerance, its value too or to well within the gap asked for, and with a proof.
@@ -487,6 +489,7 @@ class GridSolver:
             "tamed": 0.0,
             phase_time("flow"): 0.0,
             **{phase_time(name): seconds for name, seconds in evaluation.times.items()},
+            **self._parts(evaluation),
             **state.facts,
         }
         law = state.evaluation.law
@@ -497,6 +500,13 @@ class GridSolver:
             state.final,
             lambda: self._frame(state, law),
         )
+
+    @staticmethod
+    def _parts(evaluation: Evaluation) -> dict[str, float]:
+        """Return what of J the stage cost makes and what entropy does, where it has a price."""
+        if evaluation.entropy is None:
+            return {}
+        return {COST_PART: evaluation.objective - evaluation.entropy_part, ENTROPY_PART: evaluation.entropy_part}
 
     def _lower_bound(self, state: GridState) -> float:
         """The lower bound on the optimal J, nan where it is not proven, or contradicted by the cost of the policy."""
@@ -576,7 +586,7 @@ class GridSolver:
             state.step, state.flow_time, gradient_norm(evaluation, self._metric), gap,
             state.gap_found if state.best.searched else np.inf, state.excess, state.unprovable, self._at_rest(state), stalled,
             # where all actions that there are have particles, there is nothing to jump to
-            self.case.flow.escapes or self.case.problem.choices is not None,
+            self.case.flow.escapes or evaluation.at_rest,
         )  # fmt: skip
         return stopping.verdict(self.case.flow.stop, evaluation, now)
 
@@ -658,6 +668,9 @@ class GridSolver:
             refused = "the best value of a list is not looked for between the cells, wassgrid simulate is"
             return {ESTIMATE: {"refused": refused}} if asked else {}
         evaluation = state.evaluation
+        if evaluation.entropy is not None:
+            refused = "of the greedy policy, which has no entropy; wassgrid simulate estimates what this policy costs"
+            return {ESTIMATE: {"refused": refused}} if asked else {}
         allowed = max(allowance(evaluation, state.step), ASKED if asked else 0.0)
         todo = plan(evaluation, state.best, allowed)
         if not todo.batches:

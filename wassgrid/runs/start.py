@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wassgrid.entropy import LEAST_WEIGHT
 from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
 from wassgrid.grid.levels import prolonged
@@ -74,6 +75,14 @@ class Start:
         if choices is not None:
             actions = np.tile(choices, (grid.size, 1, 1))
         weights = weights / weights.sum(axis=1, keepdims=True)
+        if case.policy.entropy is not None:
+            atoms = initial_policy(case, grid).actions
+            if not np.allclose(actions, atoms, rtol=0.0, atol=_SAME * np.ptp(atoms)):
+                raise StartError(
+                    f"initial: its particles are not the {wanted} actions of the case, whose weights alone move where entropy "
+                    "has a price: take a policy of the same particles and bounds"
+                )
+            actions, weights = atoms, np.maximum(weights, LEAST_WEIGHT)
         return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, choices is not None, case.problem.limits)
 
     def fields_on(self, grid: StateGrid) -> tuple[np.ndarray, np.ndarray] | None:

@@ -106,7 +106,8 @@ def proven(gap: float, evaluation: Evaluation) -> str:
     relative = f" ({gap / scale:.1g} of the cost)" if scale > 0 and gap > 0 else ""
     # a gap below what sums of this size are rounded to, negative ones included, is that
     least = np.finfo(float).eps * max(scale, abs(evaluation.objective))
-    return f"optimal on this grid to {max(gap, least):.2g}{relative}, proven"
+    of = "" if evaluation.entropy is None else f", {evaluation.entropy.described()}"
+    return f"optimal on this grid to {max(gap, least):.2g}{relative}, proven{of}"
 
 
 def _reached(now: Standing, evaluation: Evaluation) -> str:
