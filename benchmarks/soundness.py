@@ -143,6 +143,12 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
     slack = _TOLERANCE * size + 16.0 * _EPS * float(np.ptp(value))
     if law is not None:
         slack += 16.0 * _EPS * price * float(np.abs(np.log(law.sum(axis=1))).max())
+        # particles stand on ends of bounds and on kinks there: a root of rounding is no rounding
+        tables = case.problem.action_tables(states[own], flat[:, None, :], 0, strict=False)
+        near = ~jumped
+        slack += float(np.abs(tables.cost[:, 0] - problem.costs(own, flat))[near].max(initial=0.0))
+        apart = (np.abs(tables.mean[:, 0] - problem.means(own, flat)) / spacing).max(axis=1)
+        slack += 2.0 * float(apart[near].max(initial=0.0)) * float(np.ptp(value))
     # of the policy's own law: a cell that moves by e cells moves e of its mass, twice as much for the narrowest normal law
     wound = 2.0 * moved * float(np.ptp(value))
     low, high = bracket(solution)

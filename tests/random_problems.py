@@ -314,6 +314,7 @@ def soft_problem(seed: int) -> str:
     rng = np.random.default_rng([seed, 13])
     moving = seed % 5 == 4  # bounds that depend on the states
     text = wide_problem(seed, kinks=bool(rng.random() < 0.3), moving=moving)
+    text = text.replace(" == ", " >= ")  # all particles stand on ends, and rounding decides what is equal to one that moves
     scale = abs(float(re.search(r'(?:rate|stage) = "([^*]*)\*', text)[1]))  # type: ignore[index]
     price = scale * 10.0 ** rng.uniform(-6.0, 2.0) if rng.random() < 0.85 else float(rng.choice([1e-12, 1e6]))
     actions = re.findall(r"\[actions\.(\w)\]\n(?:bounds = \[(.*), (.*)\])?", text)

@@ -15,13 +15,13 @@ import wassgrid as wg
 from benchmarks.soundness import judge
 from wassgrid.case import Case
 from wassgrid.certificate import certify
-from wassgrid.compare import compare
+from wassgrid.compare import compare, objective_along
 from wassgrid.entropy import Entropy, EntropyError
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, objective_rounding
 from wassgrid.method.flow import SCHEMES, flow_step
 from wassgrid.method.weights import exponential_step
 from wassgrid.metric import Metric, gradient_norm, mean_q, step_length
-from wassgrid.policy import PolicyError, initial_policy
+from wassgrid.policy import ParticlePolicy, PolicyError, initial_policy
 from wassgrid.runs.grid_solver import GridSolver, GridState
 from wassgrid.runs.start import StartError
 from wassgrid.simulate import simulate_file
@@ -316,6 +316,46 @@ def test_the_bound_is_one_for_cost_and_entropy_whatever_the_policy():
         evaluator.evaluate(evaluation.policy.moved(0.5 * evaluation.policy.actions))
 
 
+# -- geodesics of weights ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("criterion", KINDS, ids=NAMES)
+def test_derivatives_along_a_geodesic_of_weights_are_those_of_differences(criterion, listed):
+    """J along a great circle of sqrt(w), with entropy and (lists) without; every speed is the distance."""
+    case = line(criterion, listed)
+    if listed:
+        case = Case.from_text(case.to_text().replace('reference = "uniform"', "").replace("entropy = 0.3", ""))
+    evaluator, evaluation = start(case)
+    rng, policy = np.random.default_rng(5), evaluation.policy
+    other = policy.moved(policy.actions, rng.dirichlet(np.ones(5), len(policy.weights)))
+    path = wg.geometry.weight_geodesic(policy, other, rate=2.0)
+    h, middle = 1e-4, 0.4
+    along = objective_along(evaluator, path, np.array([middle - h, middle, middle + h]))
+    before, here, after = along.objective
+    assert along.slope[1] == pytest.approx((after - before) / (2 * h), rel=1e-6)
+    assert along.curvature[1] == pytest.approx((after - 2 * here + before) / h**2, rel=1e-5)
+    law = evaluation.law / evaluation.law.sum()
+    short = step_length(law, path.at(middle), path.at(middle + h), Metric(False, 2.0)) / h
+    assert short == pytest.approx(path.length(law), rel=1e-6)
+    np.testing.assert_allclose(path.at(1.0).weights, other.weights)
+
+
+def test_the_longest_geodesic_of_weights_is_half_a_turn_of_twice_the_angle():
+    case = line("", True)
+    evaluation = start(case)[1]
+    policy = evaluation.policy
+    ends = [policy.moved(policy.actions, np.tile(np.eye(5)[k], (7, 1))) for k in (0, 3)]
+    path = wg.geometry.weight_geodesic(*ends)
+    np.testing.assert_allclose(path.squared_distances(), np.pi**2)
+    np.testing.assert_allclose(path.at(0.5).weights[0], [0.5, 0.0, 0.0, 0.5, 0.0], atol=1e-15)
+    assert wg.geometry.weight_geodesic(policy, policy).length(evaluation.law) == 0.0
+    with pytest.raises(PolicyError, match="different actions"):
+        wg.geometry.weight_geodesic(policy, ParticlePolicy.around(policy.grid, np.zeros((7, 1)), np.zeros((5, 1))))
+    with pytest.raises(PolicyError, match="different grids"):
+        wg.geometry.weight_geodesic(policy, start(line("", True, "grid.points.x=8"))[1].policy)
+
+
 # -- runs ----------------------------------------------------------------------------------------------------------------
 
 
@@ -354,8 +394,7 @@ def test_files_hold_both_parts_and_other_verbs_say_what_they_cannot(solved):
         columns = file.convergence
         np.testing.assert_allclose(columns["cost_part"] + columns["entropy_part"], columns["objective"], rtol=1e-14)
     assert columns["entropy_part"][-1] > 0.05
-    with pytest.raises(PolicyError, match="actions stay"):
-        compare(path, path)
+    assert compare(path, path, points=2).distance == 0.0
     again = wg.solve(line("", False, "grid.points.x=25", "flow.stop={gap=1e-9}", "policy.weights=[1, 1, 1, 1, 1]"), initial=path)
     assert again.converged and again.record["step"] == 0
     with pytest.raises(StartError, match="whose weights alone move"):

@@ -10,7 +10,8 @@ import numpy as np
 
 from wassgrid.case.file import Case
 from wassgrid.case.stored import case_of
-from wassgrid.evaluation import Evaluator
+from wassgrid.evaluation import Evaluation, Evaluator
+from wassgrid.fisher_rao import WeightGeodesic
 from wassgrid.hessian import second_derivative
 from wassgrid.metric import Geodesic, geodesic, inner
 from wassgrid.policy import ParticlePolicy, PolicyError
@@ -22,10 +23,10 @@ POINTS = 21
 
 @dataclass(frozen=True)
 class ObjectiveAlong:
-    """J and its derivatives along a geodesic a_t = (1 - t) a_0 + t a_1, all (points,).
+    """J and its derivatives along a geodesic a_t = (1 - t) a_0 + t a_1, or one of weights (`WeightGeodesic`), all (points,).
 
     slope = dJ/dt = <grad J, a_1 - a_0>; local and transport are the parts of the second derivative, the Hessian along
-    the geodesic (`second_derivative`).
+    the geodesic (`second_derivative`; of weights `WeightGeodesic.derivatives`).
     """
 
     times: np.ndarray
@@ -51,14 +52,21 @@ class ObjectiveAlong:
         return rise if rise > 1e-11 * abs(higher) else 0.0
 
 
-def objective_along(evaluator: Evaluator, path: Geodesic, times: np.ndarray) -> ObjectiveAlong:
+def objective_along(evaluator: Evaluator, path: Geodesic | WeightGeodesic, times: np.ndarray) -> ObjectiveAlong:
     """Evaluate the policies of a geodesic at `times` (points,), each warm-started by the one before."""
     rows, evaluation = [], None
     for time in times:
         evaluation = evaluator.evaluate(path.at(float(time)), evaluation)
-        slope = inner(evaluation.law, path.weights, evaluation.q_gradient, path.velocity)
-        rows.append((evaluation.objective, slope, *second_derivative(evaluation, path.velocity)))
+        rows.append((evaluation.objective, *_derivatives(evaluation, path, float(time))))
     return ObjectiveAlong(np.asarray(times, dtype=float), *np.array(rows).T)
+
+
+def _derivatives(evaluation: Evaluation, path: Geodesic | WeightGeodesic, time: float) -> tuple[float, float, float]:
+    """Return dJ/dt and the two parts of d^2 J/dt^2 along a path, for the policy at a time of it."""
+    if isinstance(path, WeightGeodesic):
+        return path.derivatives(evaluation, time)
+    slope = inner(evaluation.law, path.weights, evaluation.q_gradient, path.velocity)
+    return slope, *second_derivative(evaluation, path.velocity)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class Comparison:
     """What `wassgrid compare` reports of two result files.
 
     distance: d with d^2 = int nu(ds) W2(pi_s, pi'_s)^2, nu the stationary law of the first policy; distance_back: with that
-    of the second. farthest: the cell, of those that carry nu, in which the policies differ most, and its W2.
+    of the second. farthest: the cell, of those that carry nu, in which the policies differ most, and its W2. Where actions stay
+    (values of a list, entropy with a price) the distance of Fisher and Rao takes the place of W2: `metric` names it.
     """
 
     names: tuple[str, str]
@@ -75,6 +84,8 @@ class Comparison:
     farthest: tuple[str, float]
     along: ObjectiveAlong
     cost_units: str
+    metric: str = "W2"
+    priced: str = ""  # what is to be said of prices of entropy that differ
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what the command line prints, as (name, text)."""
@@ -82,10 +93,12 @@ class Comparison:
         lowest, highest = float(along.curvature.min()), float(along.curvature.max())
         convex = "convex" if lowest >= 0 else "concave" if highest <= 0 else "neither convex nor concave"
         ends = f"{along.objective[0]:.10g} at {self.names[0]}, {along.objective[-1]:.10g} at {self.names[1]}{units}"
-        ends += f" (both with the transition kernels of {self.names[0]})"
+        ends += f" (both with the transition kernels of {self.names[0]}{self.priced})"
         barrier = f"rises {along.barrier:.4g}{units} above the higher end" if along.barrier > 0 else "never above the higher end"
         distances = zip((self.distance, self.distance_back), self.names, strict=True)
         weighted = [f"{distance:.8g} under the law of {name}" for distance, name in distances]
+        if self.metric != "W2":
+            weighted.append(f"in the metric of {self.metric}, pi at most")
         return [
             ("distance", ", ".join(weighted)),
             ("farthest apart", f"{self.farthest[1]:.6g} at {self.farthest[0]}"),
@@ -97,8 +110,8 @@ class Comparison:
 def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], points: int = POINTS) -> Comparison:
     """Compare the last policies of two result files of one problem.
 
-    J along the geodesic is that of the first file's case. Raises PolicyError where the files are of different problems,
-    grids or actions, or of neural runs; StorageError for a file that cannot be read.
+    J along the geodesic is that of the first file's case, its price of entropy included. Raises PolicyError where the files are
+    of different problems, grids or actions, or of neural runs; StorageError for a file that cannot be read.
     """
     names = Path(first).stem, Path(second).stem
     if names[0] == names[1]:
@@ -111,19 +124,12 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], point
         policies = [ParticlePolicy.from_result(result) for result in (one, other)]
         units = str(one.description("convergence/objective")["units"])
     _require_one_problem(cases[0], cases[1], names)
-    if cases[0].problem.choices is not None:
-        raise PolicyError(
-            f"{names[0]} and {names[1]} take actions from a list of values: there is no way from one to the other along which J "
-            "could be drawn; wassgrid.geometry.distance says how far apart they are"
-        )
-    if any(case.policy.entropy is not None for case in cases):
-        raise PolicyError(
-            f"{names[0]} and {names[1]}: where entropy has a price (policy.entropy) actions stay, and J is known along no way on "
-            "which they move; wassgrid.geometry.distance says how far apart the policies are"
-        )
     model = TransitionModel.from_case(cases[0], policies[0].grid)
     evaluator = Evaluator.from_case(cases[0], model)
-    path = geodesic(*policies)
+    stay = cases[0].problem.choices is not None or evaluator.entropy is not None
+    path: Geodesic | WeightGeodesic
+    path = WeightGeodesic.between(policies[0], policies[1]) if stay else geodesic(*policies)
+    price = cases[0].policy.entropy
     laws = [evaluator.evaluate(policy).law for policy in policies]
     apart = np.where(laws[0] > 0, path.squared_distances(), 0.0)
     cell = int(apart.argmax())
@@ -134,6 +140,8 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], point
         (policies[0].grid.describe_cell(cell), float(np.sqrt(apart[cell]))),
         objective_along(evaluator, path, np.linspace(0.0, 1.0, points)),
         units,
+        "Fisher and Rao" if stay else "W2",
+        "" if cases[0].policy.entropy == cases[1].policy.entropy else f" and its price of entropy, {price or 'none'}",
     )
 
 

@@ -44,6 +44,7 @@ from wassgrid.case.stored import case_of
 from wassgrid.compare import POINTS, ObjectiveAlong
 from wassgrid.compare import objective_along as evaluated_along
 from wassgrid.evaluation import Evaluation, Evaluator
+from wassgrid.fisher_rao import WeightGeodesic
 from wassgrid.grid import StateGrid
 from wassgrid.metric import Geodesic
 from wassgrid.policy import ParticlePolicy, PolicyError, initial_policy
@@ -52,8 +53,8 @@ from wassgrid.storage import ResultFile
 from wassgrid.transition.model import TransitionModel
 
 __all__ = [
-    "Geodesic", "ObjectiveAlong", "Point", "at", "distance", "geodesic", "gradient", "gradient_norm", "inner", "norm",
-    "objective_along", "tangent", "weight_gradient",
+    "Geodesic", "ObjectiveAlong", "Point", "WeightGeodesic", "at", "distance", "geodesic", "gradient", "gradient_norm", "inner",
+    "norm", "objective_along", "tangent", "weight_geodesic", "weight_gradient",
 ]  # fmt: skip
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -212,6 +213,16 @@ def geodesic(first: Source | ParticlePolicy, second: Source | ParticlePolicy) ->
     return metric.geodesic(_policy(first), _policy(second))
 
 
+def weight_geodesic(first: Source | ParticlePolicy, second: Source | ParticlePolicy, rate: float = 1.0) -> WeightGeodesic:
+    """Return the geodesic of Fisher and Rao between two policies on the same actions: in every state a great circle of sqrt(w).
+
+    `.at(t)` is the policy at time t, `.angle` theta of every cell, `.length(law)` the distance 2 theta/sqrt(rate), averaged; J
+    along it is that of `objective_along`. For actions that stay: values of a list, and those that entropy is relative to.
+    Raises PolicyError for policies on different grids or actions.
+    """
+    return WeightGeodesic.between(_policy(first), _policy(second), rate)
+
+
 def distance(first: Source | ParticlePolicy, second: Source | ParticlePolicy, law: np.ndarray | None = None) -> float:
     """Return d with d^2 = int nu(ds) W2(pi_s, pi'_s)^2, in the unit of the actions.
 
@@ -248,7 +259,7 @@ def _policy(what: Any) -> ParticlePolicy:
     return policy
 
 
-def objective_along(what: Source, path: Geodesic, times: np.ndarray | int = POINTS) -> ObjectiveAlong:
+def objective_along(what: Source, path: Geodesic | WeightGeodesic, times: np.ndarray | int = POINTS) -> ObjectiveAlong:
     """Evaluate J and its first two derivatives along a geodesic, in the problem of `what`.
 
     times: numbers in [0, 1], or how many of them. `.objective`, `.slope` and `.local + .transport = .curvature` are arrays
