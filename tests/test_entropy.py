@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import wassgrid as wg
 from benchmarks.soundness import judge
 from wassgrid.case import Case
 from wassgrid.certificate import certify
+from wassgrid.check import check_case
 from wassgrid.compare import compare, objective_along
 from wassgrid.entropy import Entropy, EntropyError
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, objective_rounding
@@ -27,6 +29,7 @@ from wassgrid.runs.start import StartError
 from wassgrid.simulate import simulate_file
 from wassgrid.storage import ResultFile
 
+GALLERY = Path(__file__).parent.parent / "gallery"
 WEIGHTS = Metric(False, 0.7)
 LINE = """
 [states.x]
@@ -399,6 +402,19 @@ def test_files_hold_both_parts_and_other_verbs_say_what_they_cannot(solved):
     assert again.converged and again.record["step"] == 0
     with pytest.raises(StartError, match="whose weights alone move"):
         wg.solve(line("", False, "policy.initial={distribution='even', low=-0.5}"), initial=path)
+
+
+def test_check_says_when_the_actions_are_no_density():
+    """At the number of particles that it names J is that of the line, before that it is not."""
+    path, p = GALLERY / "soft_lq.toml", 0.5 * (1.0 + np.sqrt(5.0))
+    exact, errors = 0.25 * p - 0.05 * np.log(np.pi * 0.1 / (1.0 + p)), []
+    for particles in (25, 45):
+        case = Case.load(path, ["parameters.eps=0.1", f"policy.particles={particles}"])
+        found = [finding.text for finding in check_case(case).findings if finding.name == "quadrature"]
+        assert len(found) == (particles < 45)
+        assert not found or ("0.33 of the distance" in found[0] and "from policy.particles = 45 on" in found[0])
+        errors.append(abs(wg.solve(case).objective - exact))
+    assert errors[0] > 1e-3 > 1e-5 > errors[1]
 
 
 def test_simulations_tell_cost_and_entropy_apart(solved):

@@ -43,6 +43,7 @@ _NAMES = 17  # letters of the longest name of a finding, as a rule
 _LOOKS = 4  # steps that are taken to see the pace of a run
 _AT_THE_ENDS = 1e-3  # probability of the outermost points of an axis from which the domain is felt
 _NEAR_END = 3.0  # noises
+_DENSE = 0.6  # of the distance of its actions that a policy has to be wide: the trapezoidal rule errs by 2 exp(-2 pi^2 0.6^2)
 _TRAP = 0.01  # share of the cells: a chain that stays in fewer is trapped
 OK, WARN, FAILED = "ok", "warn", "FAILED"
 _STYLES = {OK: "green", WARN: "yellow", FAILED: "bold red"}
@@ -157,6 +158,7 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     # a policy that nobody chose says little of where the chain will be
     assert looks.evaluation is not None
     yield from _ends(grid, looks)
+    yield from _quadrature(case, looks)
     noise = resolution(looks.evaluation)
     for name, text in added_noise(noise):
         yield Finding(name, text, WARN)
@@ -314,6 +316,37 @@ def _ends(grid: StateGrid, looks: _Looks) -> list[Finding]:
             text = f"{share:.2g} of the time is spent at the ends of {name} under {looks.policy}: widen it unless it is meant"
             findings.append(Finding("domain", text, WARN))
     return findings
+
+
+def _quadrature(case: Case, looks: _Looks) -> Iterator[Finding]:
+    """Say where the actions on which entropy is known lie too far apart to stand for a density: the policy is narrower.
+
+    Q + eps log w is constant: near the minimum of Q the variance of the policy is eps/Q'', eps over the second difference of Q in
+    units of the distance squared.
+    """
+    evaluation = looks.evaluation
+    assert evaluation is not None
+    m, count = evaluation.policy.action_dimension, evaluation.policy.particles
+    side = round(count ** (1.0 / m))
+    if evaluation.entropy is None or case.problem.choices is not None or side < 3:
+        return
+    law = np.maximum(evaluation.law, 0.0)
+    if evaluation.controlled is not None:
+        law = np.where(evaluation.controlled, law, 0.0)
+    place = np.unravel_index(evaluation.q.argmin(axis=1), (side,) * m)
+    narrow, cells = {}, np.arange(law.size)
+    for a, name in enumerate(case.problem.action_names):
+        inner = [np.clip(k, 1, side - 2) if j == a else k for j, k in enumerate(place)]
+        beside = [np.ravel_multi_index([k + step * (j == a) for j, k in enumerate(inner)], (side,) * m) for step in (-1, 0, 1)]
+        before, here, after = (evaluation.q[cells, number] for number in beside)
+        bend = float(law @ np.maximum(before - 2.0 * here + after, 0.0)) / float(law.sum())
+        if evaluation.entropy.strength < _DENSE**2 * bend:
+            narrow[name] = math.sqrt(evaluation.entropy.strength / bend)
+    if narrow:
+        names = ", ".join(f"{ratio:.2g} of the distance of its actions {name}" for name, ratio in narrow.items())
+        needed = math.ceil((side - 1) * _DENSE / min(narrow.values())) + 1
+        text = f"{looks.policy} is about {names} wide: J and its bound are those of these {count:,} actions, not of all between "
+        yield Finding("quadrature", f"{text}the bounds; from policy.particles = {needed**m:,} on they are dense enough", WARN)
 
 
 def _derivatives(check: DerivativeCheck, model: TransitionModel) -> list[Finding]:
