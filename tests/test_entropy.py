@@ -404,6 +404,26 @@ def test_files_hold_both_parts_and_other_verbs_say_what_they_cannot(solved):
         wg.solve(line("", False, "policy.initial={distribution='even', low=-0.5}"), initial=path)
 
 
+def test_another_price_is_another_problem():
+    """What a case expects is of its own price."""
+    path = GALLERY / "soft_lq.toml"
+    assert Case.load(path, ["flow.stop.steps=3"]).expect.average_cost is not None
+    for setting in ("policy.entropy=0.3", "policy.reference = 'uniform'", "parameters.eps=0.3"):
+        assert Case.load(path, [setting]).expect.average_cost is None
+
+
+def test_the_price_of_a_sum_of_rates_is_a_rate():
+    """A total cost sums rates times the step: eps is one of them, as of a case whose cost is that of a step."""
+    step, text = 0.25, line(TOTAL).to_text().replace('reference = "uniform"', "")
+    rates = text.replace("entropy = 0.3", "entropy = 1.2").replace("stage =", "rate =").replace('"1 + x', '"4*(1 + x').replace(
+        'abs(u)"', 'abs(u))"'
+    )
+    law = 'drift = "((0.8*x + 0.6*u - 0.2*sign(x)) - x)/0.25"'
+    rates = rates.replace('next = "0.8*x + 0.6*u - 0.2*sign(x)"', law).replace('noise = "0.7"', 'diffusion = "0.7/sqrt(0.25)"')
+    summed = Case.from_text(f"{rates}\n[time]\nstep = {step}\n")
+    assert wg.solve(summed).objective == pytest.approx(wg.solve(line(TOTAL)).objective, rel=1e-12)
+
+
 def test_check_says_when_the_actions_are_no_density():
     """At the number of particles that it names J is that of the line, before that it is not."""
     path, p = GALLERY / "soft_lq.toml", 0.5 * (1.0 + np.sqrt(5.0))

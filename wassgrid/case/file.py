@@ -39,6 +39,7 @@ LEAST_SHARE = 1e-100  # of a reference law, relative to the largest
 OF_FUNCTIONS = "functions"  # the key of a case that was given as Python functions
 # tables of problem and grid
 _STATED = {"actions", "cost", "criterion", "goal", "grid", "indices", "parameters", "start", "states", "time"}
+_PRICED = {"policy.entropy", "policy.reference"}  # keys of the problem in a table that is not of it
 _LONGEST_LINE = 500  # characters of a line that is looked at for what is wrong with it
 LEAST_SPACING = 1e-300  # between grid points: its inverse is a number
 
@@ -127,8 +128,9 @@ class Case(CaseTables):
                 f"{OF_FUNCTIONS}: law and cost of this case are Python functions (wg.Problem), which no file holds: the program "
                 "that has them can solve it again"
             )
-        tables = {setting.split(".")[0].strip() for setting in overrides}
-        if tables & _STATED and "expect" not in tables:
+        keys = {setting.partition("=")[0].replace(" ", "") for setting in overrides}
+        tables = {key.split(".")[0] for key in keys}
+        if (tables & _STATED or keys & _PRICED) and "expect" not in tables:
             # of the problem and the grid as they are written
             data.pop("expect", None)
         try:
