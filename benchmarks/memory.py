@@ -86,6 +86,12 @@ stage = "1 - cos(x) + y**2 + 0.1*a**2"
 [policy]
 particles = 4
 """
+MANY = 100
+MANY_ACTIONS = (
+    f'[states.x]\nnext = "x/2 + ({" + ".join(f"a{k}" for k in range(MANY))})/{4 * MANY}"\nnoise = 0.2\ndomain = [-1, 1]\n'
+    + "".join(f"[actions.a{k}]\nbounds = [-1, 1]\n" for k in range(MANY))
+    + f'[cost]\nstage = "x**2 + {" + ".join(f"(a{k} - x)**2" for k in range(MANY))}"\n'
+)
 # name: text or file, overrides, points
 TRIED: dict[str, tuple[str, tuple[str, ...], dict[str, object]]] = {
     "1-D, 1 action, 16 particles": ("scalar_regulator", (), {"s": 3001}),
@@ -94,6 +100,7 @@ TRIED: dict[str, tuple[str, tuple[str, ...], dict[str, object]]] = {
     "2-D, 1 action, 8 particles": ("inverted_pendulum", ("policy.particles=8",), {"theta": 256, "omega": 257}),
     "2-D, 2 actions": (TWO_ACTIONS, (), {"x": 201, "y": 201}),
     "2-D, 3 actions, 4 particles": (THREE_ACTIONS, (), {"x": 181, "y": 181}),
+    "1-D, 100 actions": (MANY_ACTIONS, (), {"x": 41}),
     "2-D, walked": (WALK, (), {"x": 61, "y": 61}),
     "2-D, discounted": ("inverted_pendulum", ("policy.particles=2", DISCOUNTED), {"theta": 256, "omega": 257}),
     "3-D, 1 action": ("dubins", (), {"x": 41, "y": 41, "psi": 48}),

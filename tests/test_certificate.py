@@ -110,6 +110,7 @@ def optimum(name: str) -> tuple[float, float]:
 LOOSE = {"vector LQ, two actions": 1e-2, "jump in the mean": np.inf}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TEXTS)
 def test_newton_with_escape_reaches_an_optimum_that_is_proven(name):
     _, gap = optimum(name)
@@ -298,7 +299,7 @@ def test_search_and_proof_are_the_same_for_any_number_of_threads_and_block_of_ce
     for size, at_once in ((1, 1 << 17), (1, 200), (3, 200)):
         monkeypatch.setattr(TEAM, "size", size)
         monkeypatch.setattr(best_actions, "_PROBED_AT_ONCE", at_once)
-        monkeypatch.setattr(branch_and_bound, "BOXES_AT_ONCE", at_once)
+        monkeypatch.setattr(branch_and_bound, "_BOXES_AT_ONCE", at_once)
         evaluation = random_evaluation(name, 5)
         best, certificate = find_best(evaluation), certify(evaluation)
         found.append((best.actions, best.values, best.lead, certificate.slack, certificate.best_actions, certificate.lower_bound))

@@ -11,7 +11,7 @@ import numpy as np
 
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.certificate.best_actions import probe_pattern, searched_at_once
-from wassgrid.certificate.branch_and_bound import BOXES_AT_ONCE
+from wassgrid.certificate.branch_and_bound import boxes_at_once
 from wassgrid.chain.classes import LISTED
 from wassgrid.chain.coarse import rows_are_light
 from wassgrid.chain.fundamental import DIRECT_COST, factorisation_products
@@ -71,7 +71,9 @@ def estimate_memory(
         vectors += 8.0 * n * d
     tables = (d + 1) * (1 + m + m * m)
     search, proof = _search_bytes(n, m, tables), _proof_bytes(n, d, m, tables)
-    search = max(search, 2.0 * min(8.0 * n * particles * tables, BLOCK_BYTES))
+    # Hessians of a Newton step, their vectors, and what is made of them; not all at once for one and two actions
+    step = 8.0 * n * particles * 5 * m * m if m > 2 else 0.0
+    search = max(search, step, 2.0 * min(8.0 * n * particles * tables, BLOCK_BYTES))
     sample = np.unique(np.linspace(0, n - 1, min(_SAMPLE, n)).astype(np.int64))
     if model.product is None:
         operator, solve = _assembled_bytes(model, policy, sample)
@@ -152,7 +154,7 @@ def _search_bytes(n: int, m: int, tables: int) -> float:
 def _proof_bytes(n: int, d: int, m: int, tables: int) -> float:
     """Return the bytes of bounding Q on some boxes: means and costs, their ranges, those of E V, and of Q' and Q''."""
     ranges = 5 * tables + 5 * d * d + 4 * d + 4 * (m + 1) ** 2 + 32
-    return 8.0 * min(n, TEAM.size * BOXES_AT_ONCE) * ranges
+    return 8.0 * min(n, TEAM.size * boxes_at_once(m)) * ranges
 
 
 def estimate_chains(case: Case, chains: int | None = None) -> float:

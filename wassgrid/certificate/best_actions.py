@@ -15,7 +15,8 @@ from wassgrid.problem.control_problem import ProblemError
 from wassgrid.transition.threads import TEAM
 
 PROBES = 9  # actions per cell that start the search for the best one
-_PROBED_AT_ONCE = 1 << 17  # probes of the cells that a thread searches at once
+_PROBED_AT_ONCE = 1 << 17  # probes of the cells that a thread searches at once, of up to _FEW actions; fewer for more
+_FEW = 4
 _DESCENT = 40  # steps at most from the best probe to its local minimum
 _SHORTENINGS = 12  # of a step, each by four, before it is taken for a kink
 _NEAR = 1e-6  # of the length of an axis, from which on a mean is at its end
@@ -118,7 +119,7 @@ def probe_pattern(m: int) -> tuple[np.ndarray, np.ndarray]:
 
 def searched_at_once(m: int) -> int:
     """Return how many cells are searched together, for m actions."""
-    return _PROBED_AT_ONCE // len(probe_pattern(m)[0])
+    return max(1, _PROBED_AT_ONCE * _FEW // (len(probe_pattern(m)[0]) * max(m, _FEW)))
 
 
 def probe_actions(
@@ -282,6 +283,8 @@ def _probe(
 def _quadratic(move: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     """Return g . x + x H x / 2 (K, P) for moves x (K, P, m), g (K, m) and H (K, m, m)."""
     m = move.shape[2]
+    if m >= _FEW:
+        return np.einsum("kpa,kpa->kp", move, gradient[:, None, :] + 0.5 * (move @ hessian))
     result = np.zeros(move.shape[:2])
     for a in range(m):
         slope = gradient[:, a, None] + 0.5 * sum(hessian[:, a, b, None] * move[:, :, b] for b in range(m))

@@ -15,7 +15,14 @@ from wassgrid.transition.threads import TEAM
 _LOOSENESS = 0.5  # of the gap that branch and bound may leave unproven
 _BOXES = (40, 160, 320)  # per cell on average for 1, 2 and more actions, after which branch and bound stops with what it has
 _ROUNDS = 80
-BOXES_AT_ONCE = 1 << 14  # boxes that a thread bounds at once, and cells whose boxes it has open
+_BOXES_AT_ONCE = 1 << 14  # boxes of up to _FEW actions that a thread bounds at once, and cells whose boxes it has open
+_FEW = 4
+_MANY = 8  # actions, beyond which the budget shrinks with their square
+
+
+def boxes_at_once(m: int) -> int:
+    """Return how many boxes a thread bounds at once, for m actions: tables of one hold m^2 numbers."""
+    return max(1, _BOXES_AT_ONCE * _FEW**2 // max(m, _FEW) ** 2)
 
 
 def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -116,7 +123,8 @@ class BranchAndBound:
         self.target = float(self._allowed((self.values - self.evaluation.value).min()))
         if controlled is not None:
             self.lower[~controlled] = self.values[~controlled]  # the same for every action
-        blocks = [cells[start : start + BOXES_AT_ONCE] for start in range(0, cells.size, BOXES_AT_ONCE)]
+        at_once = boxes_at_once(self.actions.shape[1])
+        blocks = [cells[start : start + at_once] for start in range(0, cells.size, at_once)]
         self.boxes = sum(TEAM.share(self._run_cells, blocks))
 
     def _allowed(self, known: np.ndarray) -> np.ndarray:
@@ -125,7 +133,9 @@ class BranchAndBound:
 
     def _run_cells(self, cells: np.ndarray) -> int:
         """Bound Q in some cells, whose number of boxes is returned; writes to nothing of the others."""
-        budget = _BOXES[min(self.actions.shape[1], 3) - 1] * cells.size + 10_000
+        m = self.actions.shape[1]
+        # splitting closes few gaps among many actions, and a box costs their square
+        budget = (_BOXES[min(m, 3) - 1] * cells.size + 10_000) * _MANY**2 // max(m, _MANY) ** 2
         # one box for every cell, about its best action
         boxes = Boxes(cells, self.low[cells], self.high[cells], self.actions[cells], np.ones(cells.size, bool))
         seen = cells.size
@@ -134,9 +144,9 @@ class BranchAndBound:
             boxes = self._split(*_joined(waiting))
             if boxes.cells.size == 0:
                 return seen
-            waiting = []
-            for start in range(0, boxes.cells.size, BOXES_AT_ONCE):
-                some = boxes[np.arange(start, min(start + BOXES_AT_ONCE, boxes.cells.size))]
+            waiting, at_once = [], boxes_at_once(m)
+            for start in range(0, boxes.cells.size, at_once):
+                some = boxes[np.arange(start, min(start + at_once, boxes.cells.size))]
                 seen += some.cells.size
                 waiting.append(self._examined(some, seen > budget))
         rest, found = _joined(waiting)
@@ -224,9 +234,9 @@ class BranchAndBound:
     def bounded(self, boxes: Boxes, enough: np.ndarray | None = None) -> Bounded:
         """Bound Q on boxes from below; where a bound reaches `enough` (K,), no sharper one is sought."""
         enough = np.full(boxes.cells.size, np.inf) if enough is None else enough
-        chunks = []
-        for start in range(0, boxes.cells.size, BOXES_AT_ONCE):
-            rows = np.arange(start, min(start + BOXES_AT_ONCE, boxes.cells.size))
+        chunks, at_once = [], boxes_at_once(boxes.low.shape[1])
+        for start in range(0, boxes.cells.size, at_once):
+            rows = np.arange(start, min(start + at_once, boxes.cells.size))
             chunks.append(self._bounded_chunk(boxes[rows], enough[rows]))
         return Bounded.joined(chunks)
 
@@ -278,7 +288,7 @@ class BranchAndBound:
             if change is not None:
                 lower[rows] = np.fmax(lower[rows], value[rows] + change)
         lower = np.fmax(np.fmax(lower, zeroth), -np.inf)
-        at_point = np.einsum("kaa->ka", hessian)
+        at_point = np.einsum("kaa->ka", hessian).copy()  # a view would keep the whole
         return Bounded(lower, value, at_point, np.nan_to_num(least[0], nan=-np.inf), smooth, side, cut)
 
     def _one_sided(self, mean: np.ndarray, ranges: ActionRanges) -> tuple[np.ndarray, np.ndarray]:
@@ -342,22 +352,20 @@ class BranchAndBound:
         m1, m2 = ranges.mean[1], ranges.mean[2]
         some1, some2 = np.any(m1 != 0.0, axis=(0, 1)).reshape(-1, m), np.any(m2 != 0.0, axis=(0, 1)).reshape(-1, m, m)
         moving = np.flatnonzero((radius > 0).any(axis=0))
-        for a in range(m):
-            for j in moving:
-                if some1[j, a]:
-                    slope[:, :, a] += g * _product(e1[:, :, j], m1[:, :, j, a])
-            for b in range(a, m):
-                for j in moving:
-                    if some2[j, a, b]:
-                        curvature[:, :, a, b] += g * _product(e1[:, :, j], m2[:, :, j, a, b])
-                    for l in moving:
-                        if not (some1[j, a] and some1[l, b]):
-                            continue
-                        pair = _product(m1[:, :, j, a], m1[:, :, l, b])
-                        if j == l and a == b:
-                            pair = np.maximum(pair, 0.0)
-                        curvature[:, :, a, b] += g * _product(e2[:, :, j, l], pair)
-                curvature[:, :, b, a] = curvature[:, :, a, b]
+        for j in moving:
+            if some1[j].any():
+                slope += np.where(some1[j], g * _product(e1[:, :, j, None], m1[:, :, j]), 0.0)
+        for j in moving:
+            if some2[j].any():
+                curvature += np.where(some2[j], g * _product(e1[:, :, j, None, None], m2[:, :, j]), 0.0)
+            for l in moving:
+                if not (some1[j].any() and some1[l].any()):
+                    continue
+                pair = _product(m1[:, :, j, :, None], m1[:, :, l, None, :])
+                if j == l:
+                    pair[..., range(m), range(m)] = np.maximum(pair[..., range(m), range(m)], 0.0)
+                both = some1[j][:, None] & some1[l]
+                curvature += np.where(both, g * _product(e2[:, :, j, l, None, None], pair), 0.0)
         return slope, curvature
 
 

@@ -55,7 +55,7 @@ def _positive_part(hessian: np.ndarray, held: np.ndarray, tau: float) -> np.ndar
         result[:, [0, 1], [0, 1]] += (0.5 * (low + high) - slope * centre)[:, None]
         return result
     values, vectors = np.linalg.eigh(hessian)
-    return np.einsum("kab,kb,kcb->kac", vectors, _sizes(values, tau), vectors)
+    return (vectors * _sizes(values, tau)[:, None, :]) @ vectors.transpose(0, 2, 1)
 
 
 def _sizes(values: np.ndarray, tau: float) -> np.ndarray:

@@ -136,20 +136,22 @@ def differentiate(
 
     def chain(expression: sp.Expr) -> tuple[list[sp.Expr], list[list[sp.Expr]]]:
         inner = sorted((symbol for symbol in expression.free_symbols if any(first.get(symbol, ()))), key=str)
-        partial = {symbol: sp.diff(expression, symbol) for symbol in inner}
-        outer = [sp.diff(expression, variable) for variable in variables]
+        partial = _partials(expression, inner)
+        outer = _partials(expression, variables)
         # dE/da = E_a + sum_k E_k dk/da
-        gradient = [outer[a] + sum(partial[k] * first[k][a] for k in inner) for a in range(count)]
+        gradient = [outer[variable] + sum(partial[k] * first[k][a] for k in inner) for a, variable in enumerate(variables)]
+        own = [_partials(outer[variable], variables) for variable in variables]
+        cross = [_partials(outer[variable], inner) for variable in variables]
+        mixed = {(k, m): value for k in inner for m, value in _partials(partial[k], inner).items() if value != 0}
         hessian = [[sp.S.Zero] * count for _ in range(count)]
         for a in range(count):
             for b in range(a, count):
                 # d2E/dadb = E_ab + sum_k (E_ak dk/db + E_bk dk/da + E_k d2k/dadb) + sum_kl E_kl dk/da dl/db
-                value = sp.diff(outer[a], variables[b])
+                terms = [own[a][variables[b]]]
                 for k in inner:
-                    value += sp.diff(outer[a], k) * first[k][b] + sp.diff(outer[b], k) * first[k][a]
-                    value += partial[k] * second[k][a][b]
-                    value += sum(sp.diff(partial[k], m) * first[k][a] * first[m][b] for m in inner)
-                hessian[a][b] = hessian[b][a] = value
+                    terms += [cross[a][k] * first[k][b], cross[b][k] * first[k][a], partial[k] * second[k][a][b]]
+                terms += [value * first[k][a] * first[m][b] for (k, m), value in mixed.items()]
+                hessian[a][b] = hessian[b][a] = sp.Add(*(term for term in terms if term != 0))
         return gradient, hessian
 
     def named(name: str, value: sp.Expr) -> sp.Expr:
@@ -169,6 +171,12 @@ def differentiate(
                 second[symbol][a][b] = second[symbol][b][a] = named(f"{symbol}_{a}_{b}", hessian[a][b])
     derivatives = [chain(expression) for expression in expressions]
     return longer, [gradient for gradient, _ in derivatives], [hessian for _, hessian in derivatives]
+
+
+def _partials(expression: sp.Expr, symbols: Sequence[sp.Symbol]) -> dict[sp.Symbol, sp.Expr]:
+    """Return the derivative in every symbol; those that the expression does not hold cost nothing."""
+    held = expression.free_symbols
+    return {symbol: sp.diff(expression, symbol) if symbol in held else sp.S.Zero for symbol in symbols}
 
 
 def _common_subexpressions(staged: Stages, outputs: sp.Expr) -> tuple[list[tuple[sp.Symbol, sp.Expr]], Any]:
