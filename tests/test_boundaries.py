@@ -137,6 +137,7 @@ def test_truncated_steps_have_the_truncated_law():
     np.testing.assert_allclose(np.quantile(found, [0.05, 0.3, 0.5, 0.9]), law.ppf([0.05, 0.3, 0.5, 0.9]), atol=6e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kernel", [GAUSSIAN, MATCHED, AXIS_KERNELS["linear"].code])
 @pytest.mark.parametrize("boundary", [PROJECT, TRUNCATE])
 def test_weights_derivatives_and_bounds_at_the_ends(kernel, boundary):

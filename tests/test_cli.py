@@ -413,6 +413,7 @@ trajectory_every = 0
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT])
 def test_a_signal_ends_a_long_step_soon_and_keeps_the_last_whole_one(case, number, capsys):
     (case.parent / "long.toml").write_text(LONG)

@@ -53,6 +53,7 @@ def test_hats(sizes, seed):
     np.testing.assert_allclose(averaged(laws, some), laws @ whole, atol=1e-13)
 
 
+@pytest.mark.thorough
 @settings(deadline=None, max_examples=60)
 @given(axes, st.integers(0, 10_000), st.sampled_from([1.0, 0.9]), st.booleans())
 def test_laws_of_the_correction(sizes, seed, discount, light):
@@ -115,6 +116,7 @@ particles = {particles}
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("particles", [1, 3])
 @pytest.mark.parametrize("criterion", ["", '[criterion]\nkind = "discounted"\ndiscount = 0.999'])
 def test_slow_chains_take_half_the_products(particles, criterion):

@@ -44,6 +44,7 @@ def test_matched_moments_leave_no_error_in_a_linear_quadratic_problem(ratio):
         assert abs(coarse_noise.lq_errors(ratio, "matched", shift).error) < 1e-12
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ratio", coarse_noise.RATIOS)
 def test_the_default_is_as_good_as_the_best_kernel(ratio):
     found = coarse_noise.row(lambda kernel: coarse_noise.worst_lq(ratio, kernel))

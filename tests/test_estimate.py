@@ -20,6 +20,7 @@ from estimate import compare, problems
 EXACT = {name: rest for name, *rest in problems()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["scalar LQ, noise of half a cell", "circle", "LQ in two dimensions", "discounted LQ"])
 def test_the_estimate_holds_the_exact_answer(name):
     text, exact, advantage = EXACT[name]

@@ -335,6 +335,7 @@ def test_rows_expectations_and_derivatives_of_two_axes(order, coupled, boundary)
     assert abs(pushed.sum()) < 1e-11
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("order", "coupled"), [((0, 1), True), ((0, 1), False), ((1, 0), False)])
 @pytest.mark.parametrize("boundary", ["clamp", "reflect", "periodic"])
 def test_sums_shared_by_the_particles_of_a_cell_change_nothing(order, coupled, boundary):

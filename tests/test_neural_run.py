@@ -64,6 +64,7 @@ def test_the_neural_command_of_readme_names_a_case_that_runs():
     assert command and FILES[0].parent / command[1].split("wassgrid run cases/")[1].strip() in NEURAL_CASES
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{}, {"precision": "float64"}, {"method": "adam"}, {"latent_dimension": 2}])
 def test_going_on_from_a_checkpoint_gives_the_same_bits(options):
     case = ring(3, **options)
@@ -103,6 +104,7 @@ def test_a_run_interrupted_and_resumed_writes_the_numbers_of_an_uninterrupted_on
         assert first.attributes["summary"] == second.attributes["summary"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options", [{"metric_solver": "kernel"}, {"metric_solver": "nystrom", "rank": 4}, {"metric_samples": 16}]
 )
@@ -116,6 +118,7 @@ def test_every_way_to_the_natural_gradient_lowers_the_cost_to_the_optimum(option
     assert gain[0] - gain[1] == pytest.approx(exact.gain, abs=0.05)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("method", "step"), [("gradient", "adaptive"), ("adam", 0.02)])
 def test_plain_gradient_and_adam_solve_the_scalar_problem_too(method, step):
     exact = ScalarLQ()
@@ -172,6 +175,7 @@ def test_the_precision_of_a_case_leaves_the_callers_alone():
     assert jax.config.jax_enable_x64 == before
 
 
+@pytest.mark.thorough
 def test_the_stored_policy_is_the_computed_one_and_simulates_to_its_objective(tmp_path):
     path = tmp_path / "ring.h5"
     with Recorder.create(path, ring(3, steps=30, horizon=32, tail=16)) as recorder:

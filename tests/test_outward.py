@@ -46,6 +46,7 @@ def check(result, exact, parts) -> None:
                 assert abs(Fraction(end) - value) <= abs(value) * Fraction(2) ** -48 + Fraction(2e-300)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(4))
 def test_sums_and_products_hold_all_values_and_little_more(seed):
     x, y = ranges(seed, 1500), ranges(seed + 100, 1500)

@@ -371,6 +371,7 @@ def script(name: str):
     return module
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(path.stem for path in POSTPROCESS.glob("*.py")))
 def test_scripts(tmp_path, name, capsys):
     path = write(tmp_path / "run.h5", "xy", steps=3, curvature=name == "curvature")

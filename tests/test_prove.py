@@ -60,6 +60,7 @@ def check_residuals(line: Line, proof, seed: int, count: int = 12) -> None:
     assert np.all(g <= high + quadrature), (high, g.max())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.model}-{line.cost[:12]}")
 def test_residuals_by_quadrature_lie_within_the_bounds(line):
     jumps = "where" in line.cost
@@ -81,6 +82,7 @@ def test_the_check_finds_bounds_that_are_wrong():
         check_residuals(wrong, proof, seed=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.model}-{line.cost[:12]}")
 def test_the_optimum_by_brute_force_lies_within_the_interval(line):
     proof, optimum = proof_of(line, 0.3 if "where" in line.cost else 3e-3), line.optimum()
@@ -88,6 +90,7 @@ def test_the_optimum_by_brute_force_lies_within_the_interval(line):
     assert proof.low - slack <= optimum <= proof.high + slack
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "exact", "boundary"),
     [("scalar_lq", 0.5 * (1 + np.sqrt(5.0)), "open"), ("torus_regulator", 1.008044326106, None)],
@@ -121,6 +124,7 @@ def lines(draw) -> Line:
     return Line(law, cost, sigma, -2.0, 2.0, model, 1.0, discount)
 
 
+@pytest.mark.thorough
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(lines())
 def test_random_problems(line):
@@ -288,6 +292,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert main(["prove", "line.toml", "--boundary", "closed"]) == 2
 
 
+@pytest.mark.thorough
 def test_kinks_of_q_between_the_nodes_cost_u_little(monkeypatch):
     # q bends where the mean meets the end of the domain, at 3 - 0.2, between two nodes
     line = Line("x + 0.2*a", "x**2", 0.2, -3.0, 3.0, "open", 1.0)

@@ -106,6 +106,7 @@ def check_residuals(plane: Plane, proof: Proof, seed: int, count: int, panels: i
         assert found.low - error <= g <= found.high + error
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("plane", "width"), [(BOTH, 1e-2), (LINE, 1e-2), (TWO, 5e-2)], ids=["both", "follower", "two actions"])
 def test_intervals_hold_the_exact_cost(plane, width):
     proof = proof_of(plane, width)
@@ -114,6 +115,7 @@ def test_intervals_hold_the_exact_cost(plane, width):
     check_enclosures(plane, proof, seed=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("plane", "panels", "error"),
     [(BOTH, 70, 3e-4), (LINE, 1500, 1e-5), (KINKS, 80, 5e-4), (WALL, 2000, 1e-4), (DRIFT, 80, 5e-4), (DISCOUNTED, 1500, 1e-4)],
@@ -142,6 +144,7 @@ points = {{ "q[i]" = 11 }}
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("factor", "more", "noise"), [("3", "", "0.2"), ("0.1", "[actions.a]", "0.2"), ("0.1", "", "0.005")],
     ids=["u that takes long", "an action that costs nothing", "little noise"],

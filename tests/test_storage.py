@@ -458,6 +458,7 @@ except StorageError as error:
     assert os.listdir(tmp_path) == ["r.h5"]
 
 
+@pytest.mark.thorough
 def test_kills_at_random_moments(tmp_path):
     body = """
 writer = ResultWriter.reopen(path) if path.exists() else create(path)
@@ -471,7 +472,8 @@ for step in range(first, 10_000):
     generator = random.Random(5)
     lengths = [0]
     in_transaction = 0
-    for _ in range(12):
+    while len(lengths) <= 12 or lengths[-1] <= 12:  # a busy machine writes less before each kill
+        assert len(lengths) < 60
         process = start(body, path)
         assert process.stdout.readline() == "ready\n", process.stderr.read()
         time.sleep(generator.uniform(0.0, 0.3))
@@ -480,7 +482,6 @@ for step in range(first, 10_000):
         in_transaction += ".r.h5.partial" in leftovers(tmp_path)
         lengths.append(check_prefix(path))
     assert lengths == sorted(lengths)
-    assert lengths[-1] > 12
     assert in_transaction > 2  # most kills fell into a transaction, whose remains did not matter
     ResultWriter.reopen(path).close()
     assert os.listdir(tmp_path) == ["r.h5"]

@@ -60,6 +60,7 @@ def test_commas_within_brackets_and_quotes_separate_nothing(text: str, values: l
     assert _choices(text) == [f"a.b={value}" for value in values]
 
 
+@pytest.mark.thorough
 def test_every_combination_is_solved_once(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["sweep", "held.toml", "--set", "parameters.r=0.1,0.5", "--set", "flow.method=newton,full_newton,rk4"]
     command += ["--set", "policy.particles=1"]

@@ -62,6 +62,7 @@ def test_headway_counts_the_steps_that_came_to_nothing():
     assert now.stalled(False) and now.stalled(True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stop", ["{ relative_gap = 1e-6 }", "{ gradient_norm = 1e9 }", "{ steps = 3 }"])
 @pytest.mark.parametrize("above", [1e-9, 1.0, math.inf])
 def test_a_bound_above_the_cost_of_the_policy_is_claimed_nowhere(above, stop, tmp_path, monkeypatch, capsys):
