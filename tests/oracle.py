@@ -392,9 +392,12 @@ class DenseProblem:
         size = np.abs(cost) + np.nanmedian(np.abs(cost))
         found = np.zeros(len(cells), bool)
         for a in range(actions.shape[1]):
-            for shift in (-1e-13, -1e-15, 1e-15, 1e-13):
+            shifts = [shift * (1.0 + np.abs(actions[:, a])) for shift in (-1e-13, -1e-15, 1e-15, 1e-13)]
+            # a value alone (a == k) is met by whole units in the last place, of the action or of a sum of a size near one
+            units = (np.spacing(np.abs(actions[:, a])), 0.5 * np.finfo(float).eps, 0.125 * np.finfo(float).eps)
+            for shift in [*shifts, *(k * unit for unit in units for k in (-4, -3, -2, -1, 1, 2, 3, 4))]:
                 near = actions.copy()
-                near[:, a] += shift * (1.0 + np.abs(near[:, a]))
+                near[:, a] += shift
                 with np.errstate(all="ignore"):
                     found |= np.abs(self.costs(cells, near) - cost) > 1e-5 * size
                     found |= (np.abs(self.means(cells, near) - mean) > 1e-5 * spacing).any(axis=1)
