@@ -399,8 +399,8 @@ class DenseProblem:
                 near = actions.copy()
                 near[:, a] += shift
                 with np.errstate(all="ignore"):
-                    found |= np.abs(self.costs(cells, near) - cost) > 1e-5 * size
-                    found |= (np.abs(self.means(cells, near) - mean) > 1e-5 * spacing).any(axis=1)
+                    found |= np.abs(self.costs(cells, near) - cost) > 1e-8 * size
+                    found |= (np.abs(self.means(cells, near) - mean) > 1e-8 * spacing).any(axis=1)
         return found
 
     def rows(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, D
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.grid import StateGrid, misalignment
 from wassgrid.memory import estimate_memory
+from wassgrid.method.facts import METHOD_FACTS, unseen
 from wassgrid.metric import Metric, gradient_norm
 from wassgrid.policy import initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
@@ -151,7 +152,9 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {slope:.4g}")
     yield from _cut_goal(model)
     yield from _unresolved(case, model)
-    if not evaluation.at_rest:
+    if text := unseen(case.flow.method, case.flow.geometry, case.flow.escapes, case.problem.jumps):
+        yield Finding("jumps", text, WARN)
+    if not evaluation.at_rest and METHOD_FACTS[case.flow.method].follows:
         yield from _derivatives(check_derivatives(evaluator, evaluation), model)
     looks = _first_steps(case)
     yield looks.finding

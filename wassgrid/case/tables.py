@@ -246,7 +246,8 @@ class FlowTable(Table):
 
     method: Annotated[str, PlainValidator(choice(*METHOD_FACTS))] = Field(
         "newton",
-        description="gradient flow by euler, heun or rk4; newton (local curvature) or full_newton (exact); of weights alone: "
+        description="gradient flow by euler, heun or rk4; newton (local curvature) or full_newton (exact); proximal (by values "
+        "of Q alone, for costs and laws that jump with the action; steps of any length); of weights alone: "
         "exponential (steps of any length) or policy_iteration (its limit, the default where actions have values)",
     )
     geometry: Annotated[str, PlainValidator(choice(*GEOMETRY_FACTS))] = Field(
@@ -258,12 +259,12 @@ class FlowTable(Table):
         None, description="kappa, how fast weights move beside actions, where they do (default 1)"
     )
     step: Annotated[str | float, PlainValidator(word_or("adaptive", read_positive))] = Field(
-        "adaptive", description='flow time per step of the explicit methods, or "adaptive"'
+        "adaptive", description='flow time per step of the explicit methods and of proximal, or "adaptive"'
     )
     escape: Flag | None = Field(
         None,
         description="particles may jump to a better action found by the certificate, where weights move: one per state and step, "
-        "the one of least weight (default: newton methods only)",
+        "the one of least weight (default: newton methods and proximal)",
     )
     proof: Annotated[str, PlainValidator(choice("end", "always"))] = Field(
         "end", description="when the lower bound is proven: at the end of the run, or at every step too"

@@ -93,6 +93,19 @@ def _full_newton_step(ask: StepRequest) -> StepOutcome:
     return full_newton_step(ask.evaluator, ask.evaluation, ask.size, ask.best)
 
 
+def _proximal_step(ask: StepRequest) -> StepOutcome:
+    from wassgrid.method.proximal import proximal_step
+
+    length = min(ask.size if ask.fixed is None else ask.fixed, ask.remaining)
+    return proximal_step(ask.evaluator, ask.evaluation, length, ask.best, ask.fixed is None)
+
+
+def _first_proximal_step(evaluation: Evaluation, metric: Metric) -> float:
+    from wassgrid.method.proximal import first_proximal_step
+
+    return first_proximal_step(evaluation)
+
+
 def _exponential_step(ask: StepRequest) -> StepOutcome:
     from wassgrid.method.weights import exponential_step
 
@@ -120,6 +133,7 @@ METHODS: dict[str, Method] = {
         _flow("rk4"),
         Method("newton", _first_newton_step, _newton_step),
         Method("full_newton", lambda evaluation, metric: 1.0, _full_newton_step),
+        Method("proximal", _first_proximal_step, _proximal_step),
         Method("exponential", _first_exponential_step, _exponential_step),
         Method("policy_iteration", lambda evaluation, metric: 1.0, _policy_iteration_step),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -26,13 +27,14 @@ class MethodFacts:
     """escapes: particles may jump to better actions that the certificate found. rests: a step whose moves are rounding is its
     end, since those of the next one would be their squares; of the gradient flow it says nothing. inexact: its steps need V only
     to a fraction of what is left to gain. asked: particles jump only where the case asks for it. sized: a step has a length.
-    geometries: in which it is defined."""
+    follows: its steps follow derivatives of Q in the action, which do not see jumps. geometries: in which it is defined."""
 
     escapes: bool
     rests: bool
     inexact: bool = False
     asked: bool = False
     sized: bool = True
+    follows: bool = True
     geometries: tuple[str, ...] = tuple(GEOMETRY_FACTS)
 
 
@@ -42,6 +44,24 @@ METHOD_FACTS = {
     "rk4": MethodFacts(escapes=False, rests=False),
     "newton": MethodFacts(escapes=True, rests=True, inexact=True, geometries=(_ONLY_ACTIONS, _BOTH)),
     "full_newton": MethodFacts(escapes=True, rests=True, geometries=(_ONLY_ACTIONS,)),
-    "exponential": MethodFacts(escapes=True, rests=True, asked=True, geometries=(_ONLY_WEIGHTS,)),
-    "policy_iteration": MethodFacts(escapes=True, rests=True, asked=True, sized=False, geometries=(_ONLY_WEIGHTS,)),
+    "proximal": MethodFacts(escapes=True, rests=True, follows=False, geometries=(_ONLY_ACTIONS,)),
+    "exponential": MethodFacts(escapes=True, rests=True, asked=True, follows=False, geometries=(_ONLY_WEIGHTS,)),
+    "policy_iteration": MethodFacts(
+        escapes=True, rests=True, asked=True, sized=False, follows=False, geometries=(_ONLY_WEIGHTS,)
+    ),
 }
+
+
+def unseen(method: str, geometry: str, escapes: bool, jumps: Sequence[str]) -> str:
+    """Say that a method does not see where cost or law jump with the action (`ControlProblem.jumps`), and which does.
+
+    Empty where it sees them, since it takes values of Q, or particles escape to better actions, or actions rest; and where nothing
+    jumps.
+    """
+    if not jumps or escapes or not METHOD_FACTS[method].follows or not GEOMETRY_FACTS[geometry].actions:
+        return ""
+    others = f" and {len(jumps) - 1} more" if len(jumps) > 1 else ""
+    return (
+        f"{jumps[0]}{others}: may jump with the action, where {method} follows derivatives and sees nothing of it; "
+        'flow.method = "proximal" takes values of Q alone'
+    )

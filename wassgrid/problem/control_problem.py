@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wassgrid.problem.boundary import next_value
 from wassgrid.problem.compilation import KEPT, ArrayFunction, Stages, compile_functions, differentiate
 from wassgrid.problem.dependence import Dependence
+from wassgrid.problem.functions import Modulo, Sign, Where
 from wassgrid.problem.goal import Goal
 from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
@@ -219,6 +220,19 @@ class ControlProblem:
         moved = [shift(e, self.model.scalars.states[j], period) for e in (self.model.scalars.cost, *law.mean)]
         turns = [None if m is None else m / period for m in moved]
         return all(t is not None and (abs(t - round(t)) < 1e-12 if k == 1 + j else t == 0.0) for k, t in enumerate(turns))
+
+    @cached_property
+    def jumps(self) -> tuple[str, ...]:
+        """Where cost or law may jump as an action moves, by their form: `sign(...) in cost.stage`."""
+        model, actions, found = self.model, set(self.model.scalars.actions), []
+        texts = [(model.law_path(j), law) for j, law in enumerate(model.scalars.law)]
+        for path, expression in [*texts, (f"cost.{model.cost_key}", model.scalars.cost)]:
+            for name, kind in (("sign", Sign), ("mod", Modulo), ("where", Where)):
+                # of a choice it is the condition
+                places = (place.args[0] if kind is Where else place for place in expression.atoms(kind))
+                if any(place.free_symbols & actions for place in places):
+                    found.append(f"{name}(...) in {path}")
+        return tuple(dict.fromkeys(found))
 
     @property
     def no_bounds(self) -> str:

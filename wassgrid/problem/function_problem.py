@@ -288,6 +288,11 @@ class FunctionProblem(ControlProblem):
         return Dependence(np.ones((d, d), dtype=bool), np.ones(d, dtype=bool), self.coupled)
 
     @cached_property
+    def jumps(self) -> tuple[str, ...]:
+        """None are known: functions show nothing of their form."""
+        return ()
+
+    @cached_property
     def no_bounds(self) -> str:
         kind = self.functions.derivatives
         error = f"to about {self.derivative_error:.0e} where tried" if kind == DIFFERENCES else ""
