@@ -55,8 +55,7 @@ METHOD_FACTS = {
 def unseen(method: str, geometry: str, escapes: bool, jumps: Sequence[str]) -> str:
     """Say that a method does not see where cost or law jump with the action (`ControlProblem.jumps`), and which does.
 
-    Empty where it sees them, since it takes values of Q, or particles escape to better actions, or actions rest; and where nothing
-    jumps.
+    Empty where it sees them (it takes values of Q, particles escape to better actions, or actions rest), and where nothing jumps.
     """
     if not jumps or escapes or not METHOD_FACTS[method].follows or not GEOMETRY_FACTS[geometry].actions:
         return ""

@@ -61,8 +61,10 @@ class _Near:
 
     def far(self, places: np.ndarray) -> np.ndarray:
         """Return |a' - a|^2/(2 tau), (R, P)."""
-        with np.errstate(over="ignore"):
-            return np.asarray(np.square(places - self.actions[:, None]).sum(axis=2) / (2.0 * self.tau))
+        with np.errstate(over="ignore", invalid="ignore"):
+            far = np.square(places - self.actions[:, None]).sum(axis=2) / (2.0 * self.tau)
+        # what is no number is nowhere
+        return np.asarray(np.where(np.isnan(far), np.inf, far))
 
 
 def places_of(m: int, along: int = _PLACES) -> np.ndarray:
@@ -78,10 +80,12 @@ def first_proximal_step(evaluation: Evaluation) -> float:
     low, high, _, _ = search_box(evaluation)
     law = np.maximum(evaluation.law, 0.0)
     share = 0.5 * (1.0 + probe_pattern(low.shape[1])[0])
-    q = evaluation.q_values(np.arange(len(low)), low[:, None] + share * (high - low)[:, None])
-    span = np.where(np.isfinite(q).all(axis=1), q.max(axis=1) - q.min(axis=1), 0.0)
-    size, total = float(law @ np.square(high - low).sum(axis=1)), float(law @ span)
-    return _FIRST * size / total if size > 0.0 and total > 0.0 else 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        q = evaluation.q_values(np.arange(len(low)), low[:, None] + share * (high - low)[:, None])
+        span = np.where(np.isfinite(q).all(axis=1), q.max(axis=1) - q.min(axis=1), 0.0)
+        size, total = float(law @ np.square(high - low).sum(axis=1)), float(law @ span)
+        first = _FIRST * size / total if total > 0.0 else 1.0
+    return first if 0.0 < first < np.inf else 1.0
 
 
 def proximal_step(
@@ -124,7 +128,8 @@ def nearby_minima(
     bounded = np.asarray(np.isfinite(evaluation.model.limits[0][0, 0]) & np.isfinite(evaluation.model.limits[1][0, 0]))
     centre = np.zeros((len(low), m))
     centre[cells] = actions
-    wide = probe_actions(pattern, low[own], high[own], centre[own], bounded)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = probe_actions(pattern, low[own], high[own], centre[own], bounded)
     everywhere = _Near(q, np.inf, own, centre[own], low[own], high[own]).values(wide)
     least, level = np.minimum(everywhere.min(axis=1)[rows], values), rounding(evaluation)
     result = actions.copy()
@@ -143,7 +148,8 @@ def nearby_minima(
         reach = np.sqrt(2.0 * tau * np.maximum(values - least, 0.0))[:, None]
     inner_low, inner_high = np.maximum(near.low, actions - reach), np.minimum(near.high, actions + reach)
     finer = places_of(m, _INSIDE)
-    inside = probe_actions(finer, inner_low, inner_high, actions, np.ones(m, bool))
+    with np.errstate(over="ignore", invalid="ignore"):
+        inside = probe_actions(finer, inner_low, inner_high, actions, np.ones(m, bool))
     starts.append(_best_of(inside, near.values(inside)))
     if best is not None:
         starts.append((best.actions[cells], best.values[cells] + near.far(best.actions[cells][:, None])[:, 0]))
