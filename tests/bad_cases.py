@@ -50,6 +50,49 @@ seed = 1
 [flow]
 """
 
+# what else a case can say: goals and starts, lists of actions with a price of entropy, bounds that depend on the state
+TOTAL = """\
+[states.x]
+next   = "x + 0.4*a"
+noise  = 0.3
+domain = [-4, 4]
+[actions.a]
+bounds = [-1, "1 + 0.1*x**2"]
+[cost]
+stage = "0.2 + 0.1*x**2 + 0.3*a**2"
+[criterion]
+kind = "total"
+[goal]
+where = "abs(x) >= 1.775"
+cost  = "where(x < 0, 0.5, 0)"
+[start]
+x = { mean = 0.1, std = 0.4 }
+[grid]
+points = { x = 81 }
+[policy]
+particles = 2
+"""
+RESTARTED = (
+    TOTAL.replace('kind = "total"', 'kind = "average"').replace("[goal]", '[goal]\nthen = "restart"').replace("particles = 2", "")
+)
+SOFT = LISTED.replace("bounds = [-5.0, 5.0]", "values = [-1, 0, 1]").replace("seed = 1", "entropy = 0.1\nreference = [1, 2, 1]")
+HARVEST = """\
+[states.x]
+next   = "max(x - h, 0) + 0.3*(x - h)*(1 - x + h)"
+noise  = 0.1
+domain = [0, 1.5]
+[actions.h]
+bounds = [0, "x"]
+[cost]
+stage = "0.3*h**2 - h"
+[criterion]
+kind = "discounted"
+discount = 0.9
+[grid]
+points = { x = 41 }
+"""
+OTHER = (TOTAL, RESTARTED, SOFT, HARVEST)
+
 FAMILY = """\
 [indices]
 i = { count = 2, periodic = true }

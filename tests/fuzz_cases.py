@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bad_cases import BAD_CASES, FAMILY, GOOD
+from bad_cases import BAD_CASES, FAMILY, GOOD, OTHER
 from fuzz_harness import command_line, written_control
 
 from wassgrid.case import Case
@@ -26,7 +26,8 @@ NUMBERS = (
 WORDS = (
     "s a q[i] u[i] next noise drift diffusion step clamp reflect periodic gaussian linear cubic auto average discounted neural "
     "sin cos exp log sqrt where clip min max sum ** / * - + ( ) [ ] { } = , . \" ' # \\ \n \t \0 \x1b[31m \u202e é 'particle' "
-    "__class__ lambda import eval 9**9**9 s/0 log(-1) exp(1e9) aligned newton euler full_newton true false"
+    "__class__ lambda import eval 9**9**9 s/0 log(-1) exp(1e9) aligned newton euler full_newton true false "
+    "total values entropy lebesgue uniform restart stop where exponential policy_iteration fisher_rao proximal"
 ).split(" ")
 AFTER = 0.5  # of the results go through one more verb
 # verbs and how often; RESULT stands for the result file, DIR for the folder, TEXT for a damaged expression
@@ -40,13 +41,13 @@ VERBS = {
 }  # fmt: skip
 OBSERVED = ("o2", "atan2(o1, o0)", "o0*o1 + sin(o2)", "s=1", "s=pi/2", "clip(o2, -1, 1)")
 SMALL = 3000  # cells times particles up to which a case is evaluated
-SEEDS = [GOOD, FAMILY, *(text for text, _ in BAD_CASES.values() if len(text) < 3000)]
+SEEDS = [GOOD, FAMILY, *OTHER, *(text for text, _ in BAD_CASES.values() if len(text) < 3000)]
 
 
 def prepare(folder: Path) -> None:
     """Put a note in the fence, and have the kernels compiled before any trial is timed."""
     (folder / "fence" / "note.txt").write_text("a private note\n")
-    for text in (GOOD, FAMILY):
+    for text in (GOOD, FAMILY, *OTHER):
         (folder / "sound.toml").write_text(text)
         main(["run", str(folder / "sound.toml"), "-o", str(folder / "sound.h5"), "--quiet", "--set", "flow.stop.steps=1"])
         main(["prove", str(folder / "sound.toml"), "-o", str(folder / "sound.proof.h5"), "--quiet", "--width", "0.5"])
@@ -79,7 +80,7 @@ def damage(generator: random.Random, text: str) -> str:
 
 
 def trial(generator: random.Random, folder: Path) -> str:
-    seed = generator.choice((GOOD, FAMILY, generator.choice(SEEDS)))
+    seed = generator.choice((GOOD, FAMILY, generator.choice(OTHER), generator.choice(SEEDS)))
     path = folder / "tried.toml"
     path.write_text(damage(generator, seed), encoding="utf-8", errors="replace")
     if (folder / "tried.h5").exists():

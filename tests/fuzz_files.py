@@ -2,7 +2,7 @@
 
     python tests/fuzz_files.py --count 20000
 
-Files of a run on a grid, a few of a network's. Bytes are changed anywhere, members, attributes and the checkpoint's JSON are
+Files of runs on a grid, a few of a network's. Bytes are changed anywhere, members, attributes and the checkpoint's JSON are
 replaced. Found is: a traceback, a trial longer than ten seconds, a worker that died, a changed byte in the fenced folder, a file
 that a refused call has changed, a control character on the terminal or in a page or header that was written.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from bad_cases import OTHER
 from fuzz_harness import command_line, written_control
 from test_strangers import CASE
 
@@ -52,7 +53,8 @@ chains = 8
 burn_in = 10
 steps = 64
 """
-NETWORKS = 0.03  # share of the trials whose file is of a network
+# share of the trials whose file is of a network, and of one of `OTHER`
+NETWORKS, OTHERS = 0.03, 0.25
 # what is called and how often, of 1000 trials; a path stands for the damaged file, DIR for the folder
 VERBS = {
     "info FILE": 400, "policy": 180, "recorder": 210, "simulate FILE --steps 5 --chains 2": 35, "resume FILE": 15,
@@ -66,10 +68,11 @@ VERBS = {
 
 
 def prepare(folder: Path) -> None:
-    """Solve a small case, and one of a network; a copy and a note stand in the fence."""
-    for name, text in (("held", CASE), ("network", NEURAL)):
+    """Solve a small case, one of a network and others; a copy and a note stand in the fence."""
+    others = {f"other_{k}": text for k, text in enumerate(OTHER)}
+    for name, text in {"held": CASE, "network": NEURAL, **others}.items():
         (folder / f"{name}.toml").write_text(text)
-        sound = folder / ("sound.h5" if name == "held" else "network.h5")
+        sound = folder / ("sound.h5" if name == "held" else f"{name}.h5")
         assert main(["run", str(folder / f"{name}.toml"), "-o", str(sound), "--quiet"]) in (0, 1)
     (folder / "fence" / "note.txt").write_text("a private note\n" * 500)
     (folder / "fence" / "other.h5").write_bytes((folder / "sound.h5").read_bytes())
@@ -173,7 +176,9 @@ FENCED: dict[Path, bytes] = {}  # what the victims hold
 def trial(generator: random.Random, folder: Path) -> str:
     if not FENCED:
         FENCED.update({victim: victim.read_bytes() for victim in (folder / "fence").iterdir()})
-    path, sound = folder / "tried.h5", folder / ("network.h5" if generator.random() < NETWORKS else "sound.h5")
+    path, draw = folder / "tried.h5", generator.random()
+    name = "network" if draw < NETWORKS else f"other_{generator.randrange(len(OTHER))}" if draw < NETWORKS + OTHERS else "sound"
+    sound = folder / f"{name}.h5"
     if generator.random() < 0.5:
         path.write_bytes(damage_bytes(generator, bytearray(sound.read_bytes())))
     else:
