@@ -18,6 +18,7 @@ from wassgrid.compare import compare
 from wassgrid.environment import EnvironmentMismatchError
 from wassgrid.evaluation import EvaluationError
 from wassgrid.export import ExportError, export
+from wassgrid.plotting.fields import Frame
 from wassgrid.plotting.fields import policy as policy_figure
 from wassgrid.policy import ParticlePolicy, PolicyError
 from wassgrid.problem.control_problem import ProblemError
@@ -219,6 +220,17 @@ def test_figures_have_one_colour_for_every_value(solved):
     assert len(maps) >= 2 and [bar.get_yticks().tolist() for bar in bars] == [[-1, 0, 1], [0, 0.5]]
     norm = maps[0].collections[0].norm
     assert [int(norm(value)) for value in (-1, 0, 1)] == [0, 1, 2]
+
+
+def test_a_mixed_choice_is_drawn_with_how_many_actions_are_in_use(tmp_path):
+    path = tmp_path / "mixed.h5"
+    solution = wg.run(Case.from_text(PLANE, "mixed", ["policy.entropy=0.3", "flow.stop.steps=2", "output.estimate=false"]), path)
+    labels = [axis.get_ylabel() for axis in policy_figure(path).axes]
+    assert "actions in use, exp(entropy)" in labels
+    weights = solution.policy.weights
+    used = np.exp(-(weights * np.log(weights)).sum(axis=1))
+    np.testing.assert_allclose(Frame.read(path).actions_in_use.ravel(), used)
+    assert used.max() > 1.5
 
 
 def test_environments_take_and_give_numbers_of_values(solved):
