@@ -121,8 +121,15 @@ def resume(file: ResultPath, overrides: Overrides = None, quiet: Quiet = False) 
     The finished file holds the same numbers as an uninterrupted run's. --set may change how long the run goes on
     (flow.stop, neural.steps) and what is stored (output), not what is solved.
     """
+    from wassgrid.case.stored import case_of
     from wassgrid.observers.recorder import Recorder
+    from wassgrid.runs.solvers import SOLVERS
+    from wassgrid.storage import ResultFile
 
+    with ResultFile(file) as result:
+        # what opening needs is imported here, where a signal ends at once: a file that is being opened is waited for
+        case = case_of(result)
+        SOLVERS[case.solver.kind].layout(case)
     _solve(lambda: Recorder.resume(file, overrides or ()), quiet)
 
 
