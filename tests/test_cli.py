@@ -285,6 +285,7 @@ def test_resumed_run_is_the_uninterrupted_run(case, every, capsys):
     assert "a resumed run keeps its case" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_resumed_newton_run_is_the_uninterrupted_run(case):
     """Its checkpoint keeps V to a fraction of what is left to gain, and not how well the law is known."""
     pendulum = [str(Path(__file__).parent.parent / "cases" / "pendulum.toml"), "-q", "--set", "grid.points.theta=64"]
@@ -655,6 +656,7 @@ def test_info_of_a_long_run_reads_little(case, capsys, monkeypatch):
     assert max(lengths) < 1000
 
 
+@pytest.mark.thorough
 def test_plot_names_the_figures(case, capsys):
     assert main(["run", "tiny.toml", "-q"]) == 0
     assert main(["run", "tiny.toml", "-q", "-o", "other.h5"]) == 0
@@ -794,6 +796,7 @@ def test_a_bad_case_ends_in_one_line_and_leaves_nothing(name, tmp_path, monkeypa
     assert spent < 10  # 2 s on an idle machine
 
 
+@pytest.mark.thorough
 def test_compilation_is_counted_once_and_apart(case, tmp_path):
     """In a fresh cache the first step compiles; with it nothing does, and the rest of the run is left."""
     script = "import sys; from wassgrid.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -31,6 +31,7 @@ def test_the_estimate_holds_the_exact_answer(name):
     assert abs(values.mean() - exact) < 0.2 * abs(grid - exact) + 1e-6 * exact
 
 
+@pytest.mark.thorough
 def test_where_the_grid_adds_noise_the_estimate_is_what_a_simulation_of_the_same_policy_gives():
     case = Case.from_text(VAN_DER_POL)
     solution = solve(case)

@@ -127,6 +127,7 @@ initial = { distribution = "point", mean = "-x" }
 """
 
 
+@pytest.mark.thorough
 def test_classes_of_equal_cost_that_arise_in_a_run_are_named():
     """Under the first policy all cells lead to x = 0, under the best one half of them to either well: V exists all the same."""
     with pytest.raises(RunFailedError, match=r"step \d+: states: .* 2 recurrent classes, at cell .* and at cell .* noise"):

@@ -126,6 +126,7 @@ def test_plain_gradient_and_adam_solve_the_scalar_problem_too(method, step):
     assert abs(solution.objective - exact.objective) < 4 * solution.standard_error + 1e-2
 
 
+@pytest.mark.thorough
 def test_the_noise_of_a_stochastic_policy_dies_out_as_the_deterministic_optimum_wants():
     case = scalar_lq(mean="0", latent_dimension=1, steps=40, averaging="none")
     solver = make_solver(case)

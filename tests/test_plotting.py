@@ -281,6 +281,7 @@ def test_a_law_in_a_corner_of_the_domain_is_shown_large_and_whole(tmp_path):
     assert _where_it_is(SimpleNamespace(axes=(x, y), law=at_end), 0)[0] == -3.0
 
 
+@pytest.mark.thorough
 def test_trajectories_follow_the_particles_of_the_cell(tmp_path):
     path = write(tmp_path / "run.h5", "xy", ("u", "v"), steps=6)
     figure = plotting.trajectories(path, states=[(0.1, -2.0), (2.0, 2.0)])
