@@ -86,6 +86,7 @@ def test_the_command_tells_and_draws(result, tmp_path, monkeypatch, capsys):
         (["--from", "s"], "--from: expected name=value and commas between, got 's'"),
         (["--from", "s=x"], "--from s: unknown name 'x'"),
         (["--from", "s=9**9**9"], "--from s: "),
+        (["--from", "s=50"], "--from s: 50 lies outside of its domain"),
         (["--from", "q=1"], "unknown state 'q', expected s"),
         (["--from", ""], "--from: expected name=value"),
         (["--plot"], "goes with --from"),

@@ -86,8 +86,13 @@ def simulate_from(path: str | PathLike[str], start: str, steps: int, chains: int
     """
     with ResultFile(path) as file:
         case = case_of(file)
-    given = read_state(start, "--from", case.parameters)
-    return follow(case, load_policy(path), state_array(given, case.problem.state_names), steps, chains, seed)
+    problem, given = case.problem, read_state(start, "--from", case.parameters)
+    state = state_array(given, problem.state_names)
+    for name, x, (low, high), kind in zip(problem.state_names, state, problem.domain, problem.boundary, strict=True):
+        ends = BOUNDARIES[kind]
+        if not (ends.winds or ends.widens or low <= x <= high):
+            raise FromError(f"--from {name}: {x:g} lies outside of its domain, {low:g} to {high:g}, which the chain never leaves")
+    return follow(case, load_policy(path), state, steps, chains, seed)
 
 
 def follow(case: Case, policy: Policy, start: np.ndarray, steps: int, chains: int, seed: int) -> ClosedLoop:

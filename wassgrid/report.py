@@ -186,7 +186,7 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
         rows.append(("mixing", rate))
     if curvature("min") in last:
         rows += _curvature_rows(result)
-    rows += _summary_rows(result, summary)
+    rows += _summary_rows(result, summary, case)
     rows.append(("wall time", _times(result, last[WALL_TIME])))
     if case is not None:
         rows += [("expected", text) for text in expectations(case, last[OBJECTIVE])[1]]
@@ -241,7 +241,12 @@ def _curvature_rows(result: ResultFile) -> list[tuple[str, str]]:
     return [*rows, ("geodesically convex along the run", text)]
 
 
-def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _boundary(case: Case, name: str) -> str:
+    """Return the boundary model of a state."""
+    return case.problem.boundary[case.problem.state_names.index(name)]
+
+
+def _summary_rows(result: ResultFile, summary: dict[str, Any], case: Case | None) -> list[tuple[str, str]]:
     rows = []
     if result.grid:
         shape = " x ".join(str(axis.size) for axis in result.axes)
@@ -253,7 +258,9 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
         rows.append(("recurrent classes", f"{summary['recurrent_classes']}{f', period {period}' if (period or 1) > 1 else ''}"))
     for name, mass in summary.get("boundary_mass", {}).items():
         if mass > 1e-3:
-            advice = f"widen states.{name}.domain, or stabilise the initial policy"
+            advice = f'widen states.{name}.domain, or name the boundary that is meant there, say "project"'
+            if case is not None and (kind := _boundary(case, name)) != "clamp":
+                advice = f'where the boundary "{kind}" is meant this is the problem\'s own, else widen states.{name}.domain'
             rows.append((f"ends of {name}", f"hold {mass:.2g} of the stationary mass: {advice}"))
     axes = summary.get("resolution", [])
     rows += added_noise(axes)
