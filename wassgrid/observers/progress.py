@@ -175,7 +175,7 @@ class CompilationNotice:
 
     def _begin(self) -> None:
         if self._functions == 0 and self._depth == 0:
-            _say(self._console, "compiling kernels, once per machine: some 20 s")
+            _say(self._console, "compiling kernels, once per machine and kind of problem: some 20 s")
         if self._depth == 0:
             self._began = time.monotonic()
         self._depth += 1
