@@ -309,6 +309,27 @@ def test_c_knows_the_bounds(boundary, tmp_path):
         np.testing.assert_array_equal(archive["highest"], high)
 
 
+@needs_compiler
+def test_c_knows_an_action_without_bounds_beside_one_with(tmp_path):
+    text = """
+    [states.x]
+    next = "0.9*x + a + b"
+    noise = 0.3
+    domain = [0.1, 2]
+    [actions.a]
+    bounds = [0, "x"]
+    [actions.b]
+    [cost]
+    stage = "x**2 + a**2 + b**2"
+    [grid]
+    points = { x = 11 }
+    """
+    sent = parcel(Case.from_text(text))
+    states = states_around(sent.policy, 500)
+    compiled = Compiled(c_header(sent), sent.name, tmp_path, 1, 2)
+    np.testing.assert_allclose(compiled.mean(states), sent.policy.mean(states), atol=1e-12)
+
+
 def test_an_environment_clips_to_the_bounds_of_its_state():
     gymnasium = pytest.importorskip("gymnasium")
     env = wg.make_env(tank())

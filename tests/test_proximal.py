@@ -82,6 +82,15 @@ def test_two_actions() -> None:
     assert one.objective == pytest.approx(other.objective, abs=1e-6) and np.isfinite(one.lower_bound)
 
 
+def test_many_actions() -> None:
+    names = [f"b{k}" for k in range(20)]
+    text = SMOOTH.format(method="proximal", flow="", stage="x**2 + 0.3*a**2 + " + " + ".join(f"({b} - 0.1)**2" for b in names))
+    tables = "".join(f"[actions.{name}]\nbounds = [-1, 1]\n" for name in names)
+    evaluator, evaluation = evaluated(text.replace("[cost]", f"{tables}[cost]").replace("x = 13", "x = 3"))
+    new = proximal_step(evaluator, evaluation, 1.0, None, False).evaluation
+    assert new.objective < evaluation.objective
+
+
 def brute(dense: DenseProblem, evaluation: Evaluation, cell: int, action: float, tau: float, tried: np.ndarray) -> np.ndarray:
     """What a proximal step minimises, at actions (P,) of a cell, without code of the package."""
     cells = np.full(tried.size, cell)

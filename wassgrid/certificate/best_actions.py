@@ -14,6 +14,7 @@ from wassgrid.method.box_step import newton_candidates
 from wassgrid.problem.control_problem import ProblemError
 from wassgrid.transition.threads import TEAM
 
+MOST_CORNERS = 3  # actions, up to which all corners of their box are tried
 PROBES = 9  # actions per cell that start the search for the best one
 _PROBED_AT_ONCE = 1 << 17  # probes of the cells that a thread searches at once, of up to _FEW actions; fewer for more
 _FEW = 4
@@ -101,6 +102,11 @@ def golden_direction(dimension: int) -> np.ndarray:
     return direction
 
 
+def corners(m: int) -> np.ndarray:
+    """Return the corners of the cube [-1, 1]^m, (2^m, m)."""
+    return np.stack(np.meshgrid(*[[-1.0, 1.0]] * m, indexing="ij"), axis=-1).reshape(-1, m)
+
+
 def probe_pattern(m: int) -> tuple[np.ndarray, np.ndarray]:
     """Return points that fill the cube [-1, 1]^m, (P, m), and which come first (P,): P = PROBES for m = 1, more for larger m.
 
@@ -111,10 +117,9 @@ def probe_pattern(m: int) -> tuple[np.ndarray, np.ndarray]:
         return np.linspace(-1.0, 1.0, PROBES)[:, None], np.isin(np.arange(PROBES), [0, PROBES // 2, PROBES - 1])
     steps = np.arange(1, 3 * PROBES * (m - 1) + 1)[:, None] * golden_direction(m)
     inside = 2.0 * np.mod(0.5 + steps, 1.0) - 1.0
-    if m > 3:
+    if m > MOST_CORNERS:
         return inside, np.ones(len(inside), bool)
-    corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * m, indexing="ij"), axis=-1).reshape(-1, m)
-    return np.concatenate([corners, inside]), np.arange(2**m + len(inside)) < 2**m
+    return np.concatenate([corners(m), inside]), np.arange(2**m + len(inside)) < 2**m
 
 
 def searched_at_once(m: int) -> int:

@@ -48,7 +48,7 @@ def c_expression(expression: sp.Expr, names: Mapping[sp.Symbol, str]) -> str:
     if expression is sp.S.true or expression is sp.S.false:
         return str(int(bool(expression)))
     if expression.is_number:
-        return repr(float(expression))
+        return repr(float(expression)).replace("inf", "HUGE_VAL")
     parts = [c_expression(part, names) for part in expression.args]
     if expression.is_Add or expression.is_Mul:
         return f"({(' + ' if expression.is_Add else ' * ').join(parts)})"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wassgrid.certificate.action_value import ActionValue
-from wassgrid.certificate.best_actions import golden_direction, probe_actions, probe_pattern
+from wassgrid.certificate.best_actions import MOST_CORNERS, corners, golden_direction, probe_actions, probe_pattern
 from wassgrid.certificate.search_box import search_box
 from wassgrid.evaluation import Evaluation, Evaluator, rounding
 from wassgrid.method.outcome import StepOutcome
@@ -193,9 +193,8 @@ def _descended(
     """
     m = places.shape[1]
     compass = np.concatenate([np.eye(m), -np.eye(m), 0.5 * np.eye(m), -0.5 * np.eye(m)])
-    if m > 1:
-        signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * m, indexing="ij"), axis=-1).reshape(-1, m)
-        compass = np.concatenate([compass, signs])
+    if 1 < m <= MOST_CORNERS:
+        compass = np.concatenate([compass, corners(m)])
     places, values, width = places.copy(), values.copy(), width.copy()
     vertex = np.zeros_like(places)  # from the point
     rows = np.arange(len(places))
