@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import DenseProblem
 from random_problems import soft_problem
+from test_newton import run
 
 import wassgrid as wg
 from benchmarks.soundness import judge
@@ -24,7 +25,7 @@ from wassgrid.method.flow import SCHEMES, flow_step
 from wassgrid.method.weights import exponential_step
 from wassgrid.metric import Metric, gradient_norm, mean_q, step_length
 from wassgrid.policy import ParticlePolicy, PolicyError, initial_policy
-from wassgrid.runs.grid_solver import GridSolver, GridState
+from wassgrid.runs.grid_solver import GridSolver
 from wassgrid.runs.start import StartError
 from wassgrid.simulate import simulate_file
 from wassgrid.storage import ResultFile
@@ -67,14 +68,6 @@ def line(criterion: str = "", listed: bool = False, *overrides: str) -> Case:
 def start(case: Case) -> tuple[Evaluator, Evaluation]:
     evaluator = Evaluator.from_case(case)
     return evaluator, evaluator.evaluate(initial_policy(case, evaluator.model.grid))
-
-
-def run(case: Case) -> list[GridState]:
-    solver = GridSolver.from_case(case)
-    states = [solver.start()]
-    while solver.verdict(states[-1]) is None:
-        states.append(solver.advance(states[-1]))
-    return states
 
 
 # -- the soft minimum ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import DenseProblem
 from random_policies import SETTINGS, random_field, slopes
+from test_newton import run
 
 import wassgrid as wg
 from wassgrid.case import Case
@@ -24,7 +25,7 @@ from wassgrid.method.weights import born, cooled, exponential_step, reweighted
 from wassgrid.metric import Metric, gradient_norm, inner, mean_q, step_length
 from wassgrid.plotting.trajectories import trajectories
 from wassgrid.policy import ParticlePolicy, initial_policy
-from wassgrid.runs.grid_solver import GridSolver, GridState
+from wassgrid.runs.grid_solver import GridSolver
 from wassgrid.storage import ResultFile
 
 GALLERY = Path(__file__).parent.parent / "gallery"
@@ -242,14 +243,6 @@ def test_weights_find_the_best_of_all_policies_on_their_particles(method, kernel
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
-
-
-def run(case: Case) -> list[GridState]:
-    solver = GridSolver.from_case(case)
-    states = [solver.start()]
-    while solver.verdict(states[-1]) is None:
-        states.append(solver.advance(states[-1]))
-    return states
 
 
 def test_actions_alone_stay_in_the_wrong_well_and_weights_leave_it_at_the_rate_of_the_theory():

@@ -21,7 +21,7 @@ from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
 from wassgrid.problem.limits import ActionLimits
 from wassgrid.problem.model import Model, ProblemError
-from wassgrid.problem.names import remedy
+from wassgrid.problem.names import located, remedy
 from wassgrid.problem.periodicity import shift
 from wassgrid.problem.start import StartLaw, StartValue
 
@@ -488,9 +488,8 @@ class ControlProblem:
         """Name the states and actions of the first True: `s=0.5, a=-1.2`."""
         names = [*self.state_names, *self.action_names][: len(states) + len(actions)]
         columns = np.broadcast_arrays(bad, *states, *actions)
-        place = np.unravel_index(int(np.argmax(columns[0])), columns[0].shape)
-        shown = [f"{name}={column[place]:.6g}" for name, column in zip(names, columns[1:], strict=True)]
-        return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
+        first = np.unravel_index(int(np.argmax(columns[0])), columns[0].shape)
+        return located(names, (column[first] for column in columns[1:]))
 
 
 @lru_cache(maxsize=KEPT)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wassgrid.problem.compilation import ArrayFunction, compile_functions
 from wassgrid.problem.model import Model, ProblemError
+from wassgrid.problem.names import located
 
 Array = NDArray[np.float64]
 
@@ -56,6 +57,6 @@ class Goal:
         result: Array = self._function(*np.ascontiguousarray(states.T))[1]
         if not np.isfinite(result).all():
             k = int(np.argmin(np.isfinite(result)))
-            where = ", ".join(f"{symbol.name}={value:.6g}" for symbol, value in zip(self.states, states[k], strict=True))
+            where = located(self.states, states[k])
             raise ProblemError(f"goal.cost is {result[k]} at {where}: it must be a finite number everywhere in the goal")
         return result

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wassgrid.problem.compilation import ArrayFunction, compile_functions
 from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.model import Family, Model, ProblemError
+from wassgrid.problem.names import located
 
 Array = NDArray[np.float64]
 _PARTS = 4096  # of the domain, over which bounds are enclosed
@@ -51,14 +52,16 @@ class ActionLimits:
             path = f"actions.{family.key}.bounds"
             if family.ends is not None and not (finite := np.isfinite(values[:, k])).all():
                 row, end = np.argwhere(~finite)[0]
+                where = located(self.states, (column[row] for column in columns))
                 raise ProblemError(
-                    f"{path}: the {('lower', 'upper')[end]} bound of {name} is {values[row, k, end]} at "
-                    f"{self._place(columns, row)}: it must be a finite number everywhere"
+                    f"{path}: the {('lower', 'upper')[end]} bound of {name} is {values[row, k, end]} at {where}: it must be a "
+                    "finite number everywhere"
                 )
             if (crossed := low > high).any():
                 row = int(np.argmax(crossed))
+                where = located(self.states, (column[row] for column in columns))
                 raise ProblemError(
-                    f"{path}: at {self._place(columns, row)} the lower bound {low[row]:.6g} of {name} lies above the upper one, "
+                    f"{path}: at {where} the lower bound {low[row]:.6g} of {name} lies above the upper one, "
                     f"{high[row]:.6g}, and no action is left: change the bounds, say with max(..., ...), or states.NAME.domain"
                 )
         return np.ascontiguousarray(values[:, :, 0]), np.ascontiguousarray(values[:, :, 1])
@@ -97,7 +100,3 @@ class ActionLimits:
     def states(self) -> list[sp.Symbol]:
         """The symbols of the states, in order."""
         return [sp.Symbol(name) for family in self.model.states for name in family.members]
-
-    def _place(self, columns: list[Array], row: int) -> str:
-        shown = [f"{name}={column[row]:.6g}" for name, column in zip(self.states, columns, strict=True)]
-        return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")

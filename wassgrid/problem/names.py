@@ -27,6 +27,12 @@ def member(family: str, position: int) -> str:
     return f"{family}[{position}]"
 
 
+def located(names: Iterable[object], values: Iterable[float]) -> str:
+    """Return what an error says of where it is, `s=0.5, a=-1.2`: the first eight."""
+    shown = [f"{name}={value:.6g}" for name, value in zip(names, values, strict=True)]
+    return ", ".join(shown[:8]) + (", ..." if len(shown) > 8 else "")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `, did you mean 'x'?` for the known name closest to `name`, or nothing."""
     matches = difflib.get_close_matches(name[:60], list(known), n=1, cutoff=0.6)
