@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wassgrid.case import Case, CaseError
-from wassgrid.case.starter import starter
+from wassgrid.case.starter import DEFAULT, TEMPLATES, starter
 from wassgrid.cli import main
 from wassgrid.problem.expression import Scope, evaluate_number, parse
 from wassgrid.problem.functions import ELEMENTARY, ELSEWHERE, RESERVED, SPECIAL
@@ -32,11 +32,39 @@ def test_a_new_case_runs_as_it_is_written(tmp_path, monkeypatch, capsys):
     assert Path("cart.toml").read_text(encoding="utf-8") == text
 
 
+@pytest.mark.parametrize("template", sorted(TEMPLATES.keys() - {DEFAULT}))
+def test_a_new_case_of_every_kind_runs_as_it_is_written(template, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "mine", "--template", template]) == 0
+    assert main(["check", "mine.toml"]) == 0
+    assert "warn" not in capsys.readouterr().out
+    assert main(["run", "mine.toml"]) == 0
+    output = capsys.readouterr().out
+    assert "proven: no policy on this grid costs less" in output
+    assert "WARNING" not in output and "ends of" not in output
+
+
+def test_the_kinds_of_a_new_case_are_listed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "mine", "--template", "discreet"]) == 2
+    assert "continuous, discrete, " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(["new", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, template in TEMPLATES.items():
+        assert f"{name} ({template.meaning})" in shown
+    assert f"[default: {DEFAULT}]" in shown
+    page = (Path(__file__).parent.parent / "docs" / "guide" / "first_steps.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", page, re.M)[1:] == list(TEMPLATES)
+
+
 @pytest.mark.parametrize("name", ['a"b\n', "{x}", "é", "\udcff", "a.b", "{0.__class__}"])
-def test_names_of_cases_are_data(name):
-    case = Case.from_text(starter(name))
-    assert case.title.endswith(": a cart in gusts")
-    assert all(len(line) < 130 for line in starter(name).splitlines())
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_names_of_cases_are_data(name, template):
+    text = starter(name, template)
+    case = Case.from_text(text)
+    assert case.title.endswith(f": {TEMPLATES[template].subject}")
+    assert all(len(line) < 130 for line in text.splitlines())
 
 
 @pytest.mark.parametrize("name", ["absent/cart", "/", "x" * 300, "folder"])

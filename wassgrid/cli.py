@@ -136,15 +136,26 @@ def resume(file: ResultPath, overrides: Overrides = None, quiet: Quiet = False) 
 @app.command()
 def new(
     name: Annotated[Path, typer.Argument(metavar="NAME", help="Name of the case: NAME.toml is written.", show_default=False)],
+    template: Annotated[str, typer.Option("--template", "-t", metavar="KIND", help="What kind of problem.")] = "continuous",
 ) -> None:
-    """Write a commented case file to begin with; it can be solved as it is."""
-    from wassgrid.case.starter import starter
+    """Write a commented case file to begin with; it can be solved as it is.
+
+    KIND is one of:
+    continuous (two states in continuous time, average cost),
+    discrete (one state in discrete time, average cost),
+    discounted (one state in discrete time, discounted cost from a start on),
+    goal (one state in discrete time, total cost until a goal),
+    values (one state in discrete time, an action from a list).
+    """
+    from wassgrid.case.starter import TEMPLATES, starter
     from wassgrid.storage.whole import write_new
 
     if not name.name:
         raise typer.BadParameter(f"expected the name of a case, got '{name}'", param_hint="NAME")
+    if template not in TEMPLATES:
+        raise typer.BadParameter(f"expected one of {', '.join(TEMPLATES)}, got '{template}'", param_hint="--template")
     path = name if name.suffix == ".toml" else Path(f"{name}.toml")
-    write_new(path, starter(path.stem).encode("utf-8", "replace"))
+    write_new(path, starter(path.stem, template).encode("utf-8", "replace"))
     print(path)
     print(f"to go on: wassgrid check {path}, wassgrid run {path}")
 
