@@ -14,6 +14,7 @@ import sympy as sp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from wassgrid.errors import NumbersError
 from wassgrid.problem.compilation import compile_functions, differentiate
 from wassgrid.problem.expression import MAXIMUM_LENGTH, ExpressionError, Index, Scope, evaluate_number, parse
 
@@ -498,3 +499,11 @@ def test_a_sum_of_too_many_terms_is_refused_before_it_is_written_out():
     with pytest.raises(ExpressionError, match="more than 50000 terms"):
         parse("sum(i, sum(j, q[i]*q[j]))", scope)
     assert time.perf_counter() - start < 2.0
+
+
+def test_a_number_of_a_derivative_beyond_the_doubles_is_named():
+    cost = parse("9e307*x**3", SCOPE)
+    assert compile_functions([X], [cost])(0.5)[0] == 9e307 / 8
+    for backend in ("numpy", "interval"):
+        with pytest.raises(NumbersError, match=r"5\.40e\+308 arises among its expressions and their derivatives"):
+            compile_functions([X], [sp.diff(cost, X, 2)], backend, broadcast=False)

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from neural_cases import ring, scalar_lq
 
 import wassgrid
 from wassgrid.case import Case, CaseError
+from wassgrid.errors import WassgridError
 from wassgrid.neural import NeuralExtraMissingError, make_solver
 from wassgrid.neural.computed_policy import NeuralPolicy
 from wassgrid.neural.solver import ChainsDivergedError
@@ -189,6 +191,11 @@ def test_the_stored_policy_is_the_computed_one_and_simulates_to_its_objective(tm
     simulated, objective = simulate_file(path, steps=500, chains=64, burn_in=100, seed=3)
     assert objective == solution.objective
     assert abs(simulated.mean - objective) < 4 * math.hypot(simulated.standard_error, solution.standard_error)
+    with h5py.File(path, "r+") as file:  # a file of a stranger, sound but for one length
+        del file["checkpoint/input_offset"]
+        file.create_dataset("checkpoint/input_offset", data=np.zeros(5), fletcher32=True, chunks=(5,))
+    with pytest.raises(WassgridError, match="'input_offset' is no array of 6 numbers"):
+        wassgrid.Policy.load(path)
 
 
 def test_mean_and_sample_of_a_stochastic_policy_agree():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,6 +116,16 @@ def test_newton_is_the_iteration_of_hewer_on_the_linear_quadratic_regulator():
     # errors are squared: e' = C e^2
     ratios = [after / before**2 for before, after in itertools.pairwise(errors)]
     assert 0.5 < ratios[1] / ratios[0] < 2.0
+
+
+def test_curvature_beyond_all_numbers_leaves_a_step():
+    """1/tau stays a number: infinite curvature of Q once ended in a division by zero."""
+    policy = SimpleNamespace(action_dimension=1, weights=np.ones((3, 1)))
+    huge = SimpleNamespace(q_hessian=np.full((3, 1, 1, 1), np.inf), law=np.full(3, 1 / 3), policy=policy)
+    tau = initial_pseudo_time(huge)
+    ends = np.full((1, 1), -1.0), np.full((1, 1), 1.0)
+    point, slope = newton_candidates(np.full((1, 1), 1e300), np.zeros((1, 1, 1)), np.zeros((1, 1)), *ends, tau)
+    assert 0.0 < tau < 1e-300 * (1 + 1e-9) and -1.0 <= point[0, 0] <= 0.0 and slope[0] <= 0.0
 
 
 @pytest.mark.parametrize("name", ["1-D, average", "1-D, discounted", "2-D aligned, average"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 
@@ -226,6 +227,24 @@ def test_noise_of_thousands_of_domains_is_refused_before_its_memory_is_asked_for
     with pytest.raises(ProveError, match=r"more cells than can be counted; noise of at (least|most) .* in . fits"):
         prove(Case.from_text(text, "line"), boundary=boundary)
     assert time.process_time() - began < 2.0
+
+
+@pytest.mark.parametrize("end", ["1e-100", "1e100", "1e300", "8e307"])
+def test_a_domain_whose_powers_leave_the_numbers_is_refused(end):
+    text = LINE_OF_ANY_COST.format(stage="0*x").replace("domain = [-2, 2]", f"domain = [-{end}, {end}]")
+    for noise in ("0.3", "1e299", "1e306"):
+        with pytest.raises(ProveError, match="the domain of x is shorter than 1e-60 or longer than 1e\\+60"):
+            prove(Case.from_text(text.replace("noise = 0.3", f"noise = {noise}"), "line"), seconds=0.1)
+
+
+@pytest.mark.parametrize("end", ["1e-59", "1e59"])
+def test_a_domain_of_any_other_size_is_proven_or_refused_for_its_noise(end):
+    text = LINE_OF_ANY_COST.format(stage="0*x").replace("domain = [-2, 2]", f"domain = [-{end}, {end}]")
+    for noise in ("0.2", "1e5", "1e-250", "1e240"):
+        line = Case.from_text(text.replace("noise = 0.3", f"noise = {float(noise) * float(end):g}"), "line")
+        with contextlib.suppress(ProveError):
+            proof = prove(line, width=1.0, seconds=0.1)
+            assert proof.low <= 0.0 <= proof.high
 
 
 def test_an_attempt_that_does_not_fit_is_refused_with_the_noise_that_does():

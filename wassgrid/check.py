@@ -15,6 +15,7 @@ from wassgrid.advice import aligned, least_noise, resolving_points, suggest
 from wassgrid.chain.classes import LISTED, never_reaching, period, reached_together, recurrent_classes
 from wassgrid.chain.stationary import settling, starting_law
 from wassgrid.differences import GRADIENT_TOLERANCE, HESSIAN_TOLERANCE, KINKS, DerivativeCheck, check_derivatives
+from wassgrid.errors import overflow_named
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.grid import StateGrid, misalignment
 from wassgrid.memory import estimate_memory
@@ -404,7 +405,8 @@ def _first_steps(case: Case) -> _Looks:
     pace = Pace(case, solver.record(state))
     seconds: list[float] = []
     while len(seconds) < _LOOKS and solver.verdict(state) is None:
-        spent, state = _timed(partial(solver.advance, state))
+        with overflow_named(f"step {len(seconds) + 1}: the numbers of the case overflow"):
+            spent, state = _timed(partial(solver.advance, state))
         seconds.append(spent)
         pace.update(solver.record(state))
         if sum(seconds) > 30.0 and len(seconds) >= 2:

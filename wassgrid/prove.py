@@ -13,6 +13,7 @@ from wassgrid.case import Case
 from wassgrid.certificate.continuous.frame import Frame
 from wassgrid.certificate.continuous.interval import Attempt, Claim, ProveError, attempts, in_words
 from wassgrid.certificate.continuous.laws import Axis, NoAxis
+from wassgrid.errors import overflow_named
 from wassgrid.resources import memory_limit
 from wassgrid.storage import ResultFile, StorageError
 from wassgrid.storage.proof import write_proof
@@ -111,6 +112,7 @@ class Proof:
         write_proof(path, attributes, arrays)
 
 
+@overflow_named("prove: nothing is proven, numbers overflow: give the states, the cost or the actions other units")
 @np.errstate(over="ignore", invalid="ignore")  # numbers of any size: an end that is none is seen below
 def prove(
     case: Case, result: ResultFile | None = None, width: float | None = None, seconds: float | None = None,

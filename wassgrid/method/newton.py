@@ -17,6 +17,7 @@ from wassgrid.transition.together import Together
 if TYPE_CHECKING:
     from wassgrid.certificate import BestActions
 
+_SHORTEST = 1e-300  # tau: 1/tau is a number too
 _DAMPING = 0.1  # of the first step: 1/tau in units of the mean curvature
 _LONGEST = 1e15  # pseudo-time step in units of the first one
 _REACH = 8.0  # longest move of a particle, in units of the spread of all particles
@@ -38,7 +39,7 @@ def initial_pseudo_time(evaluation: Evaluation) -> float:
     curvature = np.abs(np.einsum("kiaa->ki", evaluation.q_hessian)) / evaluation.policy.action_dimension
     law = np.maximum(evaluation.law, 0.0)
     mean = float(np.einsum("k,ki,ki->", law, evaluation.policy.weights, curvature)) / max(float(law.sum()), 1.0)
-    return 1.0 / (_DAMPING * mean) if mean > 0 else 1.0
+    return max(1.0 / (_DAMPING * mean), _SHORTEST) if mean > 0 else 1.0
 
 
 def newton_step(
@@ -87,7 +88,7 @@ def newton_step(
     following = tau
     if adaptive:
         first = initial_pseudo_time(evaluation)
-        following = min(tau * before / after, _LONGEST * first) if after > 0 else _LONGEST * first
+        following = min(max(tau * before / after, _SHORTEST), _LONGEST * first) if after > 0 else _LONGEST * first
         if escaped or before == 0.0:
             # particles that jumped have a gradient of their own, and rounding one: neither says that steps were too long
             following = max(following, first)

@@ -111,6 +111,7 @@ class NeuralPolicy:
     def from_result(cls, result: ResultFile, frame: int = -1) -> NeuralPolicy:
         """Build the policy of one stored frame of an open result file.  Raises StorageError where there is none."""
         from wassgrid.case.stored import case_of
+        from wassgrid.runs.loop import require_arrays
         from wassgrid.storage import StorageError
 
         checkpoint = result.checkpoint
@@ -118,6 +119,8 @@ class NeuralPolicy:
             raise StorageError(f"'{result.path}' holds no neural policy yet")
         case = case_of(result)
         settings = case.neural or NeuralSettings.model_validate({})
+        units = (case.problem.state_dimension,)
+        require_arrays(checkpoint, {"input_offset": units, "input_scale": units})
         transport = with_units(blueprint_of(case, settings), checkpoint["input_offset"], checkpoint["input_scale"])
         parameters = np.asarray(result.record("neural", frame)["parameters"])
         return cls(transport, parameters.astype(transport.scale.dtype), settings.precision, case.problem.state_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import ModuleType
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from wassgrid.errors import NumbersError
 from wassgrid.problem import functions, intervals
+from wassgrid.problem.grammar import as_double
 
 ArrayFunction = Callable[..., tuple[Any, ...]]
 Stages = Sequence[tuple[sp.Symbol, sp.Expr]]
@@ -35,6 +38,7 @@ def compile_functions(
     Returns a function of arrays that broadcast together; it gives a tuple with one array per expression, all of the
     broadcast shape (constants included; NumPy arrays may be read-only views), or with `broadcast=False` the values as they come:
     those of constants are numbers.  Floating-point warnings are silenced: the caller looks at the values.
+    Raises NumbersError where a number in them is beyond the doubles, as one of a derivative may be.
     What was compiled last is kept: a problem that is solved again, on another grid or from another start, finds it.
     """
     return _compiled(tuple(arguments), tuple(expressions), backend, tuple(stages), broadcast)
@@ -67,6 +71,14 @@ def _compiled(
         printer=_printer(backend == "jax"),
         cse=lambda outputs: _common_subexpressions(staged, outputs),
     )
+
+    for expression in (*reduced, *(expression for _, expression in staged)):
+        for number in expression.atoms(sp.Number):
+            if not math.isfinite(as_double(number)):
+                raise NumbersError(
+                    f"numbers of the case overflow: {sp.sstr(number.n(3))} arises among its expressions and their derivatives; "
+                    "give states, actions and cost smaller units"
+                )
 
     def evaluate(*values: Any) -> tuple[Any, ...]:
         with np.errstate(all="ignore"):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from wassgrid.errors import WassgridError
+from wassgrid.errors import WassgridError, overflow_named
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -104,21 +103,6 @@ def require_arrays(checkpoint: Mapping[str, Any], shapes: Mapping[str, tuple[int
             raise CheckpointError(f"checkpoint: '{name}' is no array of {' x '.join(map(str, shape))} numbers, as its case needs")
         if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
             raise CheckpointError(f"checkpoint: '{name}' holds what is no finite number")
-
-
-class NumbersError(WassgridError, ValueError):
-    """A case whose numbers overflow before its first step."""
-
-
-@contextmanager
-def overflow_named(what: str) -> Iterator[None]:
-    """Raise NumbersError, with what could not be done, where Python's own arithmetic overflows inside."""
-    try:
-        yield
-    except ArithmeticError as error:
-        if type(error).__module__ != "builtins":
-            raise
-        raise NumbersError(f"{what}: {error}") from error
 
 
 def _started(solver: Solver) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wassgrid.runs.loop import Observer, Solver, drive, overflow_named
+from wassgrid.errors import overflow_named
+from wassgrid.runs.loop import Observer, Solver, drive
 from wassgrid.runs.schema import FLOW_TIME, GRADIENT_NORM, STEP
 
 if TYPE_CHECKING:

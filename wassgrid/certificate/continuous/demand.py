@@ -24,7 +24,7 @@ def demand(lattice: tuple[Axis, Axis], quadrature: tuple[Axis, Axis], variables:
     no more than all were before.
     """
     laws = [axis for axis in (*lattice, *quadrature) if isinstance(axis, AxisLaw)]
-    if any(law.sigma > _WIDEST * law.spacing for law in laws):
+    if any(law.sigma / law.spacing > _WIDEST for law in laws):  # a product overflows where the domain is huge
         return math.inf
     cells, nodes = (float(axes[0].cells) * axes[1].cells for axes in (lattice, quadrature))
     if max(cells, nodes / 16.0) > _LARGEST:

@@ -62,6 +62,7 @@ _TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the nu
 _SEARCHED = 4  # policies found by trying all candidates, where nothing is known
 _LONGEST = 3.0e7  # cells of one axis
 _LARGEST_COST = 1e150
+_LARGEST_DOMAIN = 1e60  # fourth powers of noise and spacing are computed
 _LEAST_GAP = 1e-290  # of bounds of q on a cell: of a cost of zero no share of it is reached
 
 
@@ -122,6 +123,12 @@ class Claim:
             open_ended = ~np.all(np.isfinite(problem.domain), axis=1)
             far = ", ".join(name for name, ends in zip(names, open_ended, strict=True) if ends)
             raise ProveError(f"prove: {far} has no domain; the theorem needs means in a compact set: give states.NAME.domain")
+        for name, length in zip(names, np.ptp(0.5 * problem.domain, axis=1), strict=True):  # halves: the whole may overflow
+            if not 1.0 / _LARGEST_DOMAIN <= 2.0 * length <= _LARGEST_DOMAIN:
+                raise ProveError(
+                    f"prove: the domain of {name} is shorter than {1 / _LARGEST_DOMAIN:g} or longer than {_LARGEST_DOMAIN:g}, "
+                    "powers of it leave the range of numbers: give it other units"
+                )
         if not problem.constant_noise:
             raise ProveError("prove: the noise depends on the state; the theorem needs a law of the mean alone: constant noise")
         noise = problem.cell_tables(problem.domain.mean(axis=1)[None]).noise[0]

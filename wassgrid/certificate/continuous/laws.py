@@ -89,12 +89,12 @@ class AxisLaw:
     @property
     def reach(self) -> int:
         """Cells on either side of a mean that the noise reaches."""
-        return int(np.ceil(TAIL * np.sqrt(WIDER) * self.sigma / self.spacing))
+        return int(np.ceil(TAIL * np.sqrt(WIDER) * (self.sigma / self.spacing)))
 
     @property
     def pad(self) -> int:
         """Rows beyond the ends: of the means where the law is projected, which are not clipped."""
-        return int(np.ceil(TAIL * self.sigma / self.row_spacing)) if self.model == "project" else 0
+        return int(np.ceil(TAIL * (self.sigma / self.row_spacing))) if self.model == "project" else 0
 
     @property
     def knots(self) -> Knots:
