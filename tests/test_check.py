@@ -19,6 +19,7 @@ from wassgrid.grid import StateGrid, misalignment
 from wassgrid.policy import initial_policy
 from wassgrid.problem.control_problem import ActionTables, ControlProblem
 from wassgrid.problem.exact import HeatBathPendulum, ScalarLQ
+from wassgrid.runs.solvers import solve
 from wassgrid.transition.model import TransitionModel
 
 FLOW = {"method": "heun", "stop": {"steps": 3}}
@@ -127,6 +128,43 @@ def test_particles_at_kinks_are_left_alone() -> None:
 def test_clamped_ends_that_are_felt_are_named() -> None:
     report = check_case(Case.from_text(REGULATOR, overrides=["states.x.domain=[-2, 2]"]))
     assert "of the time is spent at the ends of x" in texts(report, "domain")[0]
+
+
+KINKED = """
+[states.x]
+next = "0.9*x + u"
+noise = 0.3
+domain = [-1, 1]
+boundary = "project"
+[actions.u]
+bounds = [-0.2, 0.2]
+[cost]
+stage = "abs(x - 0.5) + max(u, 0.1*x) + clip(0.1, 0, 1)"
+[grid]
+points = { x = 41 }
+"""
+
+
+def test_what_wants_points_beside_the_noise_is_named() -> None:
+    case = Case.from_text(KINKED, "kinked")
+    assert case.problem.kinks == ("abs, max in cost.stage",)
+    (text,) = texts(check_case(case), "beside the noise")
+    assert text.startswith("abs, max in cost.stage; u at its bounds in ")
+    held, ends = (float(text.split(before)[1].split()[0]) for before in ("its bounds in ", "ends of x, "))
+    assert "(under the policy after 4 steps)" in text
+    # the same steps as a run, and its own law
+    settings = ["flow.stop.steps=4", "output.estimate=false"]
+    solution = solve(Case.from_text(KINKED, "kinked", settings))
+    law, policy = solution.stationary.ravel(), solution.policy
+    assert held == pytest.approx(law @ (policy.weights * (abs(policy.actions[:, :, 0]) == 0.2)).sum(axis=1), rel=0.01)
+    assert ends == pytest.approx(law[0] + law[-1], rel=0.01)
+
+
+def test_a_suggestion_says_that_it_looked_at_the_noise_alone() -> None:
+    for settings in ([], ["grid.points.x=3"]):
+        first, *_, last = [found.text for found in suggestions(Case.from_text(KINKED, "kinked", settings))]
+        assert first.startswith("--set" if settings else "none for the noise: this grid carries it")
+        assert last.startswith("the noise alone was looked at here") and "problem itself" in last
 
 
 def test_alignment_is_proposed_where_it_is_possible() -> None:

@@ -162,6 +162,7 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     # a policy that nobody chose says little of where the chain will be
     assert looks.evaluation is not None
     yield from _ends(grid, looks)
+    yield from _beside_the_noise(case, grid, looks)
     yield from _quadrature(case, looks)
     noise = resolution(looks.evaluation)
     for name, text in added_noise(noise):
@@ -213,11 +214,15 @@ def _unresolved(case: Case, model: TransitionModel) -> Iterator[Finding]:
 
 
 def suggestions(case: Case) -> Iterator[Finding]:
-    """Yield grids that resolve the noise: settings, cells, memory, and the time of a run where that of this grid is known."""
+    """Yield grids that resolve the noise: settings, cells, memory, and the time of a run where that of this grid is known.
+
+    The last one says that nothing but the noise was looked at.
+    """
     grid = StateGrid.from_case(case)
     found = suggest(case, grid)
     if not found:
-        yield Finding("suggestion", "this grid resolves the noise already" if _kept(case, grid) else _time_step(case, grid))
+        text = "none for the noise: this grid carries it as it is" if _kept(case, grid) else _time_step(case, grid)
+        yield Finding("suggestion", text)
     for suggestion in found:
         shape = " x ".join(map(str, suggestion.shape))
         times = suggestion.cells / grid.size
@@ -225,6 +230,8 @@ def suggestions(case: Case) -> Iterator[Finding]:
         yield Finding("suggestion", f"{text}{times:.2g} times as long; {suggestion.text}")
     if found and case.time is not None and not _kept(case, grid):
         yield Finding("suggestion", _time_step(case, grid))
+    text = "the noise alone was looked at here. Kinks of cost, law and policy and mass at the ends of the domain want points too"
+    yield Finding("suggestion", f"{text}; whether they have enough says `problem itself` of a run, and a run on twice the points")
 
 
 def _kept(case: Case, grid: StateGrid) -> bool:
@@ -306,20 +313,38 @@ def _cut_goal(model: TransitionModel) -> Iterator[Finding]:
 
 def _ends(grid: StateGrid, looks: _Looks) -> list[Finding]:
     """Say where the chain feels the ends of a clamped axis under the policy of the last step taken; that may be meant."""
-    assert looks.evaluation is not None
-    law = looks.evaluation.law / looks.evaluation.law.sum()
-    if (controlled := looks.evaluation.controlled) is not None:
-        law = np.where(controlled, law, 0.0)
-    findings = []
+    text = "of the time is spent at the ends of {} under {}: widen it unless it is meant"
+    shares = _at_the_ends(grid, looks)
+    return [Finding("domain", f"{share:.2g} {text.format(name, looks.policy)}", WARN) for name, share in shares.items()]
+
+
+def _at_the_ends(grid: StateGrid, looks: _Looks) -> dict[str, float]:
+    """Return the share of the time at the ends of the axes that stop there, where it is felt."""
+    shares = {}
     for k, name in enumerate(grid.names):
-        if not BOUNDARIES[grid.boundary[k]].stops:
-            continue
-        marginal = law.reshape(grid.shape).sum(axis=tuple(j for j in range(grid.dimension) if j != k))
-        share = float(marginal[0] + marginal[-1])
-        if share > _AT_THE_ENDS:
-            text = f"{share:.2g} of the time is spent at the ends of {name} under {looks.policy}: widen it unless it is meant"
-            findings.append(Finding("domain", text, WARN))
-    return findings
+        if BOUNDARIES[grid.boundary[k]].stops:
+            marginal = looks.law.reshape(grid.shape).sum(axis=tuple(j for j in range(grid.dimension) if j != k))
+            shares[name] = float(marginal[0] + marginal[-1])
+    return {name: share for name, share in shares.items() if share > _AT_THE_ENDS}
+
+
+def _beside_the_noise(case: Case, grid: StateGrid, looks: _Looks) -> Iterator[Finding]:
+    """Say what wants points beside the noise, as far as it is seen: kinks of cost and law, of the policy, mass at the ends."""
+    assert looks.evaluation is not None
+    found = [*case.problem.kinks]
+    policy = looks.evaluation.policy
+    if case.problem.choices is not None:
+        found.append("a policy that switches between the actions of a list")
+    else:
+        low, high = looks.evaluation.model.limits
+        held = (policy.actions <= low) | (policy.actions >= high)
+        for name, share in zip(case.problem.action_names, np.einsum("k,ki,kia->a", looks.law, policy.weights, held), strict=True):
+            if share > _AT_THE_ENDS:
+                found.append(f"{name} at its bounds in {share:.2g} of the time, where the policy has kinks")
+    found += [f"the ends of {name}, {share:.2g} of the time" for name, share in _at_the_ends(grid, looks).items()]
+    if found:
+        text = f"{'; '.join(found)} (under {looks.policy}). What the grid errs by there is not in the table of the noise"
+        yield Finding("beside the noise", f"{text}: `problem itself` of a run tells")
 
 
 def _quadrature(case: Case, looks: _Looks) -> Iterator[Finding]:
@@ -387,6 +412,13 @@ class _Looks:
     finding: Finding
     steps: int
     evaluation: Evaluation | None
+
+    @property
+    def law(self) -> np.ndarray:
+        """Shares of the time in every cell, (cells,); none in a goal."""
+        assert self.evaluation is not None
+        law = self.evaluation.law / self.evaluation.law.sum()
+        return law if (controlled := self.evaluation.controlled) is None else np.where(controlled, law, 0.0)
 
     @property
     def policy(self) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wassgrid.problem.boundary import next_value
 from wassgrid.problem.compilation import KEPT, ArrayFunction, Stages, compile_functions, differentiate
 from wassgrid.problem.dependence import Dependence
-from wassgrid.problem.functions import Modulo, Sign, Where
+from wassgrid.problem.functions import Absolute, Maximum, Minimum, Modulo, Sign, Where
 from wassgrid.problem.goal import Goal
 from wassgrid.problem.intervals import Interval, interval
 from wassgrid.problem.law import Law
@@ -30,6 +30,7 @@ __all__ = ["ActionRanges", "ActionTables", "CellTables", "ControlProblem", "Prob
 Array = NDArray[np.float64]
 Plan = list[tuple[int, tuple[int, ...]]]
 AVERAGE, DISCOUNTED, TOTAL = "average", "discounted", "total"  # criteria
+_BENT = {"abs": Absolute, "max": Maximum, "min": Minimum, "where": Where, "sign": Sign, "mod": Modulo}  # somewhere not smooth
 
 
 @dataclass(frozen=True)
@@ -224,15 +225,34 @@ class ControlProblem:
     @cached_property
     def jumps(self) -> tuple[str, ...]:
         """Where cost or law may jump as an action moves, by their form: `sign(...) in cost.stage`."""
-        model, actions, found = self.model, set(self.model.scalars.actions), []
-        texts = [(model.law_path(j), law) for j, law in enumerate(model.scalars.law)]
-        for path, expression in [*texts, (f"cost.{model.cost_key}", model.scalars.cost)]:
+        actions, found = set(self.model.scalars.actions), []
+        for path, expression in self._expressions:
             for name, kind in (("sign", Sign), ("mod", Modulo), ("where", Where)):
                 # of a choice it is the condition
                 places = (place.args[0] if kind is Where else place for place in expression.atoms(kind))
                 if any(place.free_symbols & actions for place in places):
                     found.append(f"{name}(...) in {path}")
         return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def kinks(self) -> tuple[str, ...]:
+        """Where cost or law may have kinks or jumps in states or actions, by their form: `abs, max in cost.stage`.
+
+        A clip is a min and a max.
+        """
+        found = []
+        for path, expression in self._expressions:
+            names = [name for name, kind in _BENT.items() if any(place.free_symbols for place in expression.atoms(kind))]
+            if names:
+                found.append(f"{', '.join(names)} in {path}")
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def _expressions(self) -> list[tuple[str, sp.Expr]]:
+        """The laws of all states and the cost, each with its key."""
+        model = self.model
+        laws = [(model.law_path(j), law) for j, law in enumerate(model.scalars.law)]
+        return [*laws, (f"cost.{model.cost_key}", model.scalars.cost)]
 
     @property
     def no_bounds(self) -> str:

@@ -293,6 +293,11 @@ class FunctionProblem(ControlProblem):
         return ()
 
     @cached_property
+    def kinks(self) -> tuple[str, ...]:
+        """None are known, as with `jumps`."""
+        return ()
+
+    @cached_property
     def no_bounds(self) -> str:
         kind = self.functions.derivatives
         error = f"to about {self.derivative_error:.0e} where tried" if kind == DIFFERENCES else ""
