@@ -252,6 +252,7 @@ def test_what_is_suggested_resolves_the_noise_and_takes_no_points_away() -> None
     assert 0.5 * np.sqrt(step) / grid.spacing[1] == pytest.approx(0.5, rel=1e-2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("noise", ["5e-324", "1e-310", "1e-200", "1e-9"])
 def test_noise_that_no_grid_would_show_asks_for_no_points(tmp_path: Path, noise: str) -> None:
     path = tmp_path / "quiet.toml"

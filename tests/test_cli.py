@@ -266,7 +266,7 @@ def test_python_m_wassgrid_on_a_terminal_shows_a_bar(case):
 # ---- resume ----
 
 
-@pytest.mark.parametrize("every", [1, 5, 0])
+@pytest.mark.parametrize("every", [1, pytest.param(5, marks=pytest.mark.thorough), 0])
 def test_resumed_run_is_the_uninterrupted_run(case, every, capsys):
     every_option = ["--set", f"output.trajectory_every={every}"]
     assert main(["run", "tiny.toml", "-q", "-o", "whole.h5", *every_option]) == 0
@@ -335,7 +335,7 @@ def test_kills_cost_nothing_but_time(case):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("signals", [1, 3])
+@pytest.mark.parametrize("signals", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_interrupted_runs_can_be_resumed(case, number, signals, capsys):
     process = start("run", "tiny.toml", slow=0.3, always_commit=True)
     wait_for(lambda: rows(Path("tiny.h5")) >= 2)
@@ -436,6 +436,7 @@ def test_a_signal_ends_a_long_step_soon_and_keeps_the_last_whole_one(case, numbe
     assert main(["info", "long.h5"]) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGTERM])
 def test_a_signal_during_compilation(case, number, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "compiled"))
@@ -478,7 +479,7 @@ def test_compilation_is_announced_once(case, monkeypatch, capsys):
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("signals", [1, pytest.param(2, marks=pytest.mark.thorough)])
 def test_interrupted_before_the_first_step(case, signals, monkeypatch, capsys):
     first = GridSolver.start
 
@@ -563,6 +564,7 @@ def test_a_running_file_can_be_read_but_not_written(case, capsys):
     assert "ended without notice (a kill, a full disk); to go on: wassgrid resume tiny.h5" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_disk_that_fills_up_during_the_run(case):
     process = start("run", "tiny.toml", "-q", "--set", "policy.particles=2000", always_commit=True, limit=2**22)
     _, errors = process.communicate(timeout=120)
@@ -587,6 +589,7 @@ def test_a_stream_that_is_full_leaves_the_exit_status(tmp_path, arguments, strea
     assert b"Traceback" not in (done.stderr or b"")
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
 def test_a_log_that_is_full_ends_no_run(case):
     command = [sys.executable, "-m", "wassgrid", "run", "tiny.toml"]
@@ -814,6 +817,7 @@ def test_compilation_is_counted_once_and_apart(case, tmp_path):
     assert whole - compiled < 10.0 * rest + 1.0
 
 
+@pytest.mark.thorough
 def test_a_file_from_before_a_column_was_added_can_be_resumed(case, capsys):
     assert main(["run", "tiny.toml", "-q", "-o", "whole.h5"]) == 0
     main(["run", "tiny.toml", "-q", "--set", "flow.stop.steps=3"])

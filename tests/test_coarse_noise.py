@@ -87,6 +87,7 @@ kernel = "linear"
     assert Evaluator.from_case(finer).model.kernels == ("matched",)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("boundary", ["clamp", "reflect", "periodic"])
 def test_the_product_of_matched_laws_is_the_assembled_matrix(boundary):
     text = """

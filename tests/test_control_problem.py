@@ -408,7 +408,7 @@ class Given:
 
 @pytest.mark.parametrize("backend", ["numpy", "jax"])
 @pytest.mark.parametrize("periodic", [True, False])
-@pytest.mark.parametrize("scheme", [None, "euler", "rk4"])
+@pytest.mark.parametrize("scheme", [None, "euler", pytest.param("rk4", marks=pytest.mark.thorough)])
 def test_families_kept_whole_step_like_families_written_out(scheme, periodic, backend):
     problem = problem_of(family_case(scheme, periodic))
     assert problem.state_names == ("q[0]", "q[1]", "q[2]", "z", "p[0]", "p[1]", "p[2]")

@@ -184,6 +184,7 @@ initial = { distribution = "uniform", low = { b = 2 }, high = { b = "3" } }
     assert 2 <= actions[..., 1].min() and actions[..., 1].max() <= 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["newton", "rk4"])
 @pytest.mark.parametrize(
     ("term", "least"),
@@ -226,6 +227,7 @@ stop = {{ steps = 1 }}
 """
 
 
+@pytest.mark.thorough
 def test_noise_that_no_law_shows_is_none():
     """Its square is zero: bounds of the kernel's derivatives divided by it, and a bound of 1.8e308 was called proven."""
     found = [solve(Case.from_text(WITHOUT_NOISE.format(noise=noise))) for noise in ("0.0", "5e-324", "1e-200")]

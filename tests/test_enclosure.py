@@ -95,7 +95,7 @@ def test_bounds_of_matched_weights_hold_at_any_noise(boundary, ratios):
     profiles = Profiles.build([np.array(ratios)])
     u, polynomial, w = np.zeros((4, 300)), np.zeros(3), np.zeros((3, 300))
     some = 0
-    for _ in range(150):
+    for _ in range(60):
         ratio = float(rng.uniform(min(ratios), max(ratios)))
         radius = SPACING * 10.0 ** rng.uniform(-4, 0.3)
         place = rng.integers(1, NODES - 2)
@@ -126,7 +126,7 @@ def test_bounds_of_matched_weights_hold_at_any_noise(boundary, ratios):
                 scale = np.abs(seen[1, 2]).max()
                 assert np.all(np.abs(seen[1, 2]) <= table[2] * (1 + 1e-9) + 1e-12 * scale)
                 assert np.all(np.abs(third) <= table[3] * (1 + 1e-9) + 1e-8 * scale / step)
-    assert some > 120
+    assert some > 45
 
 
 @given(noise=st.floats(0.5, 1.5), seed=st.integers(0, 2**32 - 1))

@@ -283,6 +283,7 @@ def literal_rows(model, mean, weights):
     return result
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("coupled", [False, True])
 @pytest.mark.parametrize("boundary", ["clamp", "reflect"])

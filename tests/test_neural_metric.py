@@ -78,6 +78,7 @@ def test_truncated_conjugate_gradients_report_their_true_residual_and_still_desc
     assert all(later < earlier for earlier, later in itertools.pairwise(energies))
 
 
+@pytest.mark.thorough
 def test_nystrom_is_exact_from_the_rank_of_the_metric_and_worse_below_it(double):
     at, gradients, jacobian = problem(samples=10)  # rank 20 at most
     rank = np.linalg.matrix_rank(jacobian)
@@ -109,6 +110,7 @@ def test_a_zero_gradient_gives_a_zero_direction():
     assert float(jnp.max(jnp.abs(found.value))) == 0 and int(found.iterations) == 0 and float(found.residual) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gain", [0.3, 0.9])
 def test_natural_gradient_of_a_linear_policy_is_the_exact_one_with_error_falling_as_the_root_of_samples(gain):
     exact = ScalarLQ()

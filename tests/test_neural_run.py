@@ -78,6 +78,7 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(options):
     assert resumed[-1].measured == straight[-1].measured
 
 
+@pytest.mark.thorough
 def test_a_run_interrupted_and_resumed_writes_the_numbers_of_an_uninterrupted_one(tmp_path):
     class Stop:
         def start(self, *_):
@@ -140,6 +141,7 @@ def test_the_noise_of_a_stochastic_policy_dies_out_as_the_deterministic_optimum_
     assert abs(float(final.training.parameters[1])) < 0.05
 
 
+@pytest.mark.thorough
 def test_a_step_is_refused_rather_than_raise_the_windows_cost():
     """From a curvature far too small the first trial overshoots: the parameters stay, the curvature grows."""
     solver = make_solver(scalar_lq(mean="0"))

@@ -85,6 +85,7 @@ def test_the_page_says_what_the_file_holds(folder):
         assert data.startswith(b"\x89PNG") and min(struct.unpack(">II", data[16:24])) > 200
 
 
+@pytest.mark.thorough
 def test_text_of_a_stranger_is_shown_and_nothing_is_fetched_or_run(folder):
     whole = page(folder / "small.h5")
     read = Reader(whole)
@@ -116,6 +117,7 @@ def test_the_verb_writes_a_page_again_but_nothing_else_over(folder, tmp_path, mo
     assert "Traceback" not in err and err.count("\n") == 3
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_not_over_has_a_page(folder, tmp_path):
     stopped = tmp_path / "stopped.h5"
     keys = ["flow.stop.steps=1", "output.estimate=false", "flow.method=euler", "flow.step=0.1"]

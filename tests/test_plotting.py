@@ -108,7 +108,7 @@ def assert_complete(figure) -> None:
 
 
 @pytest.mark.parametrize(("states", "actions"), [("x", ("u", "$v_1$")), ("xy", ("u",)), ("xyz", ("u", "$v_1$"))])
-@pytest.mark.parametrize("steps", [1, 12])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.thorough), 12])
 def test_every_figure_is_complete(tmp_path, states, actions, steps):
     figures = plotting.figures([write(tmp_path / "run.h5", states, actions, steps)])
     assert list(figures) == [f"run_{kind}" for kind in ("convergence", "policy", "stationary", "value", "trajectories")]
@@ -159,6 +159,7 @@ def test_loose_bound_and_missing_gradient(tmp_path):
     assert_complete(figure)
 
 
+@pytest.mark.thorough
 def test_runs_of_one_problem_share_their_reference(tmp_path):
     paths = [
         write(tmp_path / "long.h5", steps=40, case="title = 'a'\n[cost]\nstage = 'x'"),
@@ -233,6 +234,7 @@ def test_a_spread_that_cannot_be_seen_beside_the_range_of_actions_is_not_drawn(t
     assert [one.spreads for one in near] == [False, True]
 
 
+@pytest.mark.thorough
 def test_maps_of_three_states_are_slices_through_one(tmp_path):
     frame = Frame.read(path := write(tmp_path / "run.h5", "xyz"))
     frequent = np.unravel_index(frame.law.argmax(), frame.law.shape)

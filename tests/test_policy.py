@@ -87,6 +87,7 @@ def test_two_actions_between_cells_are_shifted_and_not_mixed():
         cloud.mean(np.float64(0.5))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["equal weights", "weights of every cell", "two actions", "one particle"])
 def test_the_distribution_is_what_is_sampled(kind):
     """Held to 200,000 draws of `sample`, between cells, on them and beyond the ends."""

@@ -124,6 +124,7 @@ def test_products_are_those_of_the_matrix(model, particles):
     assert operator.nonnegative == model.markov
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("particles", [1, 3])
 def test_expectations_and_their_derivatives_are_those_of_the_walk(model, particles):
     policy = cloud(model, particles, 2)

@@ -70,6 +70,7 @@ def test_residuals_by_quadrature_lie_within_the_bounds(line):
     check_residuals(line, proof, seed=1)
 
 
+@pytest.mark.thorough
 def test_the_check_finds_bounds_that_are_wrong():
     line = LINES[0]
     proof = proof_of(line)
@@ -103,6 +104,7 @@ def test_known_values_lie_within_narrow_intervals(name, exact, boundary):
     assert proof.low <= exact <= proof.high
 
 
+@pytest.mark.thorough
 def test_intervals_of_different_lattices_overlap():
     intervals = [proof_of(LINES[1], width) for width in (1e-1, 1e-2, 1e-3)]
     assert max(p.low for p in intervals) <= min(p.high for p in intervals)
@@ -258,6 +260,7 @@ def test_an_attempt_that_does_not_fit_is_refused_with_the_noise_that_does():
     assert _Plan.first(claim).bytes(claim) < 1.05 * 0.1 * 2**30
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("boundary", ["open", "truncate", "project", "reflect", "periodic"])
 @pytest.mark.parametrize("factor", [1, 4])
 def test_moments_on_some_cells_at_some_points_are_those_of_all(boundary, factor, monkeypatch):

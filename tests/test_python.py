@@ -179,7 +179,7 @@ def test_the_history_is_what_a_file_holds(solution, tmp_path):
     np.testing.assert_array_equal(wg.Policy.load(path).actions, solution.policy.actions)
 
 
-@pytest.mark.parametrize("steps", [2, 200])
+@pytest.mark.parametrize("steps", [2, pytest.param(200, marks=pytest.mark.thorough)])
 def test_a_saved_solution_is_resumed_as_a_run_is(steps, tmp_path, monkeypatch, capsys):
     """Stopped early or converged; the rows of the resumed file are those of a run that never stopped."""
     monkeypatch.chdir(tmp_path)

@@ -28,6 +28,7 @@ def test_the_case_of_readme_is_solved():
     assert solution.converged, solution.reason
 
 
+@pytest.mark.thorough
 def test_the_snippet_runs(tmp_path):
     (tmp_path / "cases").symlink_to(ROOT / "cases")
     done = subprocess.run([sys.executable, "-c", block("python")], cwd=tmp_path, capture_output=True, text=True, timeout=300)

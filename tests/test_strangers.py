@@ -116,6 +116,7 @@ def test_a_proof_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path,
 # ---- the value function that a proof begins with ----
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -342,6 +343,7 @@ def test_shapes_that_disagree_and_sizes_that_lie(ours, tmp_path, capsys):
     assert every_verb(ours, tmp_path / "figures", ("resume",)) == [("resume", 2)]
 
 
+@pytest.mark.thorough
 def test_attributes_and_texts(ours, tmp_path, capsys, monkeypatch, unrehearsed):
     """Every attribute in every wrong kind; `info` reads each of them, the other verbs are tried in turn."""
     monkeypatch.setattr("wassgrid.plotting.save", lambda figure, path: None)  # figures are drawn, not written
@@ -379,6 +381,7 @@ def _set_json(file: h5py.File, text: str) -> None:
     file["checkpoint"]["json"] = np.array([text.encode("latin-1")])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["step", "actions", "weights", "warm_law", "warm_value"])
 def test_checkpoints_that_lack_something(ours, tmp_path, name):
     with h5py.File(ours, "r+") as file:

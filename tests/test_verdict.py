@@ -19,6 +19,7 @@ from wassgrid.runs.stopping import Headway
 CASES = Path(__file__).resolve().parent.parent / "cases"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plain_case_ends_well_and_as_near_to_the_optimum_as_is_said(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
