@@ -637,6 +637,9 @@ def test_info_of_a_finished_run(case, capsys):
         f"step {STEPS - 1}", "wassgrid " + wassgrid.__version__, "physical std",
     ):  # fmt: skip
         assert part in shown
+    # the verdict first, where it comes from last
+    starts = [shown.index(f"\n{name} ") for name in ("status", "objective J", "/checkpoint", "made by", "seed")]
+    assert starts == sorted(starts) and shown.startswith("tiny: ")
 
 
 def test_info_of_a_long_run_reads_little(case, capsys, monkeypatch):

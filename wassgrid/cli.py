@@ -203,7 +203,7 @@ def check(
 
 @app.command()
 def info(file: ResultPath) -> None:
-    """Tell what a result file holds and how its run ended."""
+    """Tell how the run of a result file ended, its numbers, what else the file holds, and where it comes from."""
     from wassgrid.report import print_info
     from wassgrid.storage import ResultFile
 

@@ -45,8 +45,12 @@ ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is tol
 
 
 def print_summary(result: ResultFile, console: Console, case: Case | None = None) -> None:
-    """Print the numbers of a run's last step and the noise of its grid."""
+    """Print the numbers of a run's last step and the noise of its grid, after an empty line."""
     console.print()
+    _print_numbers(result, console, case)
+
+
+def _print_numbers(result: ResultFile, console: Console, case: Case | None) -> None:
     console.print(visible(f"{result.text('case_name')}: {result.text('title')}"), highlight=False, markup=False)
     print_rows(console, summary_rows(result, case))
     noise = noise_table(result)
@@ -55,14 +59,16 @@ def print_summary(result: ResultFile, console: Console, case: Case | None = None
 
 
 def print_info(result: ResultFile, console: Console) -> None:
-    """Print what a file holds and how its run ended."""
+    """Print how the run of a file ended, the numbers of its last step, what the file holds, and last where it comes from."""
     writer = result.being_written_by
     if result.status == "running":
         ended = f"no, it ended without notice (a kill, a full disk); to go on: wassgrid resume {result.path}"
         console.print(visible(f"running: {f'{writer} is writing it' if writer else ended}"), highlight=False, markup=False)
     elif result.status == "interrupted":
         console.print(visible(f"interrupted; to go on: wassgrid resume {result.path}"), highlight=False, markup=False)
-    rows = origin_rows(result)
+    if result.records("convergence"):
+        _print_numbers(result, console, None)
+    rows = []
     for name in result.series:
         count = result.records(name)
         first, last = (result.array(name, "step", end) if count else 0 for end in (0, -1))
@@ -71,9 +77,7 @@ def print_info(result: ResultFile, console: Console) -> None:
     rows.append(("/checkpoint", result.checkpoint_described))
     size = f"{result.path.stat().st_size / 2**20:.3g} MiB"
     rows.append(("size", size if result.has_checksums else f"{size}, without checksums (of an early version)"))
-    print_rows(console, rows)
-    if result.records("convergence"):
-        print_summary(result, console)
+    print_rows(console, [*rows, *origin_rows(result)])
 
 
 def origin_rows(result: ResultFile) -> list[tuple[str, str]]:
