@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import wassgrid as wg
 from benchmarks import coarse_noise
 from wassgrid.case import Case
+from wassgrid.check import check_case
 from wassgrid.evaluation import Evaluator
 from wassgrid.policy import ParticlePolicy
-from wassgrid.report import added_noise
+from wassgrid.report import added_noise, chosen_kernels
 from wassgrid.resolution import resolution
 from wassgrid.transition.axis_kernels import AXIS_KERNELS
 from wassgrid.transition.model import TransitionModel
@@ -36,6 +38,41 @@ stage = "x**2 + a**2"
 points = {{ x = 21 }}"""
     for noise, kernel in (("0.6 + 0.1*cos(x)", "matched"), ("0.9*abs(sin(x))", "matched"), ("0.9 + 0.05*sin(x)", "gaussian")):
         assert TransitionModel.from_case(Case.from_text(text.format(noise=noise))).kernels == (kernel,)
+
+
+@pytest.mark.parametrize(("points", "kernel", "reason"), [
+    (41, "gaussian", "noise of 1 cells, kept as it is from 0.8 on"),
+    (25, "matched", "noise of 0.6 cells, kept as it is from 0.5 on"),
+    (13, "matched", "noise of 0.3 cells, to which none adds much less"),
+])  # fmt: skip
+def test_what_auto_took_is_said_and_why(points, kernel, reason):
+    """By check and by a run, another on another grid; nothing where the case names it."""
+    text = """
+[states.x]
+next = "0.5*x + a"
+noise = 0.5
+domain = [-10, 10]
+[actions.a]
+bounds = [-1, 1]
+[cost]
+stage = "x**2 + a**2"
+[policy]
+particles = 1
+[flow]
+stop = { steps = 1 }
+[output]
+estimate = false
+[grid]"""
+    settings = [f"grid.points={{x = {points}}}"]
+    case = Case.from_text(text, "line", settings)
+    solution = wg.solve(case)
+    (axis,) = solution.summary["resolution"]
+    assert axis["kernel"] == kernel
+    assert chosen_kernels([axis]).startswith(f"x {kernel} ({reason}")
+    (said,) = [finding.text for finding in check_case(case).findings if finding.name == "kernels by auto"]
+    assert said.startswith(chosen_kernels([axis]))
+    named = Case.from_text(text, "line", [*settings, f'grid.kernel="{kernel}"'])
+    assert TransitionModel.from_case(named).reasons == {}
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.52, 0.6, 0.7, 0.9])

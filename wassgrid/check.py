@@ -23,7 +23,7 @@ from wassgrid.method.facts import METHOD_FACTS, unseen
 from wassgrid.metric import Metric, gradient_norm
 from wassgrid.policy import initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
-from wassgrid.report import added_noise, resolution_table
+from wassgrid.report import added_noise, chosen_kernels, resolution_table
 from wassgrid.resolution import resolution
 from wassgrid.resources import amount, memory_limit
 from wassgrid.runs.schema import STEP
@@ -165,6 +165,8 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     yield from _beside_the_noise(case, grid, looks)
     yield from _quadrature(case, looks)
     noise = resolution(looks.evaluation)
+    if chosen := chosen_kernels(noise):
+        yield Finding("kernels by auto", f"{chosen}; another grid may get others")
     for name, text in added_noise(noise):
         yield Finding(name, text, WARN)
     yield tuple(noise)

@@ -121,6 +121,11 @@ def _share(axis: dict[str, Any]) -> str:
     return f"{axis['added_cost']:+.1e}" if "added_cost" in axis else ""
 
 
+def chosen_kernels(axes: list[dict[str, Any]]) -> str:
+    """Say which kernels `auto` took and why (`wassgrid.resolution`); empty where the case names them all."""
+    return "; ".join(f"{axis['state']} {axis['kernel']} ({axis['reason']})" for axis in axes if axis.get("reason"))
+
+
 def added_noise(axes: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Say where the grid adds noise of its own to that of the problem, one row per axis (`wassgrid.resolution`)."""
     rows = []
@@ -271,6 +276,8 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any], case: Case | None
     if axes and axes[0].get("added_cost") is not None:
         kernels = ", ".join(f"{axis['state']} {axis['kernel']} {_share(axis)}" for axis in axes)
         rows.append(("kernels", f"expected to add {sum(axis['added_cost'] for axis in axes):+.1e} to J ({kernels})"))
+    if chosen := chosen_kernels(axes):
+        rows.append(("by auto", chosen))
     known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries")
     for name, value in summary.items():
         if name not in known and value is not None:

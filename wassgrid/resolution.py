@@ -17,8 +17,9 @@ from wassgrid.transition.expectations import conditional_moments
 def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Report per axis what noise the problem has and what noise the grid has, averaged over the stationary law.
 
-    Each entry holds `state`, `kernel`, `physical` and `numerical` standard deviation per step (of the axis given the axes it
-    follows, the ends of the domain aside; in units of the state), `cells_per_noise`, the smallest noise/spacing, `points`, the
+    Each entry holds `state`, `kernel`, `reason` (why `auto` took it; not there where the case names it), `physical` and
+    `numerical` standard deviation per step (of the axis given the axes it follows, the ends of the domain aside; in units of the
+    state), `cells_per_noise`, the smallest noise/spacing, `points`, the
     number of points from which on a kernel carries the noise unchanged (None where no number is enough), and `added_cost`, what
     the kernel is expected to add to J: to first order in the excess variance e(s) of one step,
 
@@ -51,6 +52,7 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
             {
                 "state": name,
                 "kernel": model.kernels[j],
+                **({"reason": model.reasons[name]} if name in model.reasons else {}),
                 "physical": float(np.sqrt(law @ noise**2 / mass)),
                 "numerical": float(np.sqrt(max(law @ variance[:, j] / mass, 0.0))),
                 "cells_per_noise": ratio,

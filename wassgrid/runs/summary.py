@@ -14,6 +14,7 @@ class AxisNoise(BaseModel):
 
     state: str
     kernel: str
+    reason: str | None = None
     physical: float
     numerical: float
     cells_per_noise: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -50,12 +50,15 @@ class TransitionModel:
     |----------|---------|----------------|
     | noise    | sigma_j | (cells, d)     |
     | kernels  | omega_j | d names        |
+
+    reasons: why `auto` took the kernel of an axis, by its name; axes whose kernel was given are not among them.
     """
 
     problem: ControlProblem
     grid: StateGrid
     kernels: tuple[str, ...]
     noise: np.ndarray
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_case(cls, case: Case, grid: StateGrid | None = None) -> TransitionModel:
@@ -67,15 +70,16 @@ class TransitionModel:
         cls, problem: ControlProblem, grid: StateGrid, kernel: str | Mapping[str, str] = "auto"
     ) -> TransitionModel:
         noise = _noise(problem, grid)
-        chosen = []
+        chosen, reasons = [], {}
         for j, name in enumerate(grid.names):
             wanted = kernel if isinstance(kernel, str) else kernel.get(name, "auto")
             ratio = noise[:, j] / grid.spacing[j]
             if wanted == "auto":
                 wanted = _least_adding(ratio)
+                reasons[name] = _reason(AXIS_KERNELS[wanted], ratio)
             _require_carried(AXIS_KERNELS[wanted], grid, j, noise[:, j])
             chosen.append(wanted)
-        return cls(problem, grid, tuple(chosen), noise)
+        return cls(problem, grid, tuple(chosen), noise, reasons)
 
     def on_grid(self, grid: StateGrid) -> TransitionModel:
         """Return the model on another grid of the same problem; a kernel that the grid cannot carry gives way to `auto`."""
@@ -463,6 +467,16 @@ def _least_adding(noise: np.ndarray) -> str:
     able = [kernel for kernel in AXIS_KERNELS.values() if kernel.nonnegative and noise.min() >= kernel.least_noise]
     least = min(map(added, able))
     return next(kernel.name for kernel in able if added(kernel) <= _ABOUT_AS_MUCH * least)
+
+
+def _reason(kernel: AxisKernel, noise: np.ndarray) -> str:
+    """Say in half a line why a kernel was taken for noises (cells,), in cells (see `_least_adding`)."""
+    least = float(noise.min())
+    if not noise.any():
+        return "no noise"
+    if least >= kernel.resolving_noise:
+        return f"noise of {least:.3g} cells, kept as it is from {kernel.resolving_noise:g} on"
+    return f"noise of {least:.3g} cells, to which none adds much less" if least > 0.0 else "no noise in some cells"
 
 
 def _require_carried(kernel: AxisKernel, grid: StateGrid, j: int, noise: np.ndarray) -> None:
