@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,6 +77,8 @@ def test_the_command_tells_and_draws(result, tmp_path, monkeypatch, capsys):
     assert "over 20 steps" in lines[0]
     assert lines[1].startswith("s     ")
     assert lines[2] == "linear_closed_loop.png"
+    assert main(["simulate", str(result), "--from", "s=1", "--steps", "5", "--chains", "9", "--plot", "-o", "new/other.svg"]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "new/other.svg" and Path("new/other.svg").read_text().startswith("<?xml")
     figure = plotting.closed_loop(simulate_from(result, "s=2", 5, 3, 0))
     assert sorted(axis.get_ylabel() for axis in figure.axes) == ["a", "a", "cost", "s"]
 
@@ -90,6 +93,8 @@ def test_the_command_tells_and_draws(result, tmp_path, monkeypatch, capsys):
         (["--from", "q=1"], "unknown state 'q', expected s"),
         (["--from", ""], "--from: expected name=value"),
         (["--plot"], "goes with --from"),
+        (["--from", "s=1", "-o", "x.png"], "goes with --plot"),
+        (["--from", "s=1", "--plot", "-o", "x.xyz"], "xyz"),
         (["--from", "s=1", "--env", "Pendulum-v1"], "goes without --env"),
     ],
 )

@@ -85,6 +85,14 @@ def test_the_page_says_what_the_file_holds(folder):
         assert data.startswith(b"\x89PNG") and min(struct.unpack(">II", data[16:24])) > 200
 
 
+def test_the_verdict_warns_where_the_estimate_is_far_from_what_is_proven(folder, monkeypatch):
+    assert "Warning" not in " ".join(Reader(page(folder / "small.h5")).text)
+    monkeypatch.setattr("wassgrid.report._FAR", 0.0)
+    monkeypatch.setattr("wassgrid.report._GRID_ERROR", 0.0)
+    text = " ".join(Reader(page(folder / "small.h5")).text)
+    assert text.index("Warning: the grid's J is") < text.index("Noise per step")
+
+
 @pytest.mark.thorough
 def test_text_of_a_stranger_is_shown_and_nothing_is_fetched_or_run(folder):
     whole = page(folder / "small.h5")

@@ -238,6 +238,22 @@ def test_a_run_that_cannot_take_the_place_of_a_file_leaves_nothing_beside_it(our
     assert sorted(path for path in ours.parent.iterdir() if path.suffix == ".h5") == [p for p in here if p.suffix == ".h5"]
 
 
+def test_a_file_of_another_user_in_a_sticky_folder_is_refused_before_anything_is_computed(ours, tmp_path, capsys, monkeypatch):
+    (tmp_path / "held.toml").write_text(CASE)
+    before, mode = digest(ours), ours.parent.stat().st_mode
+    monkeypatch.setattr("wassgrid.runs.solvers.drive", None)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    ours.parent.chmod(0o1777)
+    try:
+        for words in (["resume", str(ours)], ["run", str(tmp_path / "held.toml"), "-o", str(ours)]):
+            assert main([*words, "--quiet"]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "belongs to another user" in line and "name another, or copy it" in line
+    finally:
+        ours.parent.chmod(mode)
+    assert digest(ours) == before
+
+
 def test_a_new_case_that_does_not_fit_on_the_disk_is_not_left_half(tmp_path, capsys, monkeypatch):
     def full(*_arguments):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -294,7 +294,11 @@ def simulate(
     start: Annotated[
         str | None, typer.Option("--from", metavar="NAME=VALUE,...", help="Start every chain in this state and follow it.")
     ] = None,
-    figure: Annotated[bool, typer.Option("--plot", help="With --from: draw states, actions and cost in time (PNG).")] = False,
+    figure: Annotated[bool, typer.Option("--plot", help="With --from: draw states, actions and cost in time.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FIGURE", help="With --plot: its file.  [default: FILE's name, _closed_loop.png]"),
+    ] = None,
 ) -> None:
     """Simulate the closed loop with the computed policy: Monte Carlo cost with standard error beside J.
 
@@ -302,6 +306,8 @@ def simulate(
     """
     if figure and start is None:
         raise typer.BadParameter("goes with --from", param_hint="--plot")
+    if output is not None and not figure:
+        raise typer.BadParameter("goes with --plot", param_hint="--output")
     if start is not None and env is not None:
         raise typer.BadParameter("goes without --env", param_hint="--from")
     if env is not None:
@@ -312,7 +318,7 @@ def simulate(
     if observe:
         raise typer.BadParameter("goes with --env", param_hint="--observe")
     if start is not None:
-        _follow(file, start, steps or 200, chains, seed, figure)
+        _follow(file, start, steps or 200, chains, seed, figure, output)
         return
     from wassgrid.simulate import simulate_file
 
@@ -321,17 +327,18 @@ def simulate(
     print(estimate.describe(objective))
 
 
-def _follow(file: Path, start: str, steps: int, chains: int, seed: int, figure: bool) -> None:
+def _follow(file: Path, start: str, steps: int, chains: int, seed: int, figure: bool, output: Path | None) -> None:
     from wassgrid.closed_loop import simulate_from
 
-    found = simulate_from(file, start, steps, chains, seed)
-    print(found.describe())
     if figure:
         from wassgrid import plotting
 
-        path = Path(f"{file.stem}_closed_loop.png")
-        plotting.save(plotting.closed_loop(found), path)
-        print(path)
+        output = plotting.figure_path(output or Path(f"{file.stem}_closed_loop.png"))  # before any work is done
+    found = simulate_from(file, start, steps, chains, seed)
+    print(found.describe())
+    if output is not None:
+        plotting.save(plotting.closed_loop(found), output)
+        print(output)
 
 
 @app.command()

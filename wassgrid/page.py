@@ -15,7 +15,7 @@ import numpy as np
 from wassgrid.case.stored import case_of
 from wassgrid.closed_loop import CHAINS, simulate_from_dearest
 from wassgrid.errors import WassgridError
-from wassgrid.report import RESOLUTION_COLUMNS, origin_rows, resolution_row, rounded, summary_rows
+from wassgrid.report import RESOLUTION_COLUMNS, origin_rows, resolution_row, rounded, summary_rows, too_coarse
 from wassgrid.runs.schema import ESTIMATE, LOWER_BOUND, OBJECTIVE, UPPER_END
 from wassgrid.runs.summary import summary_of
 from wassgrid.storage import ResultFile, StorageError
@@ -119,6 +119,8 @@ def _verdict(result: ResultFile) -> str:
             f"<p>In the problem itself, off the grid, it costs {_safe(rounded(found['value'], found['standard_error']))}: an "
             "estimate by simulation, with its standard error.</p>"
         )
+        if (warning := too_coarse(found, objective)) is not None:
+            says.append(f"<p><strong>Warning: {_safe(warning)}.</strong></p>")
     return f'<div class="verdict {_VERDICTS.get(result.status, "fair")}">{"".join(says)}</div>'
 
 

@@ -209,14 +209,22 @@ def _estimate_rows(found: dict[str, Any], objective: float) -> list[tuple[str, s
     value, error = found["value"], found["standard_error"]
     text = f"J = {rounded(value, error)} (estimated off the grid, {found['chains']:,} chains in {_seconds(found['seconds'])})"
     rows = [("problem itself", text)]
-    off = objective - value
-    if abs(off) > max(_FAR * error, _GRID_ERROR * abs(value)):
-        size = f"{off:+.2g} off ({abs(off / value):.1%})" if value else f"{off:+.2g} off"
-        rows.append(("WARNING", f"the grid's J is {size}: what is proven holds on this grid, too coarse for the problem"))
+    if (warning := too_coarse(found, objective)) is not None:
+        rows.append(("WARNING", warning))
     if not found["forgotten"]:
         text = f"the chains still remember their start after {found['steps']} steps: rare passages are as often as on the grid"
         rows.append(("slow mixing", text))
     return rows
+
+
+def too_coarse(found: dict[str, Any], objective: float) -> str | None:
+    """Say how far the grid's J is from the estimate for the problem itself, where that is far; else None."""
+    value, error = found["value"], found["standard_error"]
+    off = objective - value
+    if abs(off) <= max(_FAR * error, _GRID_ERROR * abs(value)):
+        return None
+    size = f"{off:+.2g} off ({abs(off / value):.1%})" if value else f"{off:+.2g} off"
+    return f"the grid's J is {size}: what is proven holds on this grid, too coarse for the problem"
 
 
 def rounded(value: float, error: float) -> str:

@@ -78,6 +78,11 @@ class ResultWriter:
             raise StorageError(explain("write", self.path, error)) from error
         if exists and not self.path.is_file():
             raise StorageError(f"cannot write '{path}': it is not a regular file; name another")
+        if exists and not _replaceable(self.path):
+            raise StorageError(
+                f"cannot write '{path}': it belongs to another user, and in this folder only its owner may replace a file; "
+                "name another, or copy it to a folder of your own"
+            )
         lock = lock_path(self.path)
         try:
             self._lock = FileLock(lock)
@@ -310,6 +315,14 @@ class ResultWriter:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
+
+
+def _replaceable(path: Path) -> bool:
+    """Return whether a folder lets this user put another file in the place of one that is there: a sticky one only the owners."""
+    folder = path.parent.stat()
+    if not (folder.st_mode & stat.S_ISVTX and hasattr(os, "geteuid")):
+        return True
+    return os.geteuid() in (0, folder.st_uid, path.stat().st_uid)
 
 
 def _is_empty_result(path: Path) -> bool:
