@@ -16,8 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from wassgrid import plotting
 from wassgrid.cli import main
-from wassgrid.plotting.fields import Frame, _where_it_is
-from wassgrid.plotting.style import label
+from wassgrid.plotting.fields import Frame, _draw_map, _where_it_is
+from wassgrid.plotting.style import canvas, label
 from wassgrid.plotting.trajectories import _telling_cells
 from wassgrid.problem.states import StateError
 from wassgrid.storage import Axis, ResultWriter, StorageError, Variable
@@ -268,6 +268,22 @@ def test_contours_hold_the_stated_share_of_the_law(tmp_path):
     for share, level in zip((0.99, 0.9, 0.5), contours.levels, strict=True):
         inside = frame.law[frame.law >= level].sum()
         assert share <= inside <= share + frame.law.max()
+
+
+def test_contours_carry_the_share_that_is_inside(tmp_path):
+    """Every name stands on the contour of its level, and there is one of each."""
+    path, x, y = write(tmp_path / "run.h5", "xy"), np.linspace(-2, 2, 41), np.linspace(-2, 2, 31)
+    law = np.exp(-0.5 * (x[:, None] ** 2 + y**2) / 0.8)
+    frame = replace(Frame.read(path), axes=(x, y), law=law / law.sum())
+    figure, axes = canvas(1, 1)
+    _draw_map(figure, axes[0, 0], frame, frame.law, (0, 1), "stationary density")
+    FigureCanvasAgg(figure).draw()
+    names = {text.get_text(): text.get_position() for text in axes[0, 0].texts}
+    assert sorted(names) == ["50 %", "90 %", "99 %"]
+    for name, (at_x, at_y) in names.items():
+        level = np.exp(-0.5 * (at_x**2 + at_y**2) / 0.8) / law.sum()
+        inside = frame.law[frame.law >= level].sum()
+        assert inside == pytest.approx(float(name.split()[0]) / 100.0, abs=0.02)
 
 
 def test_a_law_in_a_corner_of_the_domain_is_shown_large_and_whole(tmp_path):

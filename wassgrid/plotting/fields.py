@@ -258,11 +258,7 @@ def stationary(path: str | os.PathLike[str], index: int = -1) -> Figure:
             area = np.prod([frame.axes[k][1] - frame.axes[k][0] for k in plane])
             density = frame.marginal(plane) / area
             scale = LogNorm(density.max() * 10.0**-_DECADES, density.max(), clip=True)
-            _draw_map(figure, axis, frame, density, plane, "stationary density", {"norm": scale})
-            if (ends := _where_it_is(frame, plane[0])) is not None:
-                axis.set_xlim(*ends)
-            if (ends := _where_it_is(frame, plane[1])) is not None:
-                axis.set_ylim(*ends)
+            _draw_map(figure, axis, frame, density, plane, "stationary density", {"norm": scale}, zoomed=True)
     _title(figure, frame)
     return figure
 
@@ -343,8 +339,9 @@ def _where_it_is(frame: Frame, k: int) -> tuple[float, float] | None:
 
 def _draw_map(
     figure: Figure, axis: Axes, frame: Frame, field: np.ndarray, plane: tuple[int, int], text: str,
-    look: dict[str, Any] | None = None,
+    look: dict[str, Any] | None = None, zoomed: bool = False,
 ) -> None:  # fmt: skip
+    """Draw a field over two states with contours of the law; zoomed: only where nearly all of the law is."""
     x, y = (frame.axes[k] for k in plane)
     look = dict(look or {})
     values = look.pop("values", None)
@@ -353,7 +350,15 @@ def _draw_map(
         look = {"cmap": DIVERGING, "norm": TwoSlopeNorm(0.0, -extent, extent)}
     image = axis.pcolormesh(x, y, field.T, shading="nearest", rasterized=True, **look)
     colourbar(figure, image, axis, text, values)
-    draw_law(axis, frame, plane)
+    if zoomed and (ends := _where_it_is(frame, plane[0])) is not None:
+        axis.set_xlim(*ends)
+    if zoomed and (ends := _where_it_is(frame, plane[1])) is not None:
+        axis.set_ylim(*ends)
+    if (lines := draw_law(axis, frame, plane)) is not None:
+        names = {level: f"{100 * share:g} %" for level, share in _levels(frame.marginal(plane)).items()}
+        # on lines that are long enough for it
+        for name in axis.clabel(lines, fmt=names, fontsize=6.5, inline_spacing=1):
+            name.set_path_effects([withStroke(linewidth=1.6, foreground="0.2")])
     axis.set_xlabel(frame.state_labels[plane[0]])
     axis.set_ylabel(frame.state_labels[plane[1]])
     axis.spines[["top", "right"]].set_visible(True)
@@ -363,16 +368,22 @@ def draw_law(axis: Axes, frame: Frame, plane: tuple[int, int]) -> Any | None:
     """Draw contours around 50, 90 and 99 % of the stationary law on a plane and return them; None where it has none."""
     x, y = (frame.axes[k] for k in plane)
     law = frame.marginal(plane)
-    heaviest = np.sort(law.ravel())[::-1]
-    inside = np.cumsum(heaviest)
-    last = inside.size - 1
-    levels = [float(heaviest[min(int(np.searchsorted(inside, share)), last)]) for share in _SHARES]
-    levels = sorted({level for level in levels if law.min() < level < law.max()})
+    levels = list(_levels(law))
     if not levels:
         return None
     lines = axis.contour(x, y, law.T, levels=levels, colors="white", linewidths=0.7)
     lines.set(path_effects=[withStroke(linewidth=1.6, foreground="0.2")])
     return lines
+
+
+def _levels(law: np.ndarray) -> dict[float, float]:
+    """Return the levels of a law above which its `_SHARES` are, rising, with the share of each."""
+    heaviest = np.sort(law.ravel())[::-1]
+    inside = np.cumsum(heaviest)
+    last = inside.size - 1
+    # of shares with the same level the largest is inside
+    found = {float(heaviest[min(int(np.searchsorted(inside, share)), last)]): share for share in reversed(_SHARES)}
+    return {level: found[level] for level in sorted(found) if law.min() < level < law.max()}
 
 
 def _title(figure: Figure, frame: Frame, cell: tuple[int, ...] | None = None) -> None:
