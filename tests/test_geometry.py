@@ -19,6 +19,8 @@ from wassgrid.evaluation import Evaluation
 from wassgrid.hessian import CurvatureError, Hessian
 from wassgrid.hessian import spectrum as spectrum_of
 from wassgrid.policy import ParticlePolicy, PolicyError, initial_policy
+from wassgrid.report import summary_rows
+from wassgrid.storage import ResultFile
 
 CASE = """
 [states.x]
@@ -110,6 +112,41 @@ def test_spectrum_agrees_with_the_dense_twin(name: str) -> None:
         defect = hessian.apply(v) - found.values[k] * v
         assert hessian.inner(defect, defect) <= (1e-8 * scale) ** 2
         assert hessian.curvature(v) == pytest.approx((found.local[k], found.transport[k]), abs=1e-8 * scale)
+
+
+@pytest.mark.parametrize(
+    ("cost", "kink"),
+    [
+        ("abs(u)", 0.0), ("0.1*max(u, 0.2*x)", 0.2), ("where(u > 0.2*x, 1.1, 1)*(u - 0.2*x)", 0.2),
+        ("10*u**4", None), ("tanh(9*u)", None),
+    ],
+)
+def test_particles_on_kinks_are_found_and_no_others(cost: str, kink: float | None) -> None:
+    """The first particle stands on the kink of the cost, the second beside it."""
+    problem = wg.Case.from_text(CASE, overrides=[f"cost.stage=x**2 + 0.3*u**2 + {cost}"])
+    grid = wg.geometry.at(problem).policy.grid
+    policy = ParticlePolicy.around(grid, (kink or 0.0) * grid.states, np.array([[0.0], [0.01]]), np.array([0.4, 0.6]))
+    hessian = wg.second_order.operator(wg.geometry.at(problem, policy))
+    expected = hessian.domain[:, :, 0] & (kink is not None) & np.array([True, False])
+    assert (hessian.kinked == expected).all()
+    assert hessian.kinks == pytest.approx(0.0 if kink is None else 0.4, abs=1e-9)
+    found = wg.second_order.ends(wg.geometry.at(problem, policy))
+    assert found.warning == hessian.warning and (found.warning in repr(found)) and bool(found.warning) == (kink is not None)
+    assert "\n" not in repr(found) and len(repr(found)) < 200
+
+
+def test_a_run_with_eigenvalues_warns_of_kinks(tmp_path: Path) -> None:
+    settings = ["output.curvature_every=100", "output.estimate=false"]
+    costs = ("x**2 + 0.3*u**2", "x**2 + 0.3*u**2 + abs(u)")
+    smooth, kinked = (wg.solve(wg.Case.from_text(CASE, overrides=[*settings, f"cost.stage={cost}"])) for cost in costs)
+    on_it = (np.abs(kinked.policy.actions[:, :, 0]) < 1e-9) * kinked.policy.weights
+    share = float(kinked.stationary.ravel() @ on_it.sum(axis=1))
+    assert 0.1 < share < 1.0
+    assert kinked.summary["particles_on_kinks"] == pytest.approx(share, rel=1e-6)
+    for solution, warned in ((smooth, False), (kinked, True)):
+        with ResultFile(solution.save(tmp_path / f"{warned}.h5")) as result:
+            texts = [text for name, text in summary_rows(result) if name == "kinks"]
+        assert (len(texts) == 1 and f"{100.0 * share:.3g} % of the particles" in texts[0]) if warned else texts == []
 
 
 def test_geodesics_between_anything(case: wg.Case, solution: wg.Solution, tmp_path: Path) -> None:

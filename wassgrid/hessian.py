@@ -17,6 +17,8 @@ from wassgrid.resources import one_blas_thread
 
 MOST_DENSE = 5000  # unknowns of a full matrix, 0.2 GiB each
 MASS_FLOOR = 1e-10  # of the stationary probability: a cell with less is not part of the Hessian
+_BESIDE = 1e-5  # of the range of an action: how far on both sides of a particle derivatives are compared
+_BENT = 1e-6  # of the largest derivative: what they may differ by beyond what the second one explains
 _DENSE = 64  # unknowns up to which the spectrum is computed from the full matrix
 _KRYLOV_VECTORS = 24
 
@@ -117,6 +119,43 @@ class Hessian:
         return second_derivative(self.evaluation, self.restrict(v), self.tolerance)
 
     @cached_property
+    def kinked(self) -> np.ndarray:
+        """Which particles (cells, N) of the domain stand on a kink of Q: its derivatives before and behind them differ.
+
+        Compared are grad_a Q(a + e) and grad_a Q(a - e), e a 1e-5th of the range of one action (of the largest one in use where
+        it has no bounds): where Q is smooth they differ by 2 e D^2_a Q and a cube of e.
+        """
+        evaluation, kinked = self.evaluation, np.zeros(self.domain.shape[:2], dtype=bool)
+        cells = np.flatnonzero(self.domain.any(axis=(1, 2)))
+        if cells.size == 0:
+            return kinked
+        actions, inside = evaluation.policy.actions[cells], self.domain[cells]
+        low, high = (np.broadcast_to(end, self.domain.shape)[cells] for end in evaluation.model.limits)
+        used = np.abs(actions).max(axis=(0, 1))
+        reach = _BESIDE * np.where(np.isfinite(high - low), high - low, np.where(used > 0, used, 1.0))
+        found = np.zeros_like(inside)
+        for b in range(actions.shape[2]):
+            move = np.where(np.arange(actions.shape[2]) == b, reach, 0.0)
+            before, behind = np.maximum(actions - move, low), np.minimum(actions + move, high)
+            first, second = (evaluation.action_values(cells, places)[1] for places in (before, behind))
+            explained = evaluation.q_hessian[cells][..., b] * (behind - before)[..., b, None]
+            largest = max(float(np.abs(gradient[inside]).max()) for gradient in (first, second))
+            bent = (np.abs(second - first - explained) > _BENT * largest) & inside
+            found[..., b] = bent.any(axis=2) & inside[..., b]
+        kinked[cells] = found.any(axis=2)
+        return kinked
+
+    @property
+    def kinks(self) -> float:
+        """Share of the particles, by probability, that stand on kinks of Q."""
+        return float(self.mass[self.kinked].sum()) / max(float(self.mass.sum()), np.finfo(float).tiny)
+
+    @cached_property
+    def warning(self) -> str:
+        """What a reader of eigenvalues has to know where particles stand on kinks of Q; empty where none does."""
+        return kinks_named(self.kinks)
+
+    @cached_property
     def _index(self) -> np.ndarray:
         return np.flatnonzero(self.domain)
 
@@ -183,23 +222,41 @@ class Curvature:
     cell: int
 
 
+def kinks_named(share: float) -> str:
+    """Say what it means for eigenvalues that a share of the particles stands on kinks of Q; empty for none."""
+    text = "of the particles, by probability, stand on kinks of Q: eigenvalues are those of one branch, no test of a minimum"
+    return f"{100.0 * share:.3g} % {text}" if share > 0.0 else ""
+
+
 def is_convex(smallest: float, residual: float, largest: float) -> bool:
     """Tell whether the smallest eigenvalue is not negative beyond its residual and the rounding of the largest."""
     return bool(smallest >= -max(residual, 1e-10 * abs(largest)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class CurvatureRange:
     """The smallest and the largest eigenvalue of the Hessian; `products` counts products with it."""
 
     smallest: Curvature
     largest: Curvature
     products: int
+    hessian: Hessian
 
     @property
     def convex(self) -> bool:
-        """Whether J is geodesically convex to second order at this policy: no eigenvalue negative beyond its residual."""
+        """Whether J is geodesically convex to second order at this policy: no eigenvalue negative beyond its residual.
+
+        Where there is a `warning`, of the branch of Q that particles on its kinks stand on.
+        """
         return is_convex(self.smallest.value, self.smallest.residual, self.largest.value)
+
+    @property
+    def warning(self) -> str:
+        """What to know where particles stand on kinks of Q (`Hessian.kinked`); empty where none does."""
+        return self.hessian.warning
+
+    def __repr__(self) -> str:
+        return f"<Eigenvalues from {self.smallest.value:.6g} to {self.largest.value:.6g}{_beside(self.warning)}>"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -223,12 +280,25 @@ class Spectrum:
 
     @property
     def convex(self) -> bool:
-        """Whether J is geodesically convex to second order at this policy: no eigenvalue negative beyond rounding."""
+        """Whether J is geodesically convex to second order at this policy: no eigenvalue negative beyond rounding.
+
+        Where there is a `warning`, of the branch of Q that particles on its kinks stand on.
+        """
         return is_convex(self.values[0], 0.0, self.values[-1])
+
+    @property
+    def warning(self) -> str:
+        """What to know where particles stand on kinks of Q (`Hessian.kinked`); empty where none does."""
+        return self.hessian.warning
 
     def __repr__(self) -> str:
         negative = int((self.values < 0).sum())
-        return f"<Spectrum of {self.values.size} eigenvalues, {self.values[0]:.6g} to {self.values[-1]:.6g}, {negative} negative>"
+        ends = f"{self.values[0]:.6g} to {self.values[-1]:.6g}"
+        return f"<Spectrum of {self.values.size} eigenvalues, {ends}, {negative} negative{_beside(self.warning)}>"
+
+
+def _beside(warning: str) -> str:
+    return f"; {warning}" if warning else ""
 
 
 @one_blas_thread()
@@ -287,7 +357,7 @@ def curvature_range(hessian: Hessian, tolerance: float = 1e-6, limit: int = 600)
             f"the extreme eigenvalues of the Hessian were not found to {tolerance:.1g}: their residuals are "
             f"{low.residual:.3g} and {high.residual:.3g} after {products} products; a tighter solver.tolerance may help"
         )
-    return CurvatureRange(low, high, products)
+    return CurvatureRange(low, high, products, hessian)
 
 
 def _lanczos(product: Callable[[np.ndarray], np.ndarray], n: int, tolerance: float, limit: int) -> np.ndarray:

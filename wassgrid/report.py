@@ -20,6 +20,7 @@ from wassgrid.runs.schema import (
     LOWER_BOUND,
     MIXING_RATE,
     OBJECTIVE,
+    ON_KINKS,
     PHASES,
     STATIONARY_ERROR,
     STATIONARY_RESIDUAL,
@@ -194,7 +195,7 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
         rate = f"decay of {last[MIXING_RATE]:.6g} per step" if second is None else f"second eigenvalue of modulus {second:.9g}"
         rows.append(("mixing", rate))
     if curvature("min") in last:
-        rows += _curvature_rows(result)
+        rows += _curvature_rows(result, summary.pop(ON_KINKS, None) or 0.0)
     rows += _summary_rows(result, summary, case)
     rows.append(("wall time", _times(result, last[WALL_TIME])))
     if case is not None:
@@ -237,9 +238,12 @@ def rounded(value: float, error: float) -> str:
     return f"{value:.{digits}f} +- {error:.{digits}f}"
 
 
-def _curvature_rows(result: ResultFile) -> list[tuple[str, str]]:
-    """Return the extreme eigenvalues of the Hessian at the last recorded step, and whether all were nonnegative."""
-    from wassgrid.hessian import is_convex
+def _curvature_rows(result: ResultFile, on_kinks: float) -> list[tuple[str, str]]:
+    """Return the extreme eigenvalues of the Hessian at the last recorded step, and whether all were nonnegative.
+
+    on_kinks: share of the particles that stand on kinks of Q at the end.
+    """
+    from wassgrid.hessian import is_convex, kinks_named
 
     names = [STEP, *(curvature(end, part) for end in CURVATURE_ENDS for part in ("", "_residual"))]
     columns = {name: result.array("convergence", name, slice(-_LOOKED_AT, None)) for name in names}
@@ -250,6 +254,8 @@ def _curvature_rows(result: ResultFile) -> list[tuple[str, str]]:
     low, high, steps = ends[0][""], ends[1][""], columns[STEP][known]
     convex = np.array([is_convex(*values) for values in zip(low, ends[0]["_residual"], high, strict=True)])
     rows = [("curvature", f"{low[-1]:.6g} to {high[-1]:.6g} at step {steps[-1]:.0f}")]
+    if warned := kinks_named(on_kinks):
+        rows.append(("kinks", warned))
     if convex.all():
         return [*rows, ("geodesically convex along the run", f"yes, at all {known.size} steps looked at")]
     worst, last = int(low.argmin()), int(np.flatnonzero(~convex)[-1])

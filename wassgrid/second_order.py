@@ -7,7 +7,8 @@ Along straight moves a -> a + t v of the particles (Dus 2026, arXiv 2604.14765)
 
 with Pdot_v the derivative of the transition kernel and D the fundamental matrix of the chain. Eigenvalues are those of
 H v = lambda v in the metric of `wassgrid.geometry`, in units of the cost over the square of the action; J is geodesically convex
-to second order where none is negative.
+to second order where none is negative. Derivatives know nothing of kinks: where particles stand on one of Q (abs, max or where in
+cost or law), `.warning` of what these functions return says so, in how many states.
 
 What functions take, and how to call several of them without computing anything twice: see `wassgrid.geometry`.
 
@@ -36,6 +37,7 @@ __all__ = [
 def operator(what: Source, floor: float = hessian.MASS_FLOOR) -> Hessian:
     """Return the Hessian of J as an operator on tangent fields (cells, N, m).
 
+    `.kinked` (cells, N) are the particles on kinks of Q, where its derivatives to both sides differ; `.warning` says how many.
     `.apply(v)` is H v, `.local(v)` and `.transport(v)` its parts, `.inner(v, w)` the metric, `.domain` the components it acts on:
     cells with more than `floor` of the probability, particles not held by an action bound. A product costs two solves with the
     chain, by factors where they fit.

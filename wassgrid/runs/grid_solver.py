@@ -49,6 +49,7 @@ from wassgrid.runs.schema import (
     LOWER_BOUND,
     MIXING_RATE,
     OBJECTIVE,
+    ON_KINKS,
     STATIONARY_ERROR,
     STATIONARY_RESIDUAL,
     STEP_LENGTH,
@@ -634,6 +635,7 @@ class GridSolver:
             "boundary_mass": self._boundary_mass(self._shares(self._on_the_way(evaluation))),
             "cells": self.grid.size,
             "entries": evaluation.chain.operator.entries,
+            **({ON_KINKS: Hessian(evaluation).kinks} if self.case.output.curvature_every and not evaluation.at_rest else {}),
         }
 
     def _chain_facts(self, evaluation: Evaluation) -> dict[str, Any]:

@@ -25,6 +25,7 @@ VALUE_RESIDUAL = "value_residual"
 COST_PART, ENTROPY_PART = "cost_part", "entropy_part"  # of J, where entropy has a price
 LARGEST_MOVE, LARGEST_SHIFT = "largest_move", "largest_weight_change"
 ESTIMATE = "estimate"  # of the summary: what the greedy policy costs in the problem itself
+ON_KINKS = "particles_on_kinks"  # of the summary: share of the probability where eigenvalues are those of one branch of Q
 CURVATURE_ENDS = ("min", "max")
 CURVATURE_PARTS = ("", "_local", "_transport", "_residual")
 PHASES = ("assembly", "stationary", "evaluation", "derivatives", "certificate", "flow", "curvature")  # with a time each
