@@ -179,6 +179,16 @@ def test_alignment_is_proposed_where_it_is_possible() -> None:
     assert texts(tight, "alignment") == ["means of theta lie on grid points: no numerical diffusion there"]
 
 
+def test_no_alignment_is_offered_to_an_axis_that_actions_move() -> None:
+    """For one action its steps end on grid points, for others between them."""
+    text = DOUBLE_INTEGRATOR.replace('drift = "v"', 'drift = "next(v) - a"').replace("0.1*a**2", "a**2")
+    case = Case.from_text(text, "moved", ['grid.points={x = 21, v = "aligned"}'])
+    (said,) = texts(check_case(case), "alignment")
+    assert said.startswith("means of x, which has no noise, may move with the action")
+    coarse = Case.from_text(text, "moved", ["grid.points={x = 61, v = 7}"])
+    assert [found.text for found in suggest(coarse, StateGrid.from_case(coarse))] == ["resolves the noise of every axis"]
+
+
 def test_memory_over_the_limit_fails_before_anything_is_built() -> None:
     report = check_case(Case.from_text(REGULATOR, overrides=["solver.memory=1e-6"]))
     assert [finding.name for finding in report.findings] == ["memory"]

@@ -64,7 +64,9 @@ def suggest(case: Case, grid: StateGrid) -> list[Suggestion]:
         return []
     found = []
     for follower in range(grid.dimension):
-        if noise[follower] == 0 and misalignment(case.problem, grid, follower) > _ON_NODE:
+        # an axis that actions move ends on grid points for some of them only
+        aside = noise[follower] > 0 or case.problem.dependence.actions[follower]
+        if not aside and misalignment(case.problem, grid, follower) > _ON_NODE:
             for leader in grid.names:
                 if leader != grid.names[follower]:
                     given = _aligned_points(case, points, grid.names[follower], leader)

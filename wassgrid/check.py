@@ -190,6 +190,10 @@ def _alignment(case: Case, model: TransitionModel) -> list[Finding]:
     for j, name in enumerate(model.grid.names):
         if model.noise[:, j].any():
             continue
+        if model.problem.dependence.actions[j]:
+            text = f"means of {name}, which has no noise, may move with the action: they end between grid points, on any grid"
+            findings.append(Finding("alignment", text))
+            continue
         offset = misalignment(case.problem, model.grid, j)
         if offset <= _OFF_NODE:
             findings.append(Finding("alignment", f"means of {name} lie on grid points: no numerical diffusion there"))
