@@ -289,7 +289,8 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any], case: Case | None
     rows += added_noise(axes)
     if axes and axes[0].get("added_cost") is not None:
         kernels = ", ".join(f"{axis['state']} {axis['kernel']} {_share(axis)}" for axis in axes)
-        rows.append(("kernels", f"expected to add {sum(axis['added_cost'] for axis in axes):+.1e} to J ({kernels})"))
+        total = sum(axis["added_cost"] for axis in axes)
+        rows.append(("kernels", f"expected to add {total:+.1e} to J by noise of their own ({kernels}); kinks and ends are not in it"))
     if chosen := chosen_kernels(axes):
         rows.append(("by auto", chosen))
     known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries")
