@@ -21,7 +21,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Line:
-    """A problem on a line: x' = law(x, a) + sigma xi on [low, high] with a boundary model, |a| <= bound."""
+    """A problem on a line: x' = law(x, a) + sigma xi on [low, high] with a boundary model, |a| <= bound or between `ends`."""
 
     law: str
     cost: str
@@ -32,20 +32,27 @@ class Line:
     bound: float
     discount: float | None = None
     jumps: tuple[float, ...] = ()  # places where the cost does
+    ends: tuple[str, str] | None = None  # formulas in x
 
     def text(self) -> str:
         """The case file."""
         kind = self.model if self.model in ("reflect", "periodic") else "clamp"
         prove = "" if kind != "clamp" else f'[prove]\nboundary = "{self.model}"\n'
         criterion = "" if self.discount is None else f'[criterion]\nkind = "discounted"\ndiscount = {self.discount}\n'
+        bounds = [-self.bound, self.bound] if self.ends is None else list(self.ends)
         return (
             f'[states.x]\nnext = "{self.law}"\nnoise = {self.sigma}\ndomain = [{self.low}, {self.high}]\nboundary = "{kind}"\n'
-            f'[actions.a]\nbounds = [{-self.bound}, {self.bound}]\n[cost]\nstage = "{self.cost}"\n[grid]\npoints = {{ x = 60 }}\n'
+            f'[actions.a]\nbounds = {bounds}\n[cost]\nstage = "{self.cost}"\n[grid]\npoints = {{ x = 60 }}\n'
             f'kernel = "linear"\n[policy]\ninitial = {{ distribution = "uniform" }}\n{criterion}{prove}'
         )
 
     def of(self, text: str, x: np.ndarray, a: np.ndarray) -> np.ndarray:
         return np.broadcast_to(eval(text, dict(NAMES), {"x": x, "a": a}), np.broadcast(x, a).shape).astype(float)
+
+    def action(self, share: float | np.ndarray, x: np.ndarray) -> np.ndarray:
+        """The action at a share of the way between its ends."""
+        low, high = (self.of(end, x, 0.0) for end in self.ends or (str(-self.bound), str(self.bound)))
+        return low + share * (high - low)
 
     def mean(self, y: np.ndarray) -> np.ndarray:
         """Bring means within Y."""
@@ -81,13 +88,14 @@ class Line:
         """Minimise c + discount u(F) over the actions: a fine grid, then golden sections about its best."""
         discount = self.discount or 1.0
 
-        def f(a):
+        def f(share):
+            a = self.action(share, x)
             return self.of(self.cost, x, a) + discount * u(self.mean(self.of(self.law, x, a)))
 
-        grid = np.linspace(-self.bound, self.bound, 161)
-        values = np.stack([f(np.full_like(x, a)) for a in grid])
+        grid = np.linspace(0.0, 1.0, 161)
+        values = np.stack([f(share) for share in grid])
         best, step = grid[np.argmin(values, axis=0)], grid[1] - grid[0]
-        low, high = np.maximum(best - step, -self.bound), np.minimum(best + step, self.bound)
+        low, high = np.maximum(best - step, 0.0), np.minimum(best + step, 1.0)
         found = values.min(axis=0)
         ratio = 0.5 * (np.sqrt(5.0) - 1.0)
         for _ in range(40):
@@ -126,9 +134,9 @@ class Line:
                 else:
                     mass = mass + np.diff(ndtr((shift[None] - y[:, None]) / self.sigma), axis=1)
         mass = mass / mass.sum(axis=1, keepdims=True)
-        actions = np.linspace(-self.bound, self.bound, 121)
-        cost = np.stack([self.of(self.cost, x, np.full_like(x, a)) for a in actions])
-        means = np.stack([self.mean(self.of(self.law, x, np.full_like(x, a))) for a in actions])
+        actions = [self.action(share, x) for share in np.linspace(0.0, 1.0, 121)]
+        cost = np.stack([self.of(self.cost, x, a) for a in actions])
+        means = np.stack([self.mean(self.of(self.law, x, a)) for a in actions])
         discount, u = self.discount or 1.0, np.zeros(len(y))
         for _ in range(5000):
             q = (cost + discount * np.interp(means, y, u)).min(axis=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from oracle import DenseProblem
@@ -101,13 +102,34 @@ def test_bounds_that_cross_or_are_no_numbers_are_named_before_anything_is_solved
     assert not list(tmp_path.glob("*.h5"))
 
 
-def test_networks_and_proofs_of_the_continuous_problem_take_numbers(tmp_path, capsys):
+def test_networks_take_numbers():
     with pytest.raises(CaseError, match=r"actions\.u\.bounds: networks take numbers"):
         tank(more='[solver]\nkind = "neural"')
+
+
+def test_a_proof_of_the_continuous_problem_tells_actions_in_shares(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "tank.toml"
-    path.write_text(TANK.format(bounds='[0, "x"]', boundary="project", start="uniform", more=""))
-    assert main(["prove", str(path)]) == 2
-    assert "bounds of actions that depend on the state" in " ".join(capsys.readouterr().err.split())
+    text = TANK.format(bounds='[0, "x"]', boundary="project", start="uniform", more="")
+    path.write_text(text.replace("where(u > x/2, 0.3, 0)", "0.3*u**2"))
+    assert main(["prove", str(path), "--width", "0.1", "--time", "5"]) == 0
+    assert "as shares of the way between their bounds" in " ".join(capsys.readouterr().out.split())
+    with h5py.File(tmp_path / "tank.proof.h5") as file:
+        assert file.attrs["in_shares"]
+        shares = np.concatenate([layer["actions"][()].ravel() for name, layer in file["policy"].items() if "layer" in name])
+        assert shares.min() >= 0.0 and shares.max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "boundary"), [('["0.3 - x", "x"]', "project"), ('[0, "x"]', "open"), ('[0, "(x - 0.1)**2 - 1e-4"]', "project")]
+)
+def test_a_proof_wants_bounds_that_cross_nowhere(tmp_path, capsys, bounds, boundary):
+    """Between the cells too, and beyond the domain, where the noise may carry the state."""
+    path = tmp_path / "tank.toml"
+    path.write_text(TANK.format(bounds=bounds, boundary=boundary, start="uniform", more=""))
+    assert main(["prove", str(path), "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "actions.u.bounds" in line
 
 
 FAMILY = """

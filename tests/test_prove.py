@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -34,6 +35,7 @@ LINES = [
     Line("x + 0.5*a", "wrap_angle(x)**2 + 0.3*max(a, -0.5)**2", 0.6, -np.pi, np.pi, "periodic", 1.0),
     Line("0.8*x + max(a, 0.3*a)", "exp(-x**2) + 0.1*abs(a)**2 + 0.1*x**2", 0.4, -2.5, 2.5, "open", 1.5, 0.9),
     Line("min(x + a, 1.5 - 0.2*x)", "sqrt(1 + x**2) + 0.2*a", 0.45, -2.0, 2.0, "truncate", 1.0, 0.8),
+    Line("0.5 + 0.5*x - a", "(x - 1)**2 - a + 0.3*a**2", 0.25, 0.0, 2.0, "project", 1.0, ends=("0", "min(x, 1.5)")),
 ]
 
 
@@ -79,9 +81,11 @@ def test_the_check_finds_bounds_that_are_wrong():
     # a bound that ignores curvature between nodes would be off by about this much
     assert proof.attempt.residual.low < g < proof.attempt.residual.high
     assert proof.attempt.residual.width < 2e-3 * abs(g)
-    wrong = Line(line.law, "x**2 + 0.51*a**2", line.sigma, line.low, line.high, line.model, line.bound)
     with pytest.raises(AssertionError):
-        check_residuals(wrong, proof, seed=1)
+        check_residuals(replace(line, cost="x**2 + 0.51*a**2"), proof, seed=1)
+    line = LINES[-1]
+    with pytest.raises(AssertionError):
+        check_residuals(replace(line, ends=("0.1*x", "min(x, 1.5)")), proof_of(line), seed=1)
 
 
 @pytest.mark.thorough
@@ -124,7 +128,8 @@ def lines(draw) -> Line:
     cost = f"{draw(number)}*({draw(atoms)}) + {draw(number)}*({draw(atoms)}) + 0.3*x**2 + {weight}*a**2"
     model = draw(st.sampled_from(["open", "truncate", "project", "reflect", "periodic"]))
     sigma, discount = draw(st.sampled_from([0.3, 0.5, 0.8])), draw(st.sampled_from([None, None, 0.9]))
-    return Line(law, cost, sigma, -2.0, 2.0, model, 1.0, discount)
+    ends = draw(st.sampled_from([None, ("-1 + 0.4*sin(x)", "max(0.2, cos(2*x))"), ("-abs(sin(x))", "min(1, x**2)")]))
+    return Line(law, cost, sigma, -2.0, 2.0, model, 1.0, discount, ends=ends)
 
 
 @pytest.mark.thorough

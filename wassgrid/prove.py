@@ -58,13 +58,17 @@ class Proof:
         lines = [
             f"proven       {self.low:.10g} <= J* <= J(policy) <= {self.high:.10g}   (relative width {self.relative_width:.2g})",
             f"J*           the least {what} of the problem with continuous states, over all policies",
-            f"policy       the actions stored with the proof, on cells of {self.claim.coordinates}",
+            f"policy       the actions stored with the proof, on cells of {self.claim.coordinates}{self._in_shares}",
             *(f"law          {line}" for line in in_words(self.claim)),
             f"width        mostly from: {_PARTS[self.attempt.residual.dominant]}",
         ]
         if self.grid_cost is not None:
             lines.append(f"J, grid      {self.grid_cost:.10g}, {self._beside}")
         return "\n".join(lines)
+
+    @property
+    def _in_shares(self) -> str:
+        return ", as shares of the way between their bounds" if self.claim.problem.in_shares else ""
 
     @property
     def _beside(self) -> str:
@@ -82,8 +86,9 @@ class Proof:
         u/coefficients are those of the cubic B-spline u on the knots u/low + u/spacing k of every axis of the means (first
         coefficient: the B-spline centred one knot below the first). policy/layer_N holds cells (K, d) of the lattice between
         policy/edges_k, every cell of it cut into N along each axis, and the actions (K, 2^d, m) at their corners (first the lower
-        ends, the last axis fastest), multilinear between them. Where an axis follows another (attributes follower, lead, beta),
-        its coordinate is x_follower - beta x_lead.
+        ends, the last axis fastest), multilinear between them; attribute in_shares: an action whose bounds depend on the states
+        is stored as (a - low)/(high - low). Where an axis follows another (attributes follower, lead, beta), its coordinate is
+        x_follower - beta x_lead.
         """
         b, d = self.attempt.bellman, self.claim.problem.state_dimension
         knots = b.u.knots[:d]
@@ -106,6 +111,7 @@ class Proof:
             "case": self.case.to_text(), "case_name": self.case.name, "low": self.low, "high": self.high,
             "relative_width": self.relative_width, "reached": self.reached, "criterion": self.claim.problem.criterion,
             "states": list(self.claim.problem.state_names), "models": list(self.claim.models), "words": self.describe(),
+            "in_shares": self.claim.problem.in_shares,
             **self.claim.following,
             **{f"slack_{name}": value for name, value in slacks.items()},
         }  # fmt: skip

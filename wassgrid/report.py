@@ -290,7 +290,7 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any], case: Case | None
     if axes and axes[0].get("added_cost") is not None:
         kernels = ", ".join(f"{axis['state']} {axis['kernel']} {_share(axis)}" for axis in axes)
         total = sum(axis["added_cost"] for axis in axes)
-        rows.append(("kernels", f"expected to add {total:+.1e} to J by noise of their own ({kernels}); kinks and ends are not in it"))
+        rows.append(("kernels", f"their own noise is expected to add {total:+.1e} to J ({kernels}), kinks and ends not in it"))
     if chosen := chosen_kernels(axes):
         rows.append(("by auto", chosen))
     known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries")

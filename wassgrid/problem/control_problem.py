@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -93,6 +93,7 @@ class ControlProblem:
 
     domain (d, 2), boundary (d): names of `problem.boundary`; action_bounds (m, 2), infinite where none is given. Where bounds
     depend on the states (`limits`), these are ends that hold them all; what can be chosen at a state says `limits_at`.
+    in_shares: whether actions whose bounds depend on the states are told in shares of the way between them, see `told_in_shares`.
     order: the axes in an order in which the realised next values are known; coupled (d, d): where beta is not zero.
     """
 
@@ -108,6 +109,7 @@ class ControlProblem:
     time_step: float | None
     goal: Goal | None
     start: StartLaw
+    in_shares: bool = field(default=False, kw_only=True)
 
     @classmethod
     def from_model(
@@ -186,7 +188,18 @@ class ControlProblem:
     @cached_property
     def limits(self) -> ActionLimits | None:
         """The bounds of the actions where some depend on the states, None where all are numbers."""
-        return ActionLimits.of(self.model)
+        return None if self.in_shares else ActionLimits.of(self.model)
+
+    def told_in_shares(self) -> ControlProblem:
+        """Return the same problem with a = low(s) + (high(s) - low(s)) v, 0 <= v <= 1, where bounds depend on the states.
+
+        The action of that name is v there; bounds that are numbers stay. What can be reached from a state, and at what cost, is
+        the same, as long as the bounds do not cross.
+        """
+        bounds = self.action_bounds.copy()
+        moving = [family.ends is not None for family in self.model.actions for _ in family.members]
+        bounds[moving] = [0.0, 1.0]
+        return replace(self, action_bounds=bounds, in_shares=True)
 
     def limits_at(self, states: Array) -> tuple[Array, Array]:
         """Return lowest and highest actions, (K, m) each, at states (K, d); may be read-only views.  Raises ProblemError."""
@@ -218,7 +231,7 @@ class ControlProblem:
         law, period = self._law, float(self.domain[j, 1] - self.domain[j, 0])
         if law.stages or self.boundary[j] != "periodic":
             return False
-        moved = [shift(e, self.model.scalars.states[j], period) for e in (self.model.scalars.cost, *law.mean)]
+        moved = [shift(e, self.model.scalars.states[j], period) for e in (self._cost, *law.mean)]
         turns = [None if m is None else m / period for m in moved]
         return all(t is not None and (abs(t - round(t)) < 1e-12 if k == 1 + j else t == 0.0) for k, t in enumerate(turns))
 
@@ -467,7 +480,17 @@ class ControlProblem:
 
     @cached_property
     def _law(self) -> Law:
-        return Law.of(self.model)
+        law = Law.of(self.model)
+        if not self.in_shares:
+            return law
+        shares = ActionLimits(self.model).shares
+        stages = tuple((symbol, expression.xreplace(shares)) for symbol, expression in law.stages)
+        return replace(law, mean=tuple(mean.xreplace(shares) for mean in law.mean), stages=stages)
+
+    @property
+    def _cost(self) -> sp.Expr:
+        cost = self.model.scalars.cost
+        return cost.xreplace(ActionLimits(self.model).shares) if self.in_shares else cost
 
     @cached_property
     def _cell_function(self) -> ArrayFunction:
@@ -488,7 +511,7 @@ class ControlProblem:
             law, scalars = self._law, self.model.scalars
             # a sum of costs over steps, each h times its rate
             step = self.time_step if self.time_step is not None and self.criterion == TOTAL else None
-            rows = (*law.mean, scalars.cost if step is None else sp.Float(step) * scalars.cost)
+            rows = (*law.mean, self._cost if step is None else sp.Float(step) * self._cost)
             self._compiled[order, backend] = _entries(rows, law.stages, scalars.states, scalars.actions, order, backend)
         return self._compiled[order, backend]
 

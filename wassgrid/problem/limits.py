@@ -18,6 +18,8 @@ from wassgrid.problem.names import located
 
 Array = NDArray[np.float64]
 _PARTS = 4096  # of the domain, over which bounds are enclosed
+_HALVINGS = 30  # of the domain, where it is not clear which bound is the higher one
+_TOUCHING = 1e-12  # of the size of bounds: those that are nearer than rounding do not cross
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,38 @@ class ActionLimits:
         return result
 
     @cached_property
+    def shares(self) -> dict[sp.Symbol, sp.Expr]:
+        """low + (high - low) v for the symbol v of every action whose bounds depend on the states."""
+        ends = self.expressions
+        symbols = [(family, sp.Symbol(name)) for family, name, _ in self._members]
+        moving = [(symbol, ends[2 * k], ends[2 * k + 1]) for k, (family, symbol) in enumerate(symbols) if family.ends is not None]
+        return {symbol: low + (high - low) * symbol for symbol, low, high in moving}
+
+    def require_order(self, domain: Array) -> None:
+        """Raise ProblemError unless interval arithmetic shows, for all states of the domain (d, 2), that no bounds cross."""
+        ends = self.expressions
+        for k, (family, name, _) in enumerate(self._members):
+            if family.ends is None:
+                continue
+            low, high = ends[2 * k : 2 * k + 2]
+            function = compile_functions(self.states, [high - low, low, high], "interval", broadcast=False)
+            pieces = domain[None]
+            for _ in range(_HALVINGS):
+                values = function(*(Interval(*pieces[:, j].T) for j in range(len(domain))))
+                width, *both = (interval(value, (len(pieces),)) for value in values)
+                size = np.max([np.maximum(np.abs(end.lower), np.abs(end.upper)) for end in both], axis=0)
+                pieces = pieces[~(np.isfinite(size) & (width.lower >= -_TOUCHING * size))]
+                if len(pieces) == 0 or len(pieces) > _PARTS:
+                    break
+                pieces = _halved(pieces)
+            if len(pieces):
+                where = located(self.states, pieces[0].mean(axis=1))
+                raise ProblemError(
+                    f"actions.{family.key}.bounds: about {where} intervals do not show that the lower bound of {name} stays "
+                    "below the upper one, or that both are finite: write them so that they do, say with max(..., ...)"
+                )
+
+    @cached_property
     def _function(self) -> ArrayFunction:
         return compile_functions(self.states, self.expressions)
 
@@ -100,3 +134,12 @@ class ActionLimits:
     def states(self) -> list[sp.Symbol]:
         """The symbols of the states, in order."""
         return [sp.Symbol(name) for family in self.model.states for name in family.members]
+
+
+def _halved(pieces: Array) -> Array:
+    """Cut boxes (K, d, 2) in two along every axis, (2^d K, d, 2)."""
+    for j in range(pieces.shape[1]):
+        lower, upper = pieces.copy(), pieces.copy()
+        lower[:, j, 1] = upper[:, j, 0] = pieces[:, j].mean(axis=1)
+        pieces = np.concatenate([lower, upper])
+    return pieces

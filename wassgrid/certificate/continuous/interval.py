@@ -43,7 +43,7 @@ from wassgrid.certificate.continuous.laws import TAIL, WIDER, Axis, AxisLaw, NoA
 from wassgrid.certificate.continuous.residual import Residual, bound
 from wassgrid.certificate.continuous.value import Value, points_of, solve, spline_of
 from wassgrid.errors import WassgridError
-from wassgrid.problem.control_problem import ControlProblem
+from wassgrid.problem.control_problem import ControlProblem, ProblemError
 from wassgrid.problem.intervals import Interval
 from wassgrid.resources import amount
 from wassgrid.transition.compilation import CompileTime
@@ -111,10 +111,8 @@ class Claim:
             raise ProveError("prove: the case has a start law; the interval of a discounted cost is that of a uniform start")
         if problem.choices is not None:
             raise ProveError("prove: actions with values are not searched for continuous states yet, only actions between bounds")
-        if problem.limits is not None:
-            raise ProveError(
-                "prove: bounds of actions that depend on the state are not searched for continuous states yet, only numbers"
-            )
+        if problem.no_bounds:
+            raise ProveError(f"prove: {problem.no_bounds}")
         if d > 2:
             raise ProveError(f"prove: the problem has {d} states; intervals for continuous states are computed for one and two")
         if problem.action_dimension > 3:
@@ -135,6 +133,13 @@ class Claim:
         if not np.any(noise > 0.0):
             raise ProveError(f"prove: {' and '.join(names)}: no noise; the bounds rest on noise along one axis at least")
         models = tuple(clamp if boundary == "clamp" else boundary for boundary in problem.boundary)
+        if problem.limits is not None:
+            reach = np.where(np.array(models) == "open", 1.25 * TAIL * noise, 0.0)
+            try:
+                problem.limits.require_order(problem.domain + np.stack([-reach, reach], axis=1))
+            except ProblemError as error:
+                raise ProveError(f"prove: {error}") from None
+            problem = problem.told_in_shares()
         followers = np.flatnonzero(problem.coupled.any(axis=1))
         frame = Frame() if followers.size == 0 else _following(problem, int(followers[0]), models, noise)
         if problem.criterion == "discounted" and frame.ends is not None:
