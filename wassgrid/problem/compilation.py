@@ -74,7 +74,7 @@ def _compiled(
 
     for expression in (*reduced, *(expression for _, expression in staged)):
         for number in expression.atoms(sp.Number):
-            if not math.isfinite(as_double(number)):
+            if number.is_finite and not math.isfinite(as_double(number)):  # bounds that are infinite are meant
                 raise NumbersError(
                     f"numbers of the case overflow: {sp.sstr(number.n(3))} arises among its expressions and their derivatives; "
                     "give states, actions and cost smaller units"
