@@ -132,6 +132,15 @@ def test_a_proof_wants_bounds_that_cross_nowhere(tmp_path, capsys, bounds, bound
     assert "actions.u.bounds" in line
 
 
+def test_mass_at_the_ends_of_a_named_boundary_is_not_called_a_fault(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = TANK.format(bounds='[0, "x"]', boundary="project", start="uniform", more="").replace("[0, 3]", "[0.8, 3]")
+    Path("tank.toml").write_text(text)
+    for words in (["run", "tank.toml"], ["info", "tank.h5"]):
+        assert main(words) == 0
+        assert 'where the boundary "project" is meant this is the problem' in " ".join(capsys.readouterr().out.split())
+
+
 FAMILY = """
 [indices]
 i = { count = 2, periodic = true }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -196,7 +197,7 @@ def summary_rows(result: ResultFile, case: Case | None = None) -> list[tuple[str
         rows.append(("mixing", rate))
     if curvature("min") in last:
         rows += _curvature_rows(result, summary.pop(ON_KINKS, None) or 0.0)
-    rows += _summary_rows(result, summary, case)
+    rows += _summary_rows(result, summary)
     rows.append(("wall time", _times(result, last[WALL_TIME])))
     if case is not None:
         rows += [("expected", text) for text in expectations(case, last[OBJECTIVE])[1]]
@@ -264,12 +265,16 @@ def _curvature_rows(result: ResultFile, on_kinks: float) -> list[tuple[str, str]
     return [*rows, ("geodesically convex along the run", text)]
 
 
-def _boundary(case: Case, name: str) -> str:
-    """Return the boundary model of a state."""
-    return case.problem.boundary[case.problem.state_names.index(name)]
+def _boundary(case_text: str, name: str) -> str:
+    """Return the boundary model of a state, as the text of its case names it, "clamp" where it does not."""
+    try:
+        tables, stem = tomllib.loads(case_text)["states"].items(), name.partition("[")[0]
+        return str(next(table.get("boundary", "clamp") for key, table in tables if key.partition("[")[0] == stem))
+    except (ValueError, RecursionError, LookupError, AttributeError, TypeError, StopIteration):
+        return "clamp"
 
 
-def _summary_rows(result: ResultFile, summary: dict[str, Any], case: Case | None) -> list[tuple[str, str]]:
+def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if result.grid:
         shape = " x ".join(str(axis.size) for axis in result.axes)
@@ -282,7 +287,7 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any], case: Case | None
     for name, mass in summary.get("boundary_mass", {}).items():
         if mass > 1e-3:
             advice = f'widen states.{name}.domain, or name the boundary that is meant there, say "project"'
-            if case is not None and (kind := _boundary(case, name)) != "clamp":
+            if (kind := _boundary(result.case_text, name)) != "clamp":
                 advice = f'where the boundary "{kind}" is meant this is the problem\'s own, else widen states.{name}.domain'
             rows.append((f"ends of {name}", f"hold {mass:.2g} of the stationary mass: {advice}"))
     axes = summary.get("resolution", [])
