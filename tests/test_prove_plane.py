@@ -9,9 +9,10 @@ import pytest
 from continuous_oracle import Plane, plane_function
 
 from wassgrid.case import Case
-from wassgrid.certificate.continuous import enclosure, interval, residual
+from wassgrid.certificate.continuous import enclosure, interval, potential, residual
+from wassgrid.certificate.continuous.bellman import Bellman
 from wassgrid.certificate.continuous.enclosure import Enclosure, Layer
-from wassgrid.certificate.continuous.interval import ProveError
+from wassgrid.certificate.continuous.interval import Claim, ProveError
 from wassgrid.certificate.continuous.laws import AxisLaw, NoAxis, StillAxis, expect
 from wassgrid.certificate.continuous.spline import ORDERS, Knots, Spline
 from wassgrid.problem.intervals import Interval
@@ -160,12 +161,12 @@ def test_what_takes_too_long_is_given_up_in_three_times_the_time(factor, more, n
 
 def test_an_attempt_that_is_given_up_leaves_what_was_proven_before(monkeypatch):
     def late(*arguments):
-        found = bound(*arguments)
+        found = evened(*arguments)
         monkeypatch.setattr(interval.time, "thread_time", lambda: np.inf)
         return found
 
-    bound = interval.bound
-    monkeypatch.setattr(interval, "bound", late)
+    evened = interval.evened
+    monkeypatch.setattr(interval, "evened", late)
     proof = proof_of(BOTH, 1e-3)
     assert len(proof.attempts) == 1 and proof.low <= 0.5 <= proof.high
 
@@ -309,12 +310,17 @@ def test_g_between_the_points_lies_in_its_bounds(still, model):
 def test_bounds_without_the_slack_between_points_are_found(still, monkeypatch):
     bounds = "_along_lines" if still else "_on_cells"
     whole = getattr(residual, bounds)
-    if still:
-        monkeypatch.setattr(residual, bounds, lambda *given: [(*piece[:2], np.zeros(1), np.zeros(1)) for piece in whole(*given)])
-    else:
-        monkeypatch.setattr(residual, bounds, lambda *given: (*whole(*given)[:2], np.zeros(1), np.zeros(1)))
+    monkeypatch.setattr(residual, bounds, lambda *given: (*whole(*given)[:2], np.zeros(1), np.zeros(1)))
     with pytest.raises(AssertionError):
         check_between(still, "open", 5)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_bounds_of_q_that_are_no_numbers_bound_nothing(bad):
+    axes, u, q, _, _ = known_q(True, "open", 5)
+    q.layers[0].below[0, 7] = bad
+    with np.errstate(invalid="ignore"):
+        assert residual.bound(Stand(axes, u), q).low == -np.inf
 
 
 def test_fourth_derivatives_of_cut_laws_are_bounded():
@@ -333,6 +339,91 @@ def test_fourth_derivatives_of_cut_laws_are_bounded():
 
     for k in range(0, law.point_count, 4):
         assert abs(mp.diff(mean, law.places[k], 4)) <= bound[k, 0]
+
+
+# -- averages in place of extremes ----------------------------------------------------------------------------------
+
+MIRROR = Plane(
+    ("x + 0.5*a", "0.7*y + 0.4*x"), "x**2 + 0.1*a**2", (0.4, 0.4), ((-1.0, 1.0), (-1.0, 1.0)), ("reflect", "project"),
+)  # fmt: skip
+
+
+def largest_average(plane: Plane, h, ends, size: int = 41) -> float:
+    """Return the largest average of h(y) over all policies on a grid of means, by relative value iteration."""
+    grids = [np.linspace(*end, size) for end in ends]
+    y = [c.ravel() for c in np.meshgrid(*grids, indexing="ij")]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(9)
+    pairs = [(nodes, weights / weights.sum()) if sigma > 0 else (np.zeros(1), np.ones(1)) for sigma in plane.sigmas]
+    one, two = np.meshgrid(pairs[0][0], pairs[1][0], indexing="ij")
+    share = np.outer(pairs[0][1], pairs[1][1]).ravel()
+    x = [m[:, None] + sigma * z.ravel() for m, sigma, z in zip(y, plane.sigmas, (one, two), strict=True)]
+
+    def brought(z, k, mean):
+        (low, high), model = plane.ends[k], plane.models[k]
+        if model == "periodic":
+            return low + np.mod(z - low, high - low)
+        if model == "reflect":
+            return low + np.abs(np.mod(z - low + (high - low), 2 * (high - low)) - (high - low))
+        return np.clip(z, *(ends[k] if mean else plane.ends[k])) if mean or model == "project" else z
+
+    x = [brought(z, k, False) if plane.follow is None else z for k, z in enumerate(x)]
+    if plane.follow:
+        x[0] = x[0] + plane.follow * x[1]
+    law = []
+    for a in np.linspace(-plane.bound, plane.bound, 7):
+        scope = {"x": x[0], "y": x[1], "a": a, "clip": np.clip, "sin": np.sin, "cos": np.cos}
+        places = [np.broadcast_to(eval(text, scope), x[1].shape) for text in plane.laws]
+        place = [(brought(m, k, True) - g[0]) / (g[1] - g[0]) for k, (m, g) in enumerate(zip(places, grids, strict=True))]
+        cell = [np.clip(p.astype(int), 0, size - 2) for p in place]
+        s, t = (p - c for p, c in zip(place, cell, strict=True))
+        corner = cell[0] * size + cell[1]
+        near, far = [(corner, 1 - t), (corner + 1, t)], [(corner + size, 1 - t), (corner + size + 1, t)]
+        law.append([(i, v * part) for side, part in ((near, 1 - s), (far, s)) for i, v in side])
+    w, cost = np.zeros(size * size), h(*y)
+    for _ in range(80):
+        best = np.max([sum(v * w[i] for i, v in part) for part in law], axis=0)
+        moved = cost + best @ share
+        w, before = moved - moved[0], w
+    return float(np.mean(moved - before))
+
+
+def supremum_of(plane: Plane, shrink: float = 1.0) -> tuple[float, float, float]:
+    """Return the bound by a potential of the averages of a function of the means, one by brute force, and its largest value."""
+    claim = Claim.of(Case.from_text(plane.text(), "plane").problem, "open")
+    axes = claim.axes(np.full(2, 4.0), np.full(2, 8.0), np.full(2, 16.0))
+    knots = axes[0].knots, axes[1].knots
+    zero = Spline.through(knots, np.zeros(tuple(k.count for k in knots)))
+    bellman = Bellman(claim.problem, claim.frame, axes, zero)
+    ends = [
+        claim.ranges[k] if axis.knots.periodic else (axis.knots.low, axis.knots.low + axis.knots.spacing * axis.knots.cells)
+        for k, axis in enumerate(axes)
+    ]
+    one, two = ([np.pi / (high - low) * 2.0, low] for low, high in ends)
+
+    def h(x, y):
+        return np.cos(one[0] * (x - one[1]) + 1.0) + 0.5 * np.sin(two[0] * (y - two[1]))
+
+    chain = potential._Chain.of(bellman)
+    shape, merged = chain.shape, chain.merged
+    places = [np.linspace(low, high, n * many + 1) for (low, high), n, many in zip(ends, shape, merged, strict=True)]
+    corners = h(*np.meshgrid(*places, indexing="ij"))
+    bend = sum(f * f * (p[1] - p[0]) ** 2 / 8 for f, p in zip((one[0], two[0]), places, strict=True))
+    cells = np.max([corners[i : i - 1 or None, j : j - 1 or None] for i in (0, 1) for j in (0, 1)], axis=0) + bend
+    bounds = claim.problem.action_bounds
+    boxes = chain.boxes(bellman, tuple(np.tile(end, (chain.cells, 1)) for end in shrink * bounds.T))
+    return chain.supremum(cells, boxes), largest_average(plane, h, ends), float(cells.max())
+
+
+# of two means that one action moves the ranges are taken, not what they have in common
+@pytest.mark.parametrize(("plane", "lost"), [(BOTH, 0.7), (LINE, 0.2), (MIRROR, 0.15)], ids=["both", "follower", "mirrored"])
+def test_potentials_bound_averages_that_brute_force_finds(plane, lost):
+    bound, average, most = supremum_of(plane)
+    assert average - 0.02 <= bound <= average + lost * (most - average)
+
+
+def test_a_potential_of_too_few_actions_is_found():
+    bound, average, _ = supremum_of(LINE, shrink=0.2)
+    assert bound < average - 0.02
 
 
 # -- what rests on argument rather than on outward rounding, in 50 digits ------------------------------------------

@@ -17,11 +17,12 @@ from wassgrid.certificate.continuous.laws import Axis
 from wassgrid.certificate.continuous.spline import Spline
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.intervals import Interval
+from wassgrid.transition.threads import TEAM
 
 Array = np.ndarray
 _SECONDS = ((0, 0), (0, 1), (1, 1))  # of u, in the order of the spline's last three derivatives
 _STEPS = 12  # of Newton's method from the best candidate
-_POINTS = 1 << 16  # states whose actions are searched at a time
+_POINTS = 1 << 14  # states whose actions are searched at a time
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,9 @@ class Bellman:
         """Lower f from actions `start` (K, m) by Newton's method within [low, high]; return actions and values."""
         best, value = np.clip(start, low, high), np.empty(len(s))
         low, high = np.broadcast_to(low, best.shape), np.broadcast_to(high, best.shape)
-        for part in _parts(len(s)):
-            self._descend(s[part], best[part], value[part], low[part], high[part], steps)
+        TEAM.share(
+            lambda part: self._descend(s[part], best[part], value[part], low[part], high[part], steps), list(_parts(len(s)))
+        )
         return best, value
 
     def _descend(self, s: Array, best: Array, value: Array, low: Array, high: Array, steps: int) -> None:
@@ -168,12 +170,15 @@ class Bellman:
         """Return actions (K, m) of least f found from `tries` candidates per action of the box, and their values; not proven."""
         m = self.problem.action_dimension
         best, value = np.zeros((len(s), m)), np.full(len(s), np.inf)
-        for place in product(np.linspace(0.0, 1.0, tries), repeat=m):
-            a = box[0] + (box[1] - box[0]) * np.array(place)
-            for part in _parts(len(s)):
+
+        def search(part: slice) -> None:
+            for place in product(np.linspace(0.0, 1.0, tries), repeat=m):
+                a = box[0] + (box[1] - box[0]) * np.array(place)
                 found = self.values(s[part], np.broadcast_to(a, best[part].shape))
                 best[part][found < value[part]] = a
                 value[part] = np.minimum(value[part], found)
+
+        TEAM.share(search, list(_parts(len(s))))
         return self.improve(s, best, *box)
 
     @cached_property

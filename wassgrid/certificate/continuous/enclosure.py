@@ -27,10 +27,11 @@ from wassgrid.certificate.continuous.bellman import Bellman
 from wassgrid.certificate.continuous.jets import Jet, as_range, place
 from wassgrid.certificate.continuous.laws import Axis
 from wassgrid.problem.intervals import Interval
+from wassgrid.transition.threads import TEAM
 
 Array = np.ndarray
 NUDGE = 2e-14  # what cells are narrower by at their ends, of the size of the states: more than a few roundings
-BENDS_AT_ONCE = 1 << 19  # second derivatives at a time
+BENDS_AT_ONCE = 1 << 17  # second derivatives at a time, of every thread
 _ROUNDS = 14  # of halving boxes of actions, at nodes
 _TURNS = 6  # of halving them over cells, where what is left costs no more than curvature
 _SHARE = 0.05  # what the minima over the actions may cost, of what is wanted
@@ -179,11 +180,11 @@ def _enclosed(
     """Enclose q on some cells, from actions (nodes, m); return also the most that is lost at the minima."""
     at = _Nodes(bellman, box, cells.node_low, cells.node_high, actions, _SHARE * wanted)
     nodes, count = len(at.low), len(cells.low)
-    for part in _chunks(nodes, actions.shape[1]):
-        at.prove(part)
+    TEAM.share(at.prove, list(_chunks(nodes, actions.shape[1])))
     layer = Layer(factor, index, np.zeros((6, count)), np.zeros((6, count)), np.zeros((2**bellman.d, count, actions.shape[1])))
     moving = _moving(at.actions[cells.corners], box)
-    for part in _chunks(count, bellman.d + actions.shape[1]):
+
+    def fill(part: Array) -> None:
         rest = part[~moving[part]]
         for kind in (_Path, _Fixed):
             cell = part[moving[part]] if kind is _Path else rest
@@ -195,6 +196,8 @@ def _enclosed(
             kept = cell[good]
             layer.below[:, kept], layer.above[:, kept] = below[:, good], chunk.above()[:, good]
             layer.actions[:, kept] = chunk.actions()[:, good]
+
+    TEAM.share(fill, list(_chunks(count, bellman.d + actions.shape[1])))
     lost = np.where(np.isfinite(at.least), at.known.high - at.least, 0.0)
     return layer, float(np.max(lost))
 

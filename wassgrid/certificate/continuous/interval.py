@@ -17,6 +17,8 @@ Discounted cost.  q(x) = min_a [c + g u(F)] with the discount g. S is monotone a
 between u + inf(S u - u)/(1 - g) and u + sup(S u - u)/(1 - g); hence (1 - g) E V*(x_0) is in
 (1 - g) E q(x_0) + g [inf, sup](S u - u), with x_0 uniform over the domain.
 
+Two states, average cost.  Not the extremes of bounds of g but nearly their averages along the chain: see `potential`.
+
 All of this is exact for any u; how near inf g and sup g are depends on u alone. Computed are bounds of both: of q between the
 nodes of a lattice (`enclosure`), of S u on points of means (`laws`) and between them (`residual`), rounded outward.
 """
@@ -40,6 +42,7 @@ from wassgrid.certificate.continuous.enclosure import Enclosure, enclose
 from wassgrid.certificate.continuous.frame import Frame
 from wassgrid.certificate.continuous.jets import Jet, as_range
 from wassgrid.certificate.continuous.laws import TAIL, WIDER, Axis, AxisLaw, NoAxis, StillAxis
+from wassgrid.certificate.continuous.potential import evened
 from wassgrid.certificate.continuous.residual import Residual, bound
 from wassgrid.certificate.continuous.value import Value, points_of, solve, spline_of
 from wassgrid.errors import WassgridError
@@ -329,7 +332,12 @@ def _attempts(
                 raise ProveError("prove: no bound of the best actions was found; give actions.NAME.bounds")
             continue
         residual = bound(bellman, enclosure)
-        low, high = _objective(bellman, enclosure, residual)
+        if d == 2 and bellman.discount == 1.0:
+            low, high, (curvature, taylor) = evened(bellman, enclosure, residual)
+            rest = max(high - low - curvature - taylor, 0.0)
+            residual = replace(residual, residual=rest, curvature=curvature, taylor=taylor)
+        else:
+            low, high = _objective(bellman, enclosure, residual)
         now = time.monotonic()
         last = Attempt(low, high, residual, bellman, enclosure, box, now - began)
         yield last

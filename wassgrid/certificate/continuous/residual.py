@@ -22,9 +22,11 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from wassgrid.certificate.continuous.bellman import Bellman
-from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure
+from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure, Layer
 from wassgrid.certificate.continuous.laws import WIDER, Axis, AxisLaw, NoAxis, StillAxis, expect, expect_on
 from wassgrid.certificate.continuous.value import points_of
+from wassgrid.transition.compiled import driver
+from wassgrid.transition.threads import spread
 
 Array = np.ndarray
 _UNIT = 2.0**-53
@@ -32,7 +34,7 @@ _PLACES = np.array([-1.0, -1.0 / 3.0, 1.0 / 3.0, 1.0])  # in a cell
 _COLUMNS = 128  # points along the second axis at a time: what they need stays near the processor
 _STRIP = 1024  # cells along an axis without noise at a time
 _EXCHANGED = (0, 2, 1, 5, 4, 3)  # coefficients of polynomials when d_1 and d_2 change places
-_BERNSTEIN = 6.0  # sum of the sizes of the weights of `_bernstein`: 34/6
+_BERNSTEIN = 6.0  # sum of the sizes of the weights of Bernstein coefficients: 34/6
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Residual:
     """Bounds of g over all means, and what they owe to what, in units of g.
 
     residual: how much g itself varies on the rows; curvature: bounds of q between nodes; taylor: g between rows; minima: the
-    proven minima over the actions; rounding.
+    proven minima over the actions; rounding.  below, above: bounds of g on the cells between the points (those of q along an axis
+    without noise), rounding included; apart, between: how far they are apart at the points, and what they lose between them.
     """
 
     low: float
@@ -50,6 +53,10 @@ class Residual:
     taylor: float
     minima: float
     rounding: float
+    below: Array
+    above: Array
+    apart: Array
+    between: Array
 
     @property
     def width(self) -> float:
@@ -74,23 +81,21 @@ def bound(bellman: Bellman, q: Enclosure) -> Residual:
     rounding = 2 * (terms * _UNIT + strips) * size + bellman.u.rounding + 4 * _UNIT * abs(shift)
     still = [k for k, axis in enumerate(axes) if isinstance(axis, StillAxis)]
     rounding *= _BERNSTEIN if still else 1.0
-    pieces = _along_lines(bellman, q, shift, still[0]) if still else [_on_cells(bellman, q, shift)]
-    least, most, middle, apart, between = np.inf, -np.inf, (np.inf, -np.inf), 0.0, [0.0, 0.0]
-    for low, high, drop, rise in pieces:
-        least, most = min(least, float(np.min(low - drop))), max(most, float(np.max(high + rise)))
-        centre = 0.5 * (low + high)
-        middle = min(middle[0], float(np.min(centre))), max(middle[1], float(np.max(centre)))
-        apart = max(apart, float(np.max(high - low)))
-        between = [max(x, float(np.max(y))) for x, y in zip(between, (drop, rise), strict=True)]
-    least, most = least + shift - rounding, most + shift + rounding
+    low, high, drop, rise = _along_lines(bellman, q, shift, still[0]) if still else _on_cells(bellman, q, shift)
+    centre, below, above = 0.5 * (low + high), low - drop + shift - rounding, high + rise + shift + rounding
+    below, above = below - 4 * _UNIT * np.abs(below), above + 4 * _UNIT * np.abs(above)
     return Residual(
-        float(least - 4 * _UNIT * abs(least)),
-        float(most + 4 * _UNIT * abs(most)),
-        residual=middle[1] - middle[0],
-        curvature=apart,
-        taylor=sum(between),
+        float(below.min()),
+        float(above.max()),
+        residual=float(np.ptp(centre)),
+        curvature=float(np.max(high - low)),
+        taylor=float(np.max(drop) + np.max(rise)),
         minima=q.minima,
         rounding=2 * float(rounding),
+        below=below,
+        above=above,
+        apart=high - low,
+        between=drop + rise,
     )
 
 
@@ -163,9 +168,8 @@ def _on_cells(bellman: Bellman, q: Enclosure, shift: float) -> tuple[Array, Arra
     return _corner(axes, low, np.minimum), _corner(axes, high, np.maximum), np.asarray(drop), np.asarray(rise)
 
 
-def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> Iterator[tuple[Array, Array, Array, Array]]:
-    """Bound g on the cells between the points of the noisy axis and the edges of q's cells along the one without noise, some
-    cells along the latter after the others.
+def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> tuple[Array, Array, Array, Array]:
+    """Bound g on the cells between the points of the noisy axis and the edges of q's cells along the one without noise.
 
     On a line of means at a place t of the axis without noise S u is an expectation along the other alone, and E of a polynomial
     on the cells is one in t: bounded by its Bernstein coefficients, with u, which is a cubic polynomial in t there.
@@ -174,9 +178,6 @@ def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> It
     assert isinstance(law, AxisLaw)
     assert isinstance(line, StillAxis)
     axes: tuple[AxisLaw, NoAxis] = (law, NoAxis())
-    finest = q.layers[-1].factor
-    parts = line.refined(finest)
-    below, above = _lines(law, line, q, shift, still)
     middle, radius = _middle(q, shift, bellman.axes)
     if still == 0:
         middle, radius = (np.ascontiguousarray(p[list(_EXCHANGED)].transpose(0, 2, 1)) for p in (middle, radius))
@@ -193,74 +194,158 @@ def _along_lines(bellman: Bellman, q: Enclosure, shift: float, still: int) -> It
     slack = slack + square * _norm(axes, 0, 0) * far
     c = bellman.u.coefficients if still == 1 else bellman.u.coefficients.T
     noisy, other = bellman.u.knots[1 - still], bellman.u.knots[still]
-    value, curved = noisy.basis(law.places) @ c, noisy.basis(law.places, second=True) @ c
-    for start in range(0, parts.cells, _STRIP):
+    # coefficients along the axis without noise, (coefficients, points)
+    u = tuple(np.ascontiguousarray((noisy.basis(law.places, second=second) @ c).T) for second in (False, True))
+    bends, slack = np.ascontiguousarray(np.stack(along).transpose(2, 0, 1)), slack.T
+    parts = np.empty((4, line.cells, law.point_count))
+    for columns, factor in _strips(bellman.axes, q, still):
         bellman.beat()
-        cell = np.arange(start, min(start + _STRIP, parts.cells))
-        t = 0.5 * parts.spacing * _PLACES
-        # (4, K): four places across every cell
-        places = parts.low + parts.spacing * (cell + 0.5) + t[:, None]
-        across = other.basis(places.ravel()).T
-        u, bends = ((side @ across).reshape(-1, 4, cell.size).transpose(1, 0, 2) for side in (value, curved))
-        low, high = (
-            np.stack([p[0] + p[1] * t[k] + p[2] * (0.5 * t[k] * t[k]) - u[k] for k in range(4)])
-            for p in (below[:, :, cell], above[:, :, cell])
-        )
-        low, high = _bernstein(low).min(axis=0), _bernstein(high).max(axis=0)
-        whole = cell // finest
-        within = places - (line.low + line.spacing * (whole + 0.5))
-        a = [part[:, whole] for part in along]
-        bend = _bernstein(np.stack([a[0] + a[1] * s + a[2] * (0.5 * s * s) for s in within]) - bends)
-        most = _corner((law,), bend.max(axis=0) + slack[:, whole], np.maximum)
-        least = _corner((law,), bend.min(axis=0) - slack[:, whole], np.minimum)
-        yield (
-            _corner((law,), low, np.minimum),
-            _corner((law,), high, np.maximum),
-            np.maximum(most, 0.0) * square,
-            np.maximum(-least, 0.0) * square,
-        )
+        found = _lines(law, line, q, shift, still, columns, factor)
+        fine = line.refined(factor)
+        cells = (columns[:, None] * factor + np.arange(factor)).ravel()
+        t = 0.5 * fine.spacing * _PLACES
+        # (K, 4): four places across every cell, and from the middle of the coarse one
+        places = fine.low + fine.spacing * (cells[:, None] + 0.5) + t
+        within = places - (line.low + line.spacing * (np.repeat(columns, factor) + 0.5))[:, None]
+        first, weights = other.reached(places)
+        result = np.empty((4, columns.size, law.point_count))
+        work = 200.0 * cells.size * law.point_count
+        spread(_bounded, columns.size, work, factor, found, t, *u, first, weights, bends, columns, within, result)
+        parts[:, columns] = result
+    low, high, least, most = parts[0], parts[1], parts[2] - slack, parts[3] + slack
+    ends = _corner((NoAxis(), law), most, np.maximum), _corner((NoAxis(), law), least, np.minimum)
+    bounds = (
+        _corner((NoAxis(), law), low, np.minimum),
+        _corner((NoAxis(), law), high, np.maximum),
+        np.maximum(ends[0], 0.0) * square,
+        np.maximum(-ends[1], 0.0) * square,
+    )
+    return bounds if still == 0 else tuple(part.T for part in bounds)  # type: ignore[return-value]
 
 
-def _lines(law: AxisLaw, line: StillAxis, q: Enclosure, shift: float, still: int) -> tuple[Array, Array]:
-    """Return E of the polynomials below and above q, less `shift`, over the layers: coefficients (3, points, cells) of 1, t and
-    t^2/2 on the cells of the finest layer along the axis without noise, t from their middles."""
-    sides = [np.zeros((3, law.point_count, line.cells)) for _ in range(2)]
-    factor = 1
+def _strips(axes: tuple[Axis, Axis], q: Enclosure, still: int) -> Iterator[tuple[Array, int]]:
+    """Cut the cells along the axis without noise into sets in which the smallest cells of q are as small as each other."""
+    finest = np.ones(axes[still].cells, dtype=int)
     for layer in q.layers:
-        while factor < layer.factor:
-            sides = [_halves(p, line.spacing / factor) for p in sides]
+        finest[_place(axes, layer)[still] // layer.factor] = layer.factor
+    for factor in np.unique(finest):
+        columns = np.flatnonzero(finest == factor)
+        most = max(1, _STRIP // factor)
+        for start in range(0, columns.size, most):
+            yield columns[start : start + most], int(factor)
+
+
+def _place(axes: tuple[Axis, Axis], layer: Layer) -> tuple[Array, ...]:
+    """Return where the cells of a layer are on its lattice."""
+    return np.unravel_index(layer.index, tuple(axis.refined(layer.factor).cells for axis in axes))
+
+
+def _lines(law: AxisLaw, line: StillAxis, q: Enclosure, shift: float, still: int, columns: Array, finest: int) -> Array:
+    """Return E of the polynomials below and above q, less `shift`, over the layers: coefficients (K, 2, 3, points) of 1, t and
+    t^2/2 on some cells along the axis without noise, cut into `finest` each, t from their middles."""
+    result, factor = np.zeros((columns.size, 2, 3, law.point_count)), 1
+    where = np.full(line.cells, -1)
+    where[columns] = np.arange(columns.size)
+    axes: tuple[Axis, Axis] = (line, law) if still == 0 else (law, line)
+    for layer in q.layers:
+        while factor < min(layer.factor, finest):
+            result = _halves(result, line.spacing / factor)
             factor *= 2
-        fine = law.refined(layer.factor), line.refined(layer.factor)
-        if layer.index.size == 0:
+        place = _place(axes, layer)
+        mine = np.flatnonzero(where[place[still] // layer.factor] >= 0)
+        if mine.size == 0:
             continue
-        place = np.unravel_index(layer.index, tuple(axis.cells for axis in (fine[::-1] if still == 0 else fine)))
-        first, rows = np.unique(place[1 - still], return_inverse=True)
-        shape = first.size, fine[1].cells
-        moments = fine[0].moments(first)
-        for p, result in zip((layer.below, layer.above), sides, strict=True):
-            p = np.concatenate([p[:1] - shift, p[1:]])
-            c = _sparse(shape, rows, place[still], p if still == 1 else p[list(_EXCHANGED)])
-            result[0] += (moments[0] @ c[0] + moments[1] @ c[1] + moments[2] @ c[3]).toarray()
-            result[1] += (moments[0] @ c[2] + moments[1] @ c[4]).toarray()
-            result[2] += (moments[0] @ c[5]).toarray()
-    return sides[0], sides[1]
-
-
-def _halves(p: Array, width: float) -> Array:
-    """Return polynomials p_0 + p_1 t + p_2 t^2/2 on cells of a width, (3, points, cells), about the middles of their halves."""
-    result = np.empty((3, p.shape[1], 2 * p.shape[2]))
-    for half, t in enumerate((-0.25 * width, 0.25 * width)):
-        result[0, :, half::2] = p[0] + p[1] * t + p[2] * (0.5 * t * t)
-        result[1, :, half::2] = p[1] + p[2] * t
-        result[2, :, half::2] = p[2]
+        # the cells of one column after those of the other
+        column = where[place[still][mine] // layer.factor] * layer.factor + place[still][mine] % layer.factor
+        mine, column = mine[order := np.argsort(column, kind="stable")], column[order]
+        begin = np.searchsorted(column, np.arange(len(result) + 1))
+        first, row = np.unique(place[1 - still][mine], return_inverse=True)
+        moments = [part.tocsc() for part in law.refined(layer.factor).moments(first)]
+        for part in moments:
+            part.sort_indices()
+        p = np.stack([layer.below[:, mine], layer.above[:, mine]])
+        p[:, 0] -= shift
+        p = np.ascontiguousarray((p if still == 1 else p[:, list(_EXCHANGED)]).transpose(2, 0, 1))
+        work = 12.0 * mine.size * moments[0].nnz / first.size
+        law_arrays = (moments[0].indptr, moments[0].indices, *(part.data for part in moments))
+        spread(_sum_over_cells, len(result), work, begin, row, p, *law_arrays, result)
     return result
 
 
-def _bernstein(values: Array) -> Array:
-    """Return the Bernstein coefficients (4, ...) of the cubic polynomials with values (4, ...) at `_PLACES`."""
-    one = (-5.0 * values[0] + 18.0 * values[1] - 9.0 * values[2] + 2.0 * values[3]) / 6.0
-    two = (2.0 * values[0] - 9.0 * values[1] + 18.0 * values[2] - 5.0 * values[3]) / 6.0
-    return np.stack([values[0], one, two, values[3]])
+@driver
+def _sum_over_cells(begin, end, starts, row, p, pointers, points, w0, w1, w2, result):
+    """Add E of polynomials p (cells, 2, 6) to result (K, 2, 3, points); starts: of the cells of column k, row: of moments."""
+    for k in range(begin, end):
+        for cell in range(starts[k], starts[k + 1]):
+            start, stop = pointers[row[cell]], pointers[row[cell] + 1]
+            if stop == start:
+                continue
+            for side in range(2):
+                c0, c1, c2, c11, c12, c22 = p[cell, side]
+                r0, r1, r2 = result[k, side, 0], result[k, side, 1], result[k, side, 2]
+                low = points[start]
+                if points[stop - 1] - low == stop - 1 - start:
+                    for m in range(stop - start):
+                        a0, a1, a2 = w0[start + m], w1[start + m], w2[start + m]
+                        r0[low + m] += a0 * c0 + a1 * c1 + a2 * c11
+                        r1[low + m] += a0 * c2 + a1 * c12
+                        r2[low + m] += a0 * c22
+                else:
+                    for m in range(start, stop):
+                        i = points[m]
+                        r0[i] += w0[m] * c0 + w1[m] * c1 + w2[m] * c11
+                        r1[i] += w0[m] * c2 + w1[m] * c12
+                        r2[i] += w0[m] * c22
+
+
+@driver
+def _bounded(begin, end, factor, found, t, value, curved, first, weights, along, columns, within, result):
+    """Bound g, and the bends of g along the noisy axis, on cells cut into `factor`: least and largest (4, columns, points).
+
+    found: see `_lines`; t: four places in a part; value, curved (coefficients, points): of u along the axis; first, weights: the
+    coefficients of u that reach a place, (parts, 4), and with what weight, (parts, 4, 4); along (cells, 3, points): bends of S u
+    at places `within` (parts, 4) a cell.
+    """
+    points = result.shape[2]
+    g = np.empty((3, 4, points))
+    for c in range(begin, end):
+        for k in range(c * factor, (c + 1) * factor):
+            for place in range(4):
+                d, s, i = t[place], within[k, place], first[k, place]
+                v0, v1, v2, v3 = weights[k, place]
+                x, y, z = along[columns[c], 0], along[columns[c], 1], along[columns[c], 2]
+                for m in range(points):
+                    u = v0 * value[i, m] + v1 * value[i + 1, m] + v2 * value[i + 2, m] + v3 * value[i + 3, m]
+                    bend = v0 * curved[i, m] + v1 * curved[i + 1, m] + v2 * curved[i + 2, m] + v3 * curved[i + 3, m]
+                    for side in range(2):
+                        p = found[k, side]
+                        g[side, place, m] = p[0, m] + p[1, m] * d + p[2, m] * (0.5 * d * d) - u
+                    g[2, place, m] = x[m] + y[m] * s + z[m] * (0.5 * s * s) - bend
+            for m in range(points):
+                for kind in range(3):
+                    p, q, r, s = g[kind, 0, m], g[kind, 1, m], g[kind, 2, m], g[kind, 3, m]
+                    # Bernstein coefficients of the cubic polynomial through the four
+                    one, two = (-5.0 * p + 18.0 * q - 9.0 * r + 2.0 * s) / 6.0, (2.0 * p - 9.0 * q + 18.0 * r - 5.0 * s) / 6.0
+                    least, most = min(min(p, s), min(one, two)), max(max(p, s), max(one, two))
+                    if not abs(one) + abs(two) < np.inf:
+                        least, most = -np.inf, np.inf
+                    fresh = k == c * factor
+                    if kind != 1:
+                        at = 0 if kind == 0 else 2
+                        result[at, c, m] = least if fresh else min(result[at, c, m], least)
+                    if kind != 0:
+                        at = 1 if kind == 1 else 3
+                        result[at, c, m] = most if fresh else max(result[at, c, m], most)
+
+
+def _halves(p: Array, width: float) -> Array:
+    """Return polynomials p_0 + p_1 t + p_2 t^2/2 on cells of a width, (K, 2, 3, points), about the middles of their halves."""
+    result = np.empty((len(p), 2, *p.shape[1:]))
+    for half, t in enumerate((-0.25 * width, 0.25 * width)):
+        result[:, half, :, 0] = p[:, :, 0] + p[:, :, 1] * t + p[:, :, 2] * (0.5 * t * t)
+        result[:, half, :, 1] = p[:, :, 1] + p[:, :, 2] * t
+        result[:, half, :, 2] = p[:, :, 2]
+    return result.reshape(-1, *p.shape[1:])
 
 
 def _in_line(p: Array) -> list[list[tuple[Array, int]]]:

@@ -53,16 +53,21 @@ class Knots:
 
     def basis(self, y: Array, second: bool = False) -> csr_array:
         """Return the matrix (K, coefficients) that gives the values, or the second derivatives, at K points of one variable."""
-        place = (np.asarray(y, dtype=float) - self.low) / self.spacing
+        k, chosen = self.reached(np.asarray(y, dtype=float), second)
+        columns = k[:, None] + np.arange(4)
+        pointers = np.arange(0, 4 * k.size + 1, 4)
+        return csr_array((chosen.ravel(), columns.ravel(), pointers), shape=(k.size, self.cells + 3))
+
+    def reached(self, y: Array, second: bool = False) -> tuple[Array, Array]:
+        """Return the first of the four coefficients that count at points (...) of one variable, and their weights (..., 4)."""
+        place = (y - self.low) / self.spacing
         if self.periodic:
             place = place - np.floor(place / self.cells) * self.cells
         k = np.clip(np.floor(place).astype(np.int64), 0, self.cells - 1)
-        weights = np.empty((3, 4, k.size))
+        weights = np.empty((3, 4, *k.shape))
         _basis(place - k, weights)
         chosen = weights[2] / self.spacing**2 if second else weights[0]
-        columns = k[:, None] + np.arange(4)
-        pointers = np.arange(0, 4 * k.size + 1, 4)
-        return csr_array((chosen.T.ravel(), columns.ravel(), pointers), shape=(k.size, self.cells + 3))
+        return k, np.ascontiguousarray(np.moveaxis(chosen, 0, -1))
 
 
 NONE = Knots(0.0, 1.0, 0, False)
