@@ -274,3 +274,28 @@ def test_the_way_to_a_goal_by_a_list_of_pushes():
     solution = wg.solve(Case.from_text(text))
     assert solution.converged and solution.objective == pytest.approx(least, rel=1e-10)
     assert solution.lower_bound <= least * (1.0 + 1e-13) and solution.policy.categorical
+
+
+def test_the_estimate_is_of_the_problem_itself_where_the_grid_is_coarse():
+    """A threshold between two cells is where c + E h says, not where the cells end; h of 25 cells is off, its policy hardly."""
+    text = """
+[states.room]
+next = "room + 0.1*(5 - room) + heat"
+noise = 0.7
+domain = [8, 32]
+[actions.heat]
+values = [0, 1, 3]
+[cost]
+stage = "(room - 20)**2 + heat"
+[grid]
+points = { room = POINTS }
+[output]
+estimate = ESTIMATE
+"""
+    coarse, fine = (
+        wg.solve(Case.from_text(text.replace("POINTS", points).replace("ESTIMATE", asked), "room"))
+        for points, asked in (("25", "true"), ("481", "false"))
+    )
+    found = coarse.summary["estimate"]
+    assert abs(coarse.objective / fine.objective - 1.0) > 0.01
+    assert -4 * found["standard_error"] < found["value"] - fine.objective < 4 * found["standard_error"] + 2e-3 * fine.objective

@@ -57,8 +57,8 @@ class Estimate:
 class GreedyPolicy:
     """The policy that takes, at any state, the best of what the neighbouring cells do and of their interpolation.
 
-    Where the neighbours agree they are interpolated. Elsewhere  c(s, a) + g E h(s')  is compared, the expectation by a fixed
-    rule: which rule decides what the policy is, not what it costs.
+    Where the neighbours agree they are interpolated (of a list of actions: taken). Elsewhere  c(s, a) + g E h(s')  is compared,
+    the expectation by a fixed rule: which rule decides what the policy is, not what it costs.
     """
 
     problem: ControlProblem
@@ -101,6 +101,8 @@ class GreedyPolicy:
         """Return the actions (K, m) at states (K, d)."""
         cells, weights = self.grid.corners(states)
         neighbours = self.best[cells]
+        if self.problem.choices is not None:
+            return self._listed(states, neighbours, weights)
         chosen: np.ndarray = np.einsum("kc,kca->ka", weights, neighbours)
         # a corner of no weight is no neighbour
         spread = np.where(weights[..., None] > 0, np.abs(neighbours - chosen[:, None, :]), 0.0).max(axis=1)
@@ -111,6 +113,15 @@ class GreedyPolicy:
             neighbours = np.take_along_axis(neighbours, heaviest[..., None], axis=1)
         chosen[rows] = self._better(states[rows], np.concatenate([chosen[rows, None, :], neighbours], axis=1))[0]
         return np.asarray(np.clip(chosen, *self.problem.limits_at(states)))
+
+    def _listed(self, states: np.ndarray, neighbours: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the actions (K, m) of a list: those of the neighbours (K, C, m), the best one where they differ."""
+        first = np.take_along_axis(neighbours, weights.argmax(axis=1)[:, None, None], axis=1)
+        chosen: np.ndarray = first[:, 0]
+        rows = np.flatnonzero(((neighbours != first) & (weights[..., None] > 0)).any(axis=(1, 2)))
+        candidates = np.where(weights[rows][..., None] > 0, neighbours[rows], first[rows])
+        chosen[rows] = self._better(states[rows], candidates, ends=False)[0]
+        return chosen
 
     def switching(self, reach: Sequence[int]) -> np.ndarray:
         """Tell the cells (cells,) some of whose neighbours along an axis, at the distances given, do something else."""

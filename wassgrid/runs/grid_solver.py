@@ -666,9 +666,6 @@ class GridSolver:
         asked = self.case.output.estimate
         if asked is False:
             return {}
-        if self.case.problem.choices is not None:
-            refused = "the best value of a list is not looked for between the cells, wassgrid simulate is"
-            return {ESTIMATE: {"refused": refused}} if asked else {}
         evaluation = state.evaluation
         if evaluation.entropy is not None:
             refused = "of the greedy policy, which has no entropy; wassgrid simulate estimates what this policy costs"
