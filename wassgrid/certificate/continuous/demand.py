@@ -6,6 +6,7 @@ import math
 
 from wassgrid.certificate.continuous.enclosure import BENDS_AT_ONCE
 from wassgrid.certificate.continuous.laws import ENTRIES, Axis, AxisLaw
+from wassgrid.transition.threads import TEAM
 
 _LARGEST = 3.0e7  # cells of the lattice
 _WIDEST = 1e5  # cells per standard deviation
@@ -34,5 +35,6 @@ def demand(lattice: tuple[Axis, Axis], quadrature: tuple[Axis, Axis], variables:
     kept = sum(float(law.point_count) * min(2 * law.reach + 1, law.cells + 1) for law in noisy)
     windows = max(float(law.phases) * (2 * law.reach + 1) for law in laws)
     value = _ENTRY * kept + _MADE * min(max(made), ENTRIES) + _NODE * nodes
-    bounds = (_CELL + _ACTION * actions) * cells + _BEND * min(0.5 * variables * (variables + 1) * cells, BENDS_AT_ONCE)
+    bends = min(0.5 * variables * (variables + 1) * cells, BENDS_AT_ONCE * TEAM.size)
+    bounds = (_CELL + _ACTION * actions) * cells + _BEND * bends
     return _WINDOW * windows + max(value, bounds)
