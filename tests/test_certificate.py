@@ -22,6 +22,8 @@ from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.exact import Manufactured, ScalarLQ, VectorLQ
 from wassgrid.transition.threads import TEAM
 
+pytestmark = pytest.mark.thorough
+
 DISCOUNTED = {"criterion": {"kind": "discounted", "discount": 0.9}}
 LQ = ScalarLQ()
 VECTOR_LQ = VectorLQ(
@@ -110,14 +112,12 @@ def optimum(name: str) -> tuple[float, float]:
 LOOSE = {"vector LQ, two actions": 1e-2, "jump in the mean": np.inf}
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", TEXTS)
 def test_newton_with_escape_reaches_an_optimum_that_is_proven(name):
     _, gap = optimum(name)
     assert -1e-12 <= gap <= LOOSE.get(name, 1e-8)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", TEXTS)
 @given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0.1, 1.0]), size=st.sampled_from([0.0, 1e-6, 0.1, 3.0]))
 @settings(max_examples=8)
@@ -149,7 +149,6 @@ def scanned(
     return evaluation.q_values(cells, low[:, None] + (high - low)[:, None] * unit).min(axis=1)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_action_is_better_than_the_bound_of_its_cell(name, seed):

@@ -548,6 +548,7 @@ def test_what_an_interrupted_compiler_raises_is_an_interruption(case, monkeypatc
     assert main(["resume", "tiny.h5", "-q"]) == 0
 
 
+@pytest.mark.thorough
 def test_a_running_file_can_be_read_but_not_written(case, capsys):
     process = start("run", "tiny.toml", "-q", "--set", "flow.stop.flow_time=20", slow=0.2, always_commit=True)
     wait_for(lambda: rows(Path("tiny.h5")) >= 2)

@@ -16,6 +16,8 @@ from wassgrid.resolution import resolution
 from wassgrid.transition.axis_kernels import AXIS_KERNELS
 from wassgrid.transition.model import TransitionModel
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize(
     ("ratio", "kernel"), [(1.3, "gaussian"), (0.81, "gaussian"), (0.79, "matched"), (0.5, "matched"), (0.3, "matched"),
@@ -81,7 +83,6 @@ def test_matched_moments_leave_no_error_in_a_linear_quadratic_problem(ratio):
         assert abs(coarse_noise.lq_errors(ratio, "matched", shift).error) < 1e-12
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("ratio", coarse_noise.RATIOS)
 def test_the_default_is_as_good_as_the_best_kernel(ratio):
     found = coarse_noise.row(lambda kernel: coarse_noise.worst_lq(ratio, kernel))
@@ -124,7 +125,6 @@ kernel = "linear"
     assert Evaluator.from_case(finer).model.kernels == ("matched",)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("boundary", ["clamp", "reflect", "periodic"])
 def test_the_product_of_matched_laws_is_the_assembled_matrix(boundary):
     text = """

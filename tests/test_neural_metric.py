@@ -17,6 +17,8 @@ from wassgrid.neural.metric import conjugate_gradients, kernel_form, metric_prod
 from wassgrid.neural.solver import NeuralSolver
 from wassgrid.problem.exact import ScalarLQ
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def double():
@@ -78,7 +80,6 @@ def test_truncated_conjugate_gradients_report_their_true_residual_and_still_desc
     assert all(later < earlier for earlier, later in itertools.pairwise(energies))
 
 
-@pytest.mark.thorough
 def test_nystrom_is_exact_from_the_rank_of_the_metric_and_worse_below_it(double):
     at, gradients, jacobian = problem(samples=10)  # rank 20 at most
     rank = np.linalg.matrix_rank(jacobian)
@@ -88,7 +89,6 @@ def test_nystrom_is_exact_from_the_rank_of_the_metric_and_worse_below_it(double)
     assert residuals[2] < 1e-8 < residuals[1] < residuals[0]
 
 
-@pytest.mark.thorough
 def test_a_low_rank_shortens_a_step_and_does_not_overshoot(double):
     at, gradients, _ = problem(samples=200)  # a metric of full rank
     right = at.pull(gradients) / at.samples
@@ -110,7 +110,6 @@ def test_a_zero_gradient_gives_a_zero_direction():
     assert float(jnp.max(jnp.abs(found.value))) == 0 and int(found.iterations) == 0 and float(found.residual) == 0
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("gain", [0.3, 0.9])
 def test_natural_gradient_of_a_linear_policy_is_the_exact_one_with_error_falling_as_the_root_of_samples(gain):
     exact = ScalarLQ()

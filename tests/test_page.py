@@ -108,6 +108,7 @@ def test_text_of_a_stranger_is_shown_and_nothing_is_fetched_or_run(folder):
     assert policy.startswith("default-src 'none'")
 
 
+@pytest.mark.thorough
 def test_the_verb_writes_a_page_again_but_nothing_else_over(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     source = str(folder / "small.h5")

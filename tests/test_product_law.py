@@ -12,6 +12,8 @@ from wassgrid.transition import product_law
 from wassgrid.transition.model import TransitionModel
 from wassgrid.transition.threads import TEAM
 
+pytestmark = pytest.mark.thorough
+
 # name: (states: next, noise, domain, boundary; points; kernels; streamed axes; actions)
 LAWS = {
     "independent axes, one moved": (
@@ -108,7 +110,6 @@ def model(request):
     return model_of(request.param)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("particles", [1, 3])
 def test_products_are_those_of_the_matrix(model, particles):
     policy = cloud(model, particles)
@@ -124,7 +125,6 @@ def test_products_are_those_of_the_matrix(model, particles):
     assert operator.nonnegative == model.markov
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("particles", [1, 3])
 def test_expectations_and_their_derivatives_are_those_of_the_walk(model, particles):
     policy = cloud(model, particles, 2)
@@ -146,7 +146,6 @@ def test_expectations_and_their_derivatives_are_those_of_the_walk(model, particl
     assert pushed.sum() == pytest.approx(0.0, abs=1e-10 * np.abs(pushed).sum())
 
 
-@pytest.mark.thorough
 def test_weights_computed_on_the_way_are_the_ones_kept(model, monkeypatch):
     policy = cloud(model, 3)
     mean, _ = model.means(policy.actions)

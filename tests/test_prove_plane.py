@@ -19,6 +19,8 @@ from wassgrid.problem.intervals import Interval
 from wassgrid.prove import Proof, prove
 from wassgrid.transition import threads
 
+pytestmark = pytest.mark.thorough
+
 PI = float(np.pi)
 ROUND = (-PI, PI)
 # optimal cost by construction: c = J + h(x, y) - E h(x', y') + w(a - g), E cos(m + s xi) = exp(-s^2/2) cos m
@@ -107,7 +109,6 @@ def check_residuals(plane: Plane, proof: Proof, seed: int, count: int, panels: i
         assert found.low - error <= g <= found.high + error
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(("plane", "width"), [(BOTH, 1e-2), (LINE, 1e-2), (TWO, 5e-2)], ids=["both", "follower", "two actions"])
 def test_intervals_hold_the_exact_cost(plane, width):
     proof = proof_of(plane, width)
@@ -116,7 +117,6 @@ def test_intervals_hold_the_exact_cost(plane, width):
     check_enclosures(plane, proof, seed=1)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("plane", "panels", "error"),
     [(BOTH, 70, 3e-4), (LINE, 1500, 1e-5), (KINKS, 80, 5e-4), (WALL, 2000, 1e-4), (DRIFT, 80, 5e-4), (DISCOUNTED, 1500, 1e-4)],
@@ -145,7 +145,6 @@ points = {{ "q[i]" = 11 }}
 """
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("factor", "more", "noise"), [("3", "", "0.2"), ("0.1", "[actions.a]", "0.2"), ("0.1", "", "0.005")],
     ids=["u that takes long", "an action that costs nothing", "little noise"],
@@ -299,7 +298,6 @@ def check_between(still: bool, model: str, seed: int) -> float:
     return (most - least) / (found.high - found.low)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("still", [False, True], ids=["cells", "lines"])
 @pytest.mark.parametrize("model", ["open", "truncate", "project", "periodic"])
 def test_g_between_the_points_lies_in_its_bounds(still, model):

@@ -28,6 +28,8 @@ from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.runs.grid_solver import GridSolver
 from wassgrid.storage import ResultFile
 
+pytestmark = pytest.mark.thorough
+
 GALLERY = Path(__file__).parent.parent / "gallery"
 WELLS = GALLERY / "moving_weights.toml"
 BOTH, WEIGHTS = Metric(True, 2.5), Metric(False, 0.7)
