@@ -481,16 +481,17 @@ class ControlProblem:
     @cached_property
     def _law(self) -> Law:
         law = Law.of(self.model)
-        if not self.in_shares:
-            return law
-        shares = ActionLimits(self.model).shares
-        stages = tuple((symbol, expression.xreplace(shares)) for symbol, expression in law.stages)
-        return replace(law, mean=tuple(mean.xreplace(shares) for mean in law.mean), stages=stages)
+        stages = tuple((symbol, expression.xreplace(self._shares)) for symbol, expression in law.stages)
+        return replace(law, mean=tuple(mean.xreplace(self._shares) for mean in law.mean), stages=stages)
 
     @property
     def _cost(self) -> sp.Expr:
-        cost = self.model.scalars.cost
-        return cost.xreplace(ActionLimits(self.model).shares) if self.in_shares else cost
+        return self.model.scalars.cost.xreplace(self._shares)
+
+    @cached_property
+    def _shares(self) -> dict[sp.Symbol, sp.Expr]:
+        """What stands for actions that are told in shares; nothing for others."""
+        return ActionLimits(self.model).shares if self.in_shares else {}
 
     @cached_property
     def _cell_function(self) -> ArrayFunction:

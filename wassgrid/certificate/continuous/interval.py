@@ -40,14 +40,13 @@ from wassgrid.certificate.continuous.bellman import Bellman
 from wassgrid.certificate.continuous.demand import demand
 from wassgrid.certificate.continuous.enclosure import Enclosure, enclose
 from wassgrid.certificate.continuous.frame import Frame
-from wassgrid.certificate.continuous.jets import Jet, as_range
+from wassgrid.certificate.continuous.jets import as_range, range_jet
 from wassgrid.certificate.continuous.laws import TAIL, WIDER, Axis, AxisLaw, NoAxis, StillAxis
 from wassgrid.certificate.continuous.potential import evened
 from wassgrid.certificate.continuous.residual import Residual, bound
 from wassgrid.certificate.continuous.value import Value, points_of, solve, spline_of
 from wassgrid.errors import WassgridError
 from wassgrid.problem.control_problem import ControlProblem, ProblemError
-from wassgrid.problem.intervals import Interval
 from wassgrid.resources import amount
 from wassgrid.transition.compilation import CompileTime
 
@@ -241,12 +240,12 @@ def _reached(problem: ControlProblem, frame: Frame, models: tuple[str, ...]) -> 
             for k, (low, high) in enumerate(problem.domain)]  # fmt: skip
     low = np.stack([c.ravel() for c in np.meshgrid(ends[0][:-1], ends[1][:-1], indexing="ij")])
     high = np.stack([c.ravel() for c in np.meshgrid(ends[0][1:], ends[1][1:], indexing="ij")])
-    parts = [_range_jet(*pair) for pair in zip(low, high, strict=True)]
+    parts = [range_jet(*pair) for pair in zip(low, high, strict=True)]
     zeros = np.zeros(low.shape[1])
-    parts += [_range_jet(zeros + a, zeros + b) for a, b in problem.action_bounds]
+    parts += [range_jet(zeros + a, zeros + b) for a, b in problem.action_bounds]
     with np.errstate(all="ignore"):
         mean = problem.action_values(jets, *parts)[j]
-    found = as_range(mean.value if isinstance(mean, Jet) else mean, low.shape[1])
+    found = as_range(mean, low.shape[1])
     least, most = float(found.lower.min()), float(found.upper.max())
     if not (np.isfinite(least) and np.isfinite(most)):
         raise ProveError(f"prove: the law of {problem.state_names[j]} without next(...) is not bounded; give actions bounds")
@@ -515,18 +514,14 @@ def _tails_are_worse(bellman: Bellman, box: tuple[Array, Array], q: Enclosure) -
                 continue
             ends = [tuple(bounds[j]) for j in range(m)]
             ends[k] = (allowed, known) if side == 0 else (known, allowed)
-            parts = bellman.frame.states([_range_jet(x[:, j, 0], x[:, j, 1]) for j in range(d)])
-            parts += [_range_jet(zeros + low, zeros + high) for low, high in ends]
+            parts = bellman.frame.states([range_jet(x[:, j, 0], x[:, j, 1]) for j in range(d)])
+            parts += [range_jet(zeros + low, zeros + high) for low, high in ends]
             with np.errstate(all="ignore"):
                 cost = problem.action_values(jets, *parts)[-1]
-            least = as_range(cost.value if isinstance(cost, Jet) else cost, len(x)).lower
+            least = as_range(cost, len(x)).lower
             if not np.all(least + bellman.discount * bellman.least_u > top):
                 return False
     return True
-
-
-def _range_jet(low: Array, high: Array) -> Jet:
-    return Jet(Interval(low, high), (), (), (), (), False, ())
 
 
 def in_words(claim: Claim) -> list[str]:

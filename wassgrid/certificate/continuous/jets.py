@@ -211,9 +211,14 @@ def _middle(jet: Any) -> Any:
     return 0.5 * (ends.lower + ends.upper)
 
 
+def range_jet(low: Array, high: Array) -> Jet:
+    """Return values between ends (K,) of which no derivatives are asked for."""
+    return Jet(Interval(np.ascontiguousarray(low), np.ascontiguousarray(high)), (), (), (), (), False, ())
+
+
 def as_range(x: Any, count: int) -> Interval:
-    """Return a range or number as an Interval of contiguous arrays (count,)."""
-    ends = _range(x)
+    """Return a range or number, or the value of a jet, as an Interval of contiguous arrays (count,)."""
+    ends = _range(x.value if isinstance(x, Jet) else x)
     return Interval(*(np.ascontiguousarray(np.broadcast_to(end, (count,)), dtype=float) for end in (ends.lower, ends.upper)))
 
 

@@ -25,10 +25,9 @@ from scipy.sparse import csr_array
 from wassgrid.certificate.continuous import jets
 from wassgrid.certificate.continuous.bellman import Bellman
 from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure
-from wassgrid.certificate.continuous.jets import Jet, as_range
+from wassgrid.certificate.continuous.jets import as_range, range_jet
 from wassgrid.certificate.continuous.laws import Axis, AxisLaw
 from wassgrid.certificate.continuous.residual import Residual
-from wassgrid.problem.intervals import Interval
 from wassgrid.transition.compiled import driver
 from wassgrid.transition.threads import spread
 
@@ -113,14 +112,14 @@ class _Chain:
         for axis, k in zip(self.axes, place, strict=True):
             # a rounding wider than the cells
             nudge = NUDGE * float(np.max(np.abs(axis.edges)))  # type: ignore[union-attr]
-            states.append(_range_jet(axis.edges_at(k) - nudge, axis.edges_at(k + 1) + nudge))  # type: ignore[union-attr]
-        parts = [_range_jet(a, b) for a, b in zip(actions[0].T, actions[1].T, strict=True)]
+            states.append(range_jet(axis.edges_at(k) - nudge, axis.edges_at(k + 1) + nudge))  # type: ignore[union-attr]
+        parts = [range_jet(a, b) for a, b in zip(actions[0].T, actions[1].T, strict=True)]
         with np.errstate(all="ignore"):
             means = bellman.problem.action_values(jets, *bellman.frame.states(states), *parts)[:-1]
         found = np.empty((2, 2, self.cells), dtype=np.int64)
         for j, (mean, axis, count) in enumerate(zip(means, self.axes, self.shape, strict=True)):
             bellman.beat()
-            ends, knots = as_range(mean.value if isinstance(mean, Jet) else mean, self.cells), axis.knots
+            ends, knots = as_range(mean, self.cells), axis.knots
             width = axis.point_spacing if isinstance(axis, AxisLaw) else axis.spacing
             first, last = ends.lower, ends.upper
             first, last = (first - knots.low) / width - _NEAR, (last - knots.low) / width + _NEAR
@@ -145,7 +144,7 @@ class _Chain:
     def supremum(self, bound: Array, boxes: Array) -> float:
         """Return an upper bound of the averages of a function, bounded on the cells of g's bounds, along all chains with
         means in the boxes."""
-        h, shape = self._merged(bound, np.maximum), self.shape
+        h, shape = self._merged(bound), self.shape
         w, reached = np.zeros(shape), np.empty(self.cells)
         # sums over the laws, of numbers no larger than w's range: a rounding each
         noisy = [axis for axis in self.axes if isinstance(axis, AxisLaw)]
@@ -186,11 +185,12 @@ class _Chain:
 
     def average(self, values: Array, weights: Array) -> float:
         """Return the mean of values on the cells of g's bounds, the largest in each of these cells."""
-        return float(np.sum(self._merged(values, np.maximum) * weights))
+        return float(np.sum(self._merged(values) * weights))
 
-    def _merged(self, values: Array, combine: np.ufunc) -> Array:
+    def _merged(self, values: Array) -> Array:
+        """Return the largest of values on cells of g's bounds in each cell of means."""
         one, two = self.merged
-        return combine.reduce(values.reshape(self.shape[0], one, self.shape[1], two), axis=(1, 3))
+        return np.maximum.reduce(values.reshape(self.shape[0], one, self.shape[1], two), axis=(1, 3))
 
     def _over_cells(self, values: Array) -> Array:
         """Return the largest of values at the corners of the cells of means."""
@@ -200,10 +200,6 @@ class _Chain:
             values = np.maximum(values, np.roll(values, -1, axis=k))
             values = np.take(values, range(self.shape[k]), axis=k)
         return values
-
-
-def _range_jet(low: Array, high: Array) -> Jet:
-    return Jet(Interval(np.ascontiguousarray(low), np.ascontiguousarray(high)), (), (), (), (), False, ())
 
 
 @driver
