@@ -384,13 +384,26 @@ class DenseProblem:
         return result
 
     def jumps(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """Tell where cost or law (K,) change by much when an action (K, m) changes by rounding: a jump, or beyond all digits."""
+        """Tell where cost or law (K,) change by much when an action (K, m), or a state, changes by rounding: a jump, or beyond
+        all digits."""
         if len(cells) == 0:
             return np.zeros(0, bool)
         spacing = np.array([axis.spacing for axis in self.axes.values()])
         cost, mean = self.costs(cells, actions), self.means(cells, actions)
         size = np.abs(cost) + np.nanmedian(np.abs(cost))
         found = np.zeros(len(cells), bool)
+
+        def look(near: np.ndarray) -> None:
+            with np.errstate(all="ignore"):
+                found[:] |= np.abs(self.costs(cells, near) - cost) > 1e-8 * size
+                found[:] |= (np.abs(self.means(cells, near) - mean) > 1e-8 * spacing).any(axis=1)
+
+        states = self.states
+        for name, axis in self.axes.items():
+            for shift in (-1e-13, -1e-15, 1e-15, 1e-13):
+                self.states = states | {name: states[name] + shift * (axis.spacing + np.abs(states[name]))}
+                look(actions)
+        self.states = states
         for a in range(actions.shape[1]):
             shifts = [shift * (1.0 + np.abs(actions[:, a])) for shift in (-1e-13, -1e-15, 1e-15, 1e-13)]
             # a value alone (a == k) is met by whole units in the last place, of the action or of a sum of a size near one
@@ -398,9 +411,7 @@ class DenseProblem:
             for shift in [*shifts, *(k * unit for unit in units for k in (-4, -3, -2, -1, 1, 2, 3, 4))]:
                 near = actions.copy()
                 near[:, a] += shift
-                with np.errstate(all="ignore"):
-                    found |= np.abs(self.costs(cells, near) - cost) > 1e-8 * size
-                    found |= (np.abs(self.means(cells, near) - mean) > 1e-8 * spacing).any(axis=1)
+                look(near)
         return found
 
     def rows(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
