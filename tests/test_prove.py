@@ -18,8 +18,9 @@ from wassgrid.case import Case
 from wassgrid.certificate.continuous import jets, laws
 from wassgrid.certificate.continuous import value as values
 from wassgrid.certificate.continuous.bellman import Bellman
-from wassgrid.certificate.continuous.interval import Claim, ProveError, _Plan
+from wassgrid.certificate.continuous.interval import Claim, ProveError
 from wassgrid.certificate.continuous.laws import AxisLaw, NoAxis, expect
+from wassgrid.certificate.continuous.plan import Plan
 from wassgrid.certificate.continuous.value import solve
 from wassgrid.certificate.continuous.value import spline_of as through
 from wassgrid.cli import main
@@ -262,7 +263,7 @@ def test_an_attempt_that_does_not_fit_is_refused_with_the_noise_that_does():
     named = re.search(r"at least (\S+) in x", str(refused.value)).group(1)
     assert 0.02 < float(named) < 0.1
     claim = Claim.of(Case.from_text(text.replace("noise = 0.3", f"noise = {named}"), "line").problem, "truncate")
-    assert _Plan.first(claim).bytes(claim) < 1.05 * 0.1 * 2**30
+    assert claim.bytes(Plan.first(1)) < 1.05 * 0.1 * 2**30
 
 
 @pytest.mark.thorough

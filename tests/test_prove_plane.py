@@ -70,7 +70,8 @@ def function_of(plane: Plane, proof: Proof):
 
 
 def check_enclosures(plane: Plane, proof: Proof, seed: int, count: int = 3000, tries: int = 300) -> None:
-    """Assert at random states that no random action is below the bound, nor the stored one above the other."""
+    """Assert at random states that no random action is below the bound, nor the stored one above the other, and that actions
+    that are said to be far from the best are worse by as much as is said."""
     rng, u = np.random.default_rng(seed), function_of(plane, proof)
     for layer in proof.attempt.enclosure.layers:
         if layer.index.size == 0:
@@ -85,9 +86,12 @@ def check_enclosures(plane: Plane, proof: Proof, seed: int, count: int = 3000, t
         below, above = (np.sum(p[:, pick] * powers, axis=0) for p in (layer.below, layer.above))
         size = 1e-9 * (1.0 + np.max(np.abs(above)))
         m = len(plane.actions)
-        for _ in range(tries):
-            a = np.clip(rng.uniform(-1.1, 1.1, (m, pick.size)) * plane.bound, -plane.bound, plane.bound)
-            assert np.all(plane.f(u, s, a) >= below - size)
+        drawn = np.clip(rng.uniform(-1.1, 1.1, (tries, m, pick.size)) * plane.bound, -plane.bound, plane.bound)
+        values = np.array([plane.f(u, s, a) for a in drawn])
+        assert np.all(values >= below - size)
+        low, high = layer.near[:, :, pick]
+        far = np.any((drawn < low - 1e-12) | (drawn > high + 1e-12), axis=1)
+        margin = proof.attempt.enclosure.margin
         corners = layer.actions[:, pick].reshape(2, 2, pick.size, m)
         one, two = share[..., None]
         sides = [corners[0, k] * (1 - one) + corners[1, k] * one for k in (0, 1)]
@@ -97,6 +101,8 @@ def check_enclosures(plane: Plane, proof: Proof, seed: int, count: int = 3000, t
         assert np.all(stored <= above + size)
         near = [plane.f(u, s, tuple(np.clip(a + r, -plane.bound, plane.bound).T)) for r in rng.normal(0, 0.05, (tries, 1, m))]
         assert np.all(np.min(near, axis=0) >= below - size)
+        least = np.minimum(values.min(axis=0), np.min(near, axis=0))
+        assert np.all(values[far] >= np.broadcast_to(least + margin - size, values.shape)[far])
 
 
 def check_residuals(plane: Plane, proof: Proof, seed: int, count: int, panels: int, error: float) -> None:
@@ -211,6 +217,21 @@ def test_a_minimum_that_leaves_actions_out_is_found(monkeypatch):
         check_enclosures(KINKS, proof_of(KINKS, 5e-2, 3.0), seed=2)
 
 
+def test_actions_that_are_said_to_be_far_from_the_best_and_are_not_are_found(monkeypatch):
+    meet = enclosure._Least.meet
+
+    def halved(self, cell, low, high):
+        middle, half = 0.5 * (low + high), 0.25 * (high - low)
+        meet(self, cell, middle - half, middle + half)
+
+    proof = proof_of(KINKS, 0.1, 5.0)
+    near = np.concatenate([layer.near for layer in proof.attempt.enclosure.layers], axis=2)
+    assert np.mean(near[1] - near[0]) < 0.9 * 2.0 * KINKS.bound  # some are left out
+    monkeypatch.setattr(enclosure._Least, "meet", halved)
+    with pytest.raises(AssertionError):
+        check_enclosures(KINKS, proof_of(KINKS, 0.1, 5.0), seed=2)
+
+
 # -- g between the points, with q and u that are known --------------------------------------------------------------
 
 
@@ -228,7 +249,8 @@ def known_q(still: bool, model: str, seed: int):
     p[1:] = rng.normal(0, 1.0, (5, *cells))
     u = Spline.through((line.knots, noisy.knots), rng.normal(0, 3.0, (line.row_count, noisy.row_count)))
     cut = rng.random(cells[0] * cells[1]) < 0.2
-    whole = Layer(1, np.flatnonzero(~cut), *(p.reshape(6, -1)[:, ~cut],) * 2, np.zeros((4, 0, 1)))
+    none = np.zeros((4, 0, 1)), np.zeros((2, 1, 0))
+    whole = Layer(1, np.flatnonzero(~cut), *(p.reshape(6, -1)[:, ~cut],) * 2, *none)
     # cells that are cut hold something else there, within the coarse bounds
     parents = np.flatnonzero(cut)
     place = np.unravel_index(parents, cells)
@@ -236,13 +258,13 @@ def known_q(still: bool, model: str, seed: int):
         np.ravel_multi_index((2 * place[0] + i, 2 * place[1] + j), (2 * cells[0], 2 * cells[1])) for i in (0, 1) for j in (0, 1)
     ])  # fmt: skip
     small = np.concatenate([rng.normal(0, 0.1, (1, index.size)), rng.normal(0, 1.0, (5, index.size))])
-    fine = Layer(2, index, small, small, np.zeros((4, 0, 1)))
+    fine = Layer(2, index, small, small, *none)
     low, high = p.copy(), p.copy()
     for bound, side in ((low, -4.0), (high, 4.0)):
         flat = bound.reshape(6, -1)
         flat[:, cut] = 0.0
         flat[0, cut] = side
-    q = Enclosure(low, high, [whole, fine], 0.0)
+    q = Enclosure(low, high, [whole, fine], 0.0, 0.0)
 
     def value(x, y):
         factor = np.where(cut.reshape(cells)[_cell(line, x), _cell(noisy, y)], 2, 1)
@@ -346,8 +368,9 @@ MIRROR = Plane(
 )  # fmt: skip
 
 
-def largest_average(plane: Plane, h, ends, size: int = 41) -> float:
-    """Return the largest average of h(y) over all policies on a grid of means, by relative value iteration."""
+def largest_average(plane: Plane, h, ends, share_of: float = 1.0, price: float = 0.0, size: int = 41) -> float:
+    """Return the largest average of h(y), less a price for actions beyond a share of their bounds, over all policies on a grid of
+    means, by relative value iteration."""
     grids = [np.linspace(*end, size) for end in ends]
     y = [c.ravel() for c in np.meshgrid(*grids, indexing="ij")]
     nodes, weights = np.polynomial.hermite_e.hermegauss(9)
@@ -367,8 +390,9 @@ def largest_average(plane: Plane, h, ends, size: int = 41) -> float:
     x = [brought(z, k, False) if plane.follow is None else z for k, z in enumerate(x)]
     if plane.follow:
         x[0] = x[0] + plane.follow * x[1]
-    law = []
-    for a in np.linspace(-plane.bound, plane.bound, 7):
+    law, prices = [], []
+    for a in np.linspace(-plane.bound, plane.bound, 9):
+        prices.append(0.0 if abs(a) <= share_of * plane.bound else price)
         scope = {"x": x[0], "y": x[1], "a": a, "clip": np.clip, "sin": np.sin, "cos": np.cos}
         places = [np.broadcast_to(eval(text, scope), x[1].shape) for text in plane.laws]
         place = [(brought(m, k, True) - g[0]) / (g[1] - g[0]) for k, (m, g) in enumerate(zip(places, grids, strict=True))]
@@ -379,14 +403,15 @@ def largest_average(plane: Plane, h, ends, size: int = 41) -> float:
         law.append([(i, v * part) for side, part in ((near, 1 - s), (far, s)) for i, v in side])
     w, cost = np.zeros(size * size), h(*y)
     for _ in range(80):
-        best = np.max([sum(v * w[i] for i, v in part) for part in law], axis=0)
+        best = np.max([sum(v * w[i] for i, v in part) - paid for part, paid in zip(law, prices, strict=True)], axis=0)
         moved = cost + best @ share
         w, before = moved - moved[0], w
     return float(np.mean(moved - before))
 
 
-def supremum_of(plane: Plane, shrink: float = 1.0) -> tuple[float, float, float]:
-    """Return the bound by a potential of the averages of a function of the means, one by brute force, and its largest value."""
+def supremum_of(plane: Plane, shrink: float = 1.0, free: float = 1.0, price: float = 0.0) -> tuple[float, float, float]:
+    """Return the bound by a potential of the averages of a function of the means, one by brute force, and its largest value;
+    actions beyond a share `free` of their bounds have a price."""
     claim = Claim.of(Case.from_text(plane.text(), "plane").problem, "open")
     axes = claim.axes(np.full(2, 4.0), np.full(2, 8.0), np.full(2, 16.0))
     knots = axes[0].knots, axes[1].knots
@@ -408,15 +433,26 @@ def supremum_of(plane: Plane, shrink: float = 1.0) -> tuple[float, float, float]
     bend = sum(f * f * (p[1] - p[0]) ** 2 / 8 for f, p in zip((one[0], two[0]), places, strict=True))
     cells = np.max([corners[i : i - 1 or None, j : j - 1 or None] for i in (0, 1) for j in (0, 1)], axis=0) + bend
     bounds = claim.problem.action_bounds
-    boxes = chain.boxes(bellman, tuple(np.tile(end, (chain.cells, 1)) for end in shrink * bounds.T))
-    return chain.supremum(cells, boxes), largest_average(plane, h, ends), float(cells.max())
+    near, every = (chain.boxes(bellman, tuple(np.tile(end, (chain.cells, 1)) for end in k * bounds.T)) for k in (free, shrink))
+    reached = [(near, 0.0), (every, price)] if price else [(every, 0.0)]
+    return chain.supremum(cells, reached), largest_average(plane, h, ends, free, price), float(cells.max())
 
 
 # of two means that one action moves the ranges are taken, not what they have in common
-@pytest.mark.parametrize(("plane", "lost"), [(BOTH, 0.7), (LINE, 0.2), (MIRROR, 0.15)], ids=["both", "follower", "mirrored"])
+@pytest.mark.parametrize(("plane", "lost"), [(BOTH, 0.7), (LINE, 0.25), (MIRROR, 0.15)], ids=["both", "follower", "mirrored"])
 def test_potentials_bound_averages_that_brute_force_finds(plane, lost):
     bound, average, most = supremum_of(plane)
     assert average - 0.02 <= bound <= average + lost * (most - average)
+
+
+def test_actions_at_a_price_lie_between_those_that_are_free_and_those_that_are_not_taken():
+    free, _, _ = supremum_of(MIRROR)
+    dear, average, _ = supremum_of(MIRROR, free=0.25, price=0.05)
+    without, _, _ = supremum_of(MIRROR, shrink=0.25)
+    assert without + 0.005 < dear < free - 0.005
+    assert average - 0.005 <= dear
+    # what would be wrong is seen: a price twice as high is not that of the brute force
+    assert supremum_of(MIRROR, free=0.25, price=0.1)[0] < dear - 0.005
 
 
 def test_a_potential_of_too_few_actions_is_found():

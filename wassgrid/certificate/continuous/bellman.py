@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -22,6 +22,7 @@ from wassgrid.transition.threads import TEAM
 Array = np.ndarray
 _SECONDS = ((0, 0), (0, 1), (1, 1))  # of u, in the order of the spline's last three derivatives
 _STEPS = 12  # of Newton's method from the best candidate
+_FEW = 4  # from actions that are nearly best
 _POINTS = 1 << 14  # states whose actions are searched at a time
 
 
@@ -180,6 +181,16 @@ class Bellman:
 
         TEAM.share(search, list(_parts(len(s))))
         return self.improve(s, best, *box)
+
+    def lowest(self, s: Array, starts: Sequence[Array], box: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Return actions (K, m) of low f found by a few steps from the best of some actions (K, m), and their values."""
+        best, value = starts[0].copy(), self.values(s, starts[0])
+        for start in starts[1:]:
+            moved = np.flatnonzero(np.any(start != best, axis=1))
+            found = self.values(s[moved], start[moved])
+            better = found < value[moved]
+            best[moved[better]], value[moved[better]] = start[moved[better]], found[better]
+        return self.improve(s, best, *box, steps=_FEW)
 
     @cached_property
     def least_u(self) -> float:

@@ -7,8 +7,8 @@ Below.  A minimum of such functions lies so above the interpolant of the minima:
 and only actions that may be best somewhere in the cell count for K.
 Above.  q is at most f at any one action: that which is best in the middle of the cell.
 Paths.  Both hold of f(s, A(s) + e) as a function of s, at fixed e, with a multilinear A through the best actions at the corners,
-where the e that may be best keep the actions at the corners within their bounds. So the bends are those of q to first order,
-f_ss - f_sa^2/f_aa, where the best action is inside its bounds and moves.
+for all e that keep the actions at the corners within their bounds; others, where they may be best, are taken as fixed actions.
+So the bends are those of q to first order, f_ss - f_sa^2/f_aa, where the best action is inside its bounds and moves.
 Actions.  On a box of actions, with g and H from intervals, f(s, b + e) >= f(s, b) + sum_k (g_k e_k + l_k e_k^2/2 - n_k |e_k|),
 l_k = H_kk - sum_m |H_km| at least (Gershgorin) and n_k the downward jumps of slopes: the least value of a sum of functions of one
 variable each. Boxes in which f is monotone in an action shrink to the end where it is least; boxes where the bound is not near
@@ -17,9 +17,10 @@ what was found are halved, or left with their ends where f is concave; those tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -31,13 +32,15 @@ from wassgrid.transition.threads import TEAM
 
 Array = np.ndarray
 NUDGE = 2e-14  # what cells are narrower by at their ends, of the size of the states: more than a few roundings
-BENDS_AT_ONCE = 1 << 17  # second derivatives at a time, of every thread
+BENDS_AT_ONCE = 1 << 19  # second derivatives at a time, of every thread
 _ROUNDS = 14  # of halving boxes of actions, at nodes
 _TURNS = 6  # of halving them over cells, where what is left costs no more than curvature
+_BEYOND = 2  # of those where actions of a path lie beyond their bounds
 _SHARE = 0.05  # what the minima over the actions may cost, of what is wanted
 _FINEST = {1: 1024, 2: 32}  # parts of a cell along an axis, by the number of states
 _LARGEST = 1 << 18  # cells of a layer but the coarsest
 _MOVED = 0.25  # of the box of an action: what it may move by within a cell
+_MARGIN = 4.0  # times the largest gap that is wanted: how much worse actions are that count as far from the best
 _NEAR = 0.25  # of what is lost between the nodes: what bounds of curvature for several actions may add
 
 
@@ -46,7 +49,7 @@ class Layer:
     """Some cells of a lattice, the coarsest one with every cell cut into `factor` along each axis.
 
     index (K): the cells, flat; below, above (6, K): the polynomials, see `laws`; actions (2^d, K, m): at the corners of the
-    cells, multilinear between them.
+    cells, multilinear between them; near (2, m, K): ranges of actions beyond which f is above q by `Enclosure.margin` at least.
     """
 
     factor: int
@@ -54,9 +57,11 @@ class Layer:
     below: Array
     above: Array
     actions: Array
+    near: Array
 
     def take(self, kept: Array) -> Layer:
-        return Layer(self.factor, self.index[kept], self.below[:, kept], self.above[:, kept], self.actions[:, kept])
+        below, above, actions = (part[:, kept] for part in (self.below, self.above, self.actions))
+        return Layer(self.factor, self.index[kept], below, above, actions, self.near[:, :, kept])
 
 
 @dataclass(frozen=True)
@@ -64,18 +69,27 @@ class Enclosure:
     """Hold bounds of q on all cells of the coarsest lattice, polynomials (6, cells_1, cells_2) below and above, see `laws`, and
     on the cells that are left when some are cut, coarsest first.
 
-    minima: the most by which a minimum over the actions at a node may lie below the value found there.
+    minima: the most by which a minimum over the actions at a node may lie below the value found there.  margin: see `Layer`.
     """
 
     below: Array
     above: Array
     layers: list[Layer]
     minima: float
+    margin: float
 
     @property
     def cells(self) -> int:
         """Cells of all layers."""
         return sum(layer.index.size for layer in self.layers)
+
+    def excess(self, axes: tuple[Axis, Axis], wanted: Array) -> Array:
+        """Return how far the bounds are apart on the cells of all layers, over what was wanted of them, see `enclose`."""
+        found = []
+        for layer in self.layers:
+            gap = _gap(layer, [axis.spacing / layer.factor for axis in axes])
+            found.append(gap / (layer.factor * wanted[_coarse(axes, layer)]))
+        return np.concatenate(found)
 
 
 class _Cells:
@@ -117,26 +131,30 @@ class _Cells:
         return 0.5 * (self.node_low + self.node_high)
 
 
-def enclose(bellman: Bellman, box: tuple[Array, Array], tries: int, wanted: float) -> Enclosure:
-    """Enclose q on every cell; box: ends (m) of the actions, finite.
+def enclose(
+    bellman: Bellman, box: tuple[Array, Array], near: Callable[[Array], Sequence[Array]], wanted: Array
+) -> Enclosure:
+    """Enclose q on every cell; box: ends (m) of the actions, finite; near: actions (K, m) that are good at states (K, d).
 
-    Cells whose bounds are apart by more than `wanted`, in the mean, are cut in two along every axis, those half as large by more
-    than twice that, and so on: what a mean sees of cells around a kink is the less, the smaller they are.
+    Cells whose bounds are apart by more than `wanted` (cells_1, cells_2), in the mean, are cut in two along every axis, those
+    half as large by more than twice that, and so on: what a mean sees of cells around a kink is the less, the smaller they are.
     """
     d, axes = bellman.d, bellman.axes
     cells = _Cells(axes, d, np.arange(axes[0].cells * axes[1].cells))
-    actions, _ = bellman.minimise(cells.nodes, box, tries)
-    first, minima = _enclosed(bellman, box, cells, actions, wanted, 1, np.arange(len(cells.low)))
+    actions, _ = bellman.lowest(cells.nodes, near(cells.nodes), box)
+    margin = _MARGIN * float(np.max(wanted))
+    first, minima = _enclosed(bellman, box, cells, actions, wanted.ravel(), margin, 1, np.arange(len(cells.low)))
     layers, layer, factor = [], first, 1
     while True:
         gap = _gap(layer, [axis.spacing / factor for axis in axes])
-        cut = gap > factor * wanted
+        allowed = factor * wanted[_coarse(axes, layer)]
+        cut = gap > allowed
         if factor >= _FINEST[d] or np.count_nonzero(cut) == 0:
             layers.append(layer)
             break
         most = _LARGEST >> d
         if np.count_nonzero(cut) > most:
-            cut = gap > np.partition(gap, -most)[-most]
+            cut = gap > allowed * np.partition(gap / allowed, -most)[-most]
         layers.append(layer.take(~cut))
         parents, starts = layer.index[cut], layer.actions[:, cut]
         shape = axes[0].cells * factor, axes[1].cells * (factor if d == 2 else 1)
@@ -148,10 +166,19 @@ def enclose(bellman: Bellman, box: tuple[Array, Array], tries: int, wanted: floa
         index = np.concatenate([np.ravel_multi_index((halves[0][one], halves[1][two]), shape) for one, two in sides])
         cells = _Cells((axes[0].refined(factor), axes[1].refined(factor)), d, index)
         actions = _known_actions(bellman, box, cells, np.tile(starts, (1, 2**d, 1)))
-        layer, lost = _enclosed(bellman, box, cells, actions, wanted, factor, index)
+        room = np.tile(wanted[tuple(i // (factor // 2) for i in place)], 2**d)
+        layer, lost = _enclosed(bellman, box, cells, actions, room, margin, factor, index)
         minima = max(minima, lost)
     shape = axes[0].cells, axes[1].cells
-    return Enclosure(first.below.reshape(6, *shape), first.above.reshape(6, *shape), layers, minima)
+    return Enclosure(first.below.reshape(6, *shape), first.above.reshape(6, *shape), layers, minima, margin)
+
+
+def _coarse(axes: tuple[Axis, Axis], layer: Layer) -> tuple[Array, ...]:
+    """Return in which cells of the coarsest lattice those of a layer are."""
+    fine = [axis.refined(layer.factor) for axis in axes]
+    parts = [new.cells // old.cells for old, new in zip(axes, fine, strict=True)]
+    place = np.unravel_index(layer.index, tuple(axis.cells for axis in fine))
+    return tuple(i // part for i, part in zip(place, parts, strict=True))
 
 
 def _gap(layer: Layer, spacing: list[float]) -> Array:
@@ -175,27 +202,28 @@ def _known_actions(bellman: Bellman, box: tuple[Array, Array], cells: _Cells, st
 
 
 def _enclosed(
-    bellman: Bellman, box: tuple[Array, Array], cells: _Cells, actions: Array, wanted: float, factor: int, index: Array
-) -> tuple[Layer, float]:
+    bellman: Bellman, box: tuple[Array, Array], cells: _Cells, actions: Array, wanted: Array, margin: float, factor: int,
+    index: Array,
+) -> tuple[Layer, float]:  # fmt: skip
     """Enclose q on some cells, from actions (nodes, m); return also the most that is lost at the minima."""
-    at = _Nodes(bellman, box, cells.node_low, cells.node_high, actions, _SHARE * wanted)
-    nodes, count = len(at.low), len(cells.low)
+    room = np.full(len(cells.node_low), np.inf)
+    for corner in cells.corners:
+        np.minimum.at(room, corner, _SHARE * wanted)
+    at = _Nodes(bellman, box, cells.node_low, cells.node_high, actions, room)
+    nodes, count, m = len(at.low), len(cells.low), actions.shape[1]
     TEAM.share(at.prove, list(_chunks(nodes, actions.shape[1])))
-    layer = Layer(factor, index, np.zeros((6, count)), np.zeros((6, count)), np.zeros((2**bellman.d, count, actions.shape[1])))
+    below, above = np.zeros((6, count)), np.zeros((6, count))
+    layer = Layer(factor, index, below, above, np.zeros((2**bellman.d, count, m)), np.zeros((2, m, count)))
     moving = _moving(at.actions[cells.corners], box)
 
     def fill(part: Array) -> None:
-        rest = part[~moving[part]]
-        for kind in (_Path, _Fixed):
-            cell = part[moving[part]] if kind is _Path else rest
+        for kind, cell in ((_Path, part[moving[part]]), (_Fixed, part[~moving[part]])):
             if cell.size == 0:
                 continue
-            chunk = kind(bellman, box, cells.low[cell], cells.high[cell], cells.corners[:, cell], at, cells.spacing, wanted)
-            below, good = chunk.below()
-            rest = np.concatenate([rest, cell[~good]])
-            kept = cell[good]
-            layer.below[:, kept], layer.above[:, kept] = below[:, good], chunk.above()[:, good]
-            layer.actions[:, kept] = chunk.actions()[:, good]
+            states = cells.low[cell], cells.high[cell]
+            chunk = kind(bellman, box, *states, cells.corners[:, cell], at, cells.spacing, wanted[cell], margin)
+            layer.below[:, cell], layer.near[:, :, cell] = chunk.below()
+            layer.above[:, cell], layer.actions[:, cell] = chunk.above(), chunk.actions()
 
     TEAM.share(fill, list(_chunks(count, bellman.d + actions.shape[1])))
     lost = np.where(np.isfinite(at.least), at.known.high - at.least, 0.0)
@@ -244,7 +272,7 @@ class _Known:
 class _Nodes:
     """The nodes, small boxes [low, high] (K, d): the best actions (K, m) known, f there, and `least` (K) <= q."""
 
-    def __init__(self, bellman: Bellman, box: tuple[Array, Array], low: Array, high: Array, actions: Array, room: float) -> None:
+    def __init__(self, bellman: Bellman, box: tuple[Array, Array], low: Array, high: Array, actions: Array, room: Array) -> None:
         self.bellman, self.box, self.low, self.high, self.actions = bellman, box, low, high, actions
         self.known = _Known.of(bellman, low, high, actions)
         self.room = room + 1e-13 * np.abs(self.known.high)
@@ -301,32 +329,47 @@ def _moving(corners: Array, box: tuple[Array, Array]) -> Array:
 class _Chunk:
     """Some cells: boxes [low, high] (K, d), their corners among the nodes (2^d, K).
 
-    f is a function of s and e here, the action A(s) + e; `best` (K, m) is the e that bounds q above.
+    Families of actions are functions of s: A(s) + e, or the fixed action e (`along` a path A, or not). `middle` (K, m): the
+    action in the middle of the cell that the family has which bounds q above.
     """
+
+    along = False
 
     def __init__(
         self, bellman: Bellman, box: tuple[Array, Array], low: Array, high: Array, corners: Array, at: _Nodes,
-        spacing: list[float], wanted: float,
+        spacing: list[float], wanted: Array, margin: float,
     ) -> None:  # fmt: skip
-        self.wanted = wanted
+        self.wanted, self.margin = wanted, margin
         self.bellman, self.box, self.low, self.high, self.corners, self.at = bellman, box, low, high, corners, at
         self.spacing, self.centres = spacing, 0.5 * (low + high)
-        self.best = self._best()
-        self.around = self._jet(np.arange(len(low)), self.best, self.best, "s")
+        self.middle = self._middle()
+        best = self._best(self.along, np.arange(len(low)))
+        self.around = self._jet(self.along, np.arange(len(low)), best, best, "s")
         self.broken = np.asarray(self.around.broken) | np.zeros(len(low), dtype=bool)
         self.value = as_range(self.around.value, len(low))
         self.steep, self.flat = _bends(self.around, spacing, len(low))
         self.tops = self._tops()
 
-    def _best(self) -> Array:
+    def _middle(self) -> Array:
         raise NotImplementedError
 
-    def _jet(self, cell: Array, elow: Array, ehigh: Array, seeds: str) -> Jet:
-        """Return the jet of f over cells and boxes of e."""
+    def actions(self) -> Array:
+        """Return the actions (2^d, K, m) at the corners."""
         raise NotImplementedError
+
+    def _best(self, along: bool, cell: Array) -> Array:
+        """Return the e (cells, m) with which a family has the action `middle` in the middle of cells."""
+        return np.zeros((cell.size, self.middle.shape[1])) if along else self.middle[cell]
+
+    def _jet(self, along: bool, cell: Array, elow: Array, ehigh: Array, seeds: str, middle: bool = False) -> Jet:
+        """Return the jet of f over cells, or in the middle of them, and boxes of e."""
+        return self.bellman.jet(self._states(cell, middle), (elow, ehigh), seeds)
+
+    def _states(self, cell: Array, middle: bool) -> tuple[Array, Array]:
+        return (self.centres[cell], self.centres[cell]) if middle else (self.low[cell], self.high[cell])
 
     def _tops(self) -> Array:
-        """Return f at the corners (2^d, K) and the best e, from above."""
+        """Return f at the corners (2^d, K) and the family that bounds q above, from above."""
         raise NotImplementedError
 
     def above(self) -> Array:
@@ -334,59 +377,81 @@ class _Chunk:
         return self._polynomials(self.tops, self.flat, self.broken, self.value.upper)
 
     def below(self) -> tuple[Array, Array]:
-        """Return the polynomials (6, K) below q, and whether they hold."""
-        count = len(self.low)
+        """Return the polynomials (6, K) below q, and the actions that are near the best (2, m, K), see `Layer`."""
         squares = np.array(self.spacing)[:, None] ** 2 / 8
         with np.errstate(invalid="ignore"):
-            # what curvature and the one action cost anyway
+            # what curvature and the one family cost anyway
             lost = np.sum((self.steep - self.flat) * squares, axis=0)
             lost += np.mean(self.tops - self.at.least[self.corners], axis=0)
             room = np.maximum(_NEAR * lost, _SHARE * self.wanted)
         room = np.where(np.isfinite(room), room, np.inf)
-        bends, least, broken = self.steep.copy(), self.value.lower.copy(), self.broken.copy()
-        good = np.ones(count, dtype=bool)
-        cell = np.arange(count)
-        elow, ehigh = self._first_boxes()
-        for turn in range(_TURNS + 1):
-            jet = self._jet(cell, elow, ehigh, "sa")
+        near = np.stack([self.actions().min(axis=0).T, self.actions().max(axis=0).T])
+        least = _Least(self.steep.copy(), self.value.lower.copy(), self.broken.copy(), room, near)
+        self._search_all(least)
+        return self._polynomials(self.at.least[self.corners], least.bends, least.broken, least.value), near
+
+    def _search_all(self, found: _Least) -> None:
+        """Add all families that can be best somewhere in their cells."""
+        raise NotImplementedError
+
+    def _search(
+        self, found: _Least, along: bool, boxes: tuple[Array, Array, Array], turns: int = _TURNS
+    ) -> list[tuple[Array, Array, Array]]:
+        """Add what families can be best somewhere in their cells, in boxes of e (cell, from, to), halved as far as that pays;
+        return those that leave the bounds of actions somewhere, as ranges of fixed actions."""
+        cell, elow, ehigh = boxes
+        squares = np.array(self.spacing)[:, None] ** 2 / 8
+        rest: list[tuple[Array, Array, Array]] = []
+        for turn in range(turns + 1):
+            if cell.size == 0:
+                break
+            jet = self._jet(along, cell, elow, ehigh, "sa")
             left, right = _shrunk(jet, self.bellman.d, elow, ehigh)
+            # what is as near the face to which a box shrinks as the slope allows
+            ends = _shrunk(jet, self.bellman.d, elow, ehigh, self.margin)
+            cut = np.any((ends[0] != left) | (ends[1] != right), axis=1)
+            found.meet(cell[cut], *self._fixed(along, cell[cut], ends[0][cut], ends[1][cut]))
             # boxes that shrink to the best e of the cell are done, those that shrink are looked at again
-            kept = ~np.all((left == right) & (left == self.best[cell]), axis=1)
-            if turn:
-                kept &= self._may_be_best(cell, left, right, jet)
+            kept = ~np.all((left == right) & (left == self._best(along, cell)), axis=1) | (along != self.along)
+            if turn or along:
+                best, near = self._may_be_best(along, cell, left, right, jet)
+                found.meet(cell[near & ~best], *self._fixed(along, cell[near & ~best], left[near & ~best], right[near & ~best]))
+                kept &= best
             torn = np.asarray(jet.broken) | np.zeros(cell.size, dtype=bool)
             bend, _ = _bends(jet, self.spacing, cell.size)
             value = as_range(jet.value, cell.size).lower
             with np.errstate(invalid="ignore"):
-                more = np.sum(np.maximum(bend - bends[:, cell], 0.0) * squares, axis=0)
-                level = least - _SHARE * (self.value.upper - least)
-                near = np.where(torn | broken[cell], value >= level[cell], more <= room[cell])
-            near &= self._within(cell, left, right)
+                more = np.sum(np.maximum(bend - found.bends[:, cell], 0.0) * squares, axis=0)
+                level = found.value - _SHARE * (self.value.upper - found.value)
+                near = np.where(torn | found.broken[cell], value >= level[cell], more <= found.room[cell])
+            within = self._within(along, cell, left, right)
             wide = np.any(left < right, axis=1)
             shrunk = np.any((left != elow) | (right != ehigh), axis=1)
-            late = kept & ~near & (wide | shrunk) & (turn < _TURNS) & good[cell]
+            late = kept & ~(near & within) & (wide | shrunk) & (turn < np.where(within, turns, min(turns, _BEYOND)))
             done = kept & ~late
-            at = cell[done]
-            for k in range(len(bends)):
-                np.maximum.at(bends[k], at, bend[k][done])
-            np.minimum.at(least, at, value[done])
-            broken[at[torn[done]]] = True
-            good[at[~self._within(at, left[done], right[done])]] = False
+            found.add(cell[done & within], bend[:, done & within], value[done & within], torn[done & within])
+            found.meet(cell[done], *self._fixed(along, cell[done], left[done], right[done]))
+            if np.any(out := done & ~within):
+                rest.append((cell[out], *self._fixed(along, cell[out], left[out], right[out])))
             whole, cut = late & shrunk, late & ~shrunk
             concave = _concave(jet, self.bellman.d, elow, ehigh)[cut]
-            halves = _halved(cell[cut], elow[cut], ehigh[cut], 0.5 * (elow + ehigh)[cut], concave)
+            where = 0.5 * (elow + ehigh)[cut]
+            if along:
+                # the farther from the path the longer
+                where = np.where(elow[cut] > 0.0, np.minimum(where, 4.0 * elow[cut]), where)
+                where = np.where(ehigh[cut] < 0.0, np.maximum(where, 4.0 * ehigh[cut]), where)
+            halves = _halved(cell[cut], elow[cut], ehigh[cut], where, concave)
             cell = np.concatenate([cell[whole], halves[0]])
             elow, ehigh = np.concatenate([left[whole], halves[1]]), np.concatenate([right[whole], halves[2]])
-            if cell.size == 0:
-                break
-        return self._polynomials(self.at.least[self.corners], bends, broken, least), good
+        return rest
 
-    def _first_boxes(self) -> tuple[Array, Array]:
-        raise NotImplementedError
-
-    def _within(self, cell: Array, elow: Array, ehigh: Array) -> Array:
+    def _within(self, along: bool, cell: Array, elow: Array, ehigh: Array) -> Array:
         """Tell which boxes of e keep the actions at all corners within their bounds."""
-        raise NotImplementedError
+        return np.ones(cell.size, dtype=bool)
+
+    def _fixed(self, along: bool, cell: Array, elow: Array, ehigh: Array) -> tuple[Array, Array]:
+        """Return the ranges of the actions of boxes of e over cells."""
+        return elow, ehigh
 
     def _polynomials(self, corners: Array, bends: Array, broken: Array, constant: Array) -> Array:
         """Return the multilinear interpolants (6, K) of values at the corners less sum_k bends_k s_k (D_k - s_k)/2, where that is
@@ -408,31 +473,79 @@ class _Chunk:
             p[0, bent] = constant[bent]
         return p
 
-    def _may_be_best(self, cell: Array, elow: Array, ehigh: Array, jet: Jet) -> Array:
+    def _may_be_best(self, along: bool, cell: Array, elow: Array, ehigh: Array, jet: Jet) -> tuple[Array, Array]:
         """Tell which boxes may hold a best e somewhere in the cell: not those that are worse than the cell's own in the middle by
-        more than both may change to the cell's ends."""
-        count, s, best = cell.size, self.centres[cell], self.best[cell]
-        start, base = np.clip(best, elow, ehigh), self._base(cell)
-        known = _Known.of(self.bellman, s, s, base + start)
-        own = as_range(self.bellman.jet((s, s), (base + best, base + best), "").value, count).upper
-        gap = known.low + _least(jet, self.bellman.d, elow - start, ehigh - start, known, count) - own
+        more than both may change to the cell's ends; and which may hold one that is worse by less than the margin."""
+        count, s, own = cell.size, self.centres[cell], self.middle[cell]
+        start = np.clip(self._best(along, cell), elow, ehigh)
+        known = _Known.of(self.bellman, s, s, own + start if along else start)
+        top = as_range(self.bellman.jet((s, s), (own, own), "").value, count).upper
+        gap = known.low + _least(jet, self.bellman.d, elow - start, ehigh - start, known, count) - top
         change = np.zeros(count)
-        for k in range(self.bellman.d):
-            one, other = as_range(jet.gradient[k], count), as_range(self.around.gradient[k], len(self.low))
-            change += 0.5 * self.spacing[k] * np.maximum(one.upper - other.lower[cell], other.upper[cell] - one.lower)
+        for k, width in enumerate(self.spacing):
+            own_slope = _some(self.around.gradient[k], len(self.low), cell)
+            change += 0.5 * width * _apart(as_range(jet.gradient[k], count), own_slope)
         unsure = np.broadcast_to(self.around.broken, len(self.low))[cell] | np.asarray(jet.broken)
         # rounding: a few units of the values
-        return ~(gap > change + 1e-14 * np.abs(own)) | unsure
+        room = 1e-14 * np.abs(top)
+        left, near = ~(gap > change + room) | unsure, ~(gap > change + room + self.margin) | unsure
+        if along == self.along and along and np.any(left):
+            some = np.flatnonzero(left)
+            bends = [[_some(jet.second(k, m), count, some) for m in range(k + 1)] for k in range(self.bellman.d)]
+            sides = [side[k] for k in range(self.bellman.d) for side in (jet.up, jet.down)]
+            kinks = np.any([np.broadcast_to(side, count)[some] > 0.0 for side in sides], axis=0)
+            change = np.where(kinks, np.inf, self._change(cell[some], elow[some], ehigh[some], bends)) + room[some]
+            left[some] = ~(gap[some] > change) | unsure[some]
+            near[some] = ~(gap[some] > change + self.margin) | unsure[some]
+        return left, near
 
-    def _base(self, cell: Array) -> Array:
-        """Return A in the middle of cells."""
-        raise NotImplementedError
+    def _change(self, cell: Array, elow: Array, ehigh: Array, bends: list[list[Interval]]) -> Array:
+        """Bound what f at boxes of e, less f at the cell's own, changes by over the cells: by slopes in the middle and by bends;
+        infinite where there are kinks.  bends: second derivatives of f over the cells and boxes."""
+        best = self._best(self.along, cell)
+        there = self._jet(self.along, cell, elow, ehigh, "sa", middle=True)
+        own = self._jet(self.along, cell, best, best, "s", middle=True)
+        half, n, around = [0.5 * width for width in self.spacing], len(self.low), self.around
+        change = np.zeros(cell.size)
+        with np.errstate(invalid="ignore"):
+            for k in range(len(half)):
+                change += half[k] * _apart(as_range(there.gradient[k], cell.size), as_range(own.gradient[k], cell.size))
+                for m in range(k + 1):
+                    share = 0.5 if m == k else 1.0
+                    change += share * half[k] * half[m] * _apart(bends[k][m], _some(around.second(k, m), n, cell))
+                for kink in (around.up[k], around.down[k]):
+                    change[np.broadcast_to(kink, n)[cell] > 0.0] = np.inf
+        return np.where(np.isnan(change), np.inf, change)
+
+
+@dataclass(frozen=True)
+class _Least:
+    """What bounds q below on cells: largest bends (d, K) of the families that may be best, the least value (K), whether f may
+    jump; room (K): what curvature may add without a closer look; near (2, m, K): actions that are near the best."""
+
+    bends: Array
+    value: Array
+    broken: Array
+    room: Array
+    near: Array
+
+    def meet(self, cell: Array, low: Array, high: Array) -> None:
+        """Count ranges of actions among those that are near the best."""
+        for k, (lowest, highest) in enumerate(zip(*self.near, strict=True)):
+            np.minimum.at(lowest, cell, low[:, k])
+            np.maximum.at(highest, cell, high[:, k])
+
+    def add(self, cell: Array, bends: Array, value: Array, broken: Array) -> None:
+        for largest, bend in zip(self.bends, bends, strict=True):
+            np.maximum.at(largest, cell, bend)
+        np.minimum.at(self.value, cell, value)
+        self.broken[cell[broken]] = True
 
 
 class _Fixed(_Chunk):
-    """Cells with A = 0: e is the action."""
+    """Cells with fixed actions."""
 
-    def _best(self) -> Array:
+    def _middle(self) -> Array:
         best = self.at.actions[self.corners[0]].copy()
         torn = np.flatnonzero(np.any(self.at.actions[self.corners] != best, axis=(0, 2)))
         if torn.size:
@@ -446,47 +559,43 @@ class _Fixed(_Chunk):
             best[torn], _ = self.bellman.improve(places, best[torn], *self.box, steps=4)
         return best
 
-    def _jet(self, cell: Array, elow: Array, ehigh: Array, seeds: str) -> Jet:
-        return self.bellman.jet((self.low[cell], self.high[cell]), (elow, ehigh), seeds)
-
     def _tops(self) -> Array:
         tops = np.empty(self.corners.shape)
         for top, corner in zip(tops, self.corners, strict=True):
             top[:] = self.at.known.high[corner]
-            other = np.flatnonzero(np.any(self.best != self.at.actions[corner], axis=1))
+            other = np.flatnonzero(np.any(self.middle != self.at.actions[corner], axis=1))
             if other.size:
-                node, action = corner[other], self.best[other]
+                node, action = corner[other], self.middle[other]
                 jet = self.bellman.jet((self.at.low[node], self.at.high[node]), (action, action), "")
                 top[other] = as_range(jet.value, other.size).upper
         return tops
 
     def actions(self) -> Array:
         """Return the actions (2^d, K, m) at the corners."""
-        return np.broadcast_to(self.best, (len(self.corners), *self.best.shape))
+        return np.broadcast_to(self.middle, (len(self.corners), *self.middle.shape))
 
-    def _first_boxes(self) -> tuple[Array, Array]:
-        return tuple(np.broadcast_to(end, self.best.shape) for end in self.box)  # type: ignore[return-value]
-
-    def _within(self, cell: Array, elow: Array, ehigh: Array) -> Array:
-        return np.ones(cell.size, dtype=bool)
-
-    def _base(self, cell: Array) -> Array:
-        return np.zeros((cell.size, self.best.shape[1]))
+    def _search_all(self, found: _Least) -> None:
+        low, high = (np.broadcast_to(end, self.middle.shape) for end in self.box)
+        self._search(found, False, (np.arange(len(self.low)), low, high))
 
 
 class _Path(_Chunk):
-    """Cells with the multilinear A through the best actions at the corners, for which e = 0."""
+    """Cells with the multilinear A through the best actions at the corners."""
 
-    def _best(self) -> Array:
+    along = True
+
+    def _middle(self) -> Array:
         self.ends = self.at.actions[self.corners]
-        return np.zeros(self.ends.shape[1:])
+        return self.ends.mean(axis=0)
 
-    def _jet(self, cell: Array, elow: Array, ehigh: Array, seeds: str) -> Jet:
+    def _jet(self, along: bool, cell: Array, elow: Array, ehigh: Array, seeds: str, middle: bool = False) -> Jet:
+        if not along:
+            return super()._jet(along, cell, elow, ehigh, seeds, middle)
         ends = self.ends[:, cell]
-        return self.bellman.jet((self.low[cell], self.high[cell]), (elow, ehigh), seeds, lambda like: self._paths(ends, like))
+        return self.bellman.jet(self._states(cell, middle), (elow, ehigh), seeds, lambda like: self._paths(ends, like, middle))
 
-    def _paths(self, ends: Array, like: Jet) -> list[Jet]:
-        """Return the jets of A over whole cells, with the states as the first variables of `like`."""
+    def _paths(self, ends: Array, like: Jet, middle: bool) -> list[Jet]:
+        """Return the jets of A over whole cells, or in the middle of them, with the states as the first variables of `like`."""
         d, n = len(self.spacing), len(like.gradient)
         sides = np.array(list(product((0, 1), repeat=d)), dtype=bool)
         paths = []
@@ -495,11 +604,13 @@ class _Path(_Chunk):
             size = 1e-15 * np.max(np.abs(a), axis=0)
             for k, width in enumerate(self.spacing):
                 slopes, slack = (a[sides[:, k]] - a[~sides[:, k]]) / width, 4.0 * size / width
+                slopes = slopes.mean(axis=0, keepdims=True) if middle else slopes
                 gradient[k] = Interval(slopes.min(axis=0) - slack, slopes.max(axis=0) + slack)
             if d == 2:
                 area = self.spacing[0] * self.spacing[1]
                 mixed, slack = (a[0] - a[1] - a[2] + a[3]) / area, 8.0 * size / area
                 hessian[place(n, 0, 1)] = Interval(mixed - slack, mixed + slack)
+            a = a.mean(axis=0, keepdims=True) if middle else a
             value = Interval(a.min(axis=0) - size, a.max(axis=0) + size)
             paths.append(replace(like, value=value, gradient=tuple(gradient), hessian=tuple(hessian)))
         return paths
@@ -511,15 +622,54 @@ class _Path(_Chunk):
         """Return the actions (2^d, K, m) at the corners."""
         return self.ends
 
-    def _first_boxes(self) -> tuple[Array, Array]:
-        return self.box[0] - self.ends.max(axis=0), self.box[1] - self.ends.min(axis=0)
+    def _search_all(self, found: _Least) -> None:
+        every, m = np.arange(len(self.low)), self.middle.shape[1]
+        least, most = self.ends.min(axis=0), self.ends.max(axis=0)
+        # e for which all actions are within their bounds, and those for which some are
+        low, high = self.box[0] - least, self.box[1] - most
+        lowest, highest = self.box[0] - most, self.box[1] - least
+        near = np.maximum(low, least - most), np.minimum(high, most - least)
+        boxes: list[tuple[Array, Array, Array]] = [(every, *near)]
+        for k in range(m):
+            for one, other in ((lowest, low), (low, near[0]), (near[1], high), (high, highest)):
+                part = np.flatnonzero(one[:, k] < other[:, k])
+                # actions before k are near, those after it anywhere
+                ends = [np.concatenate([a[part, :k], b[part, k:]], axis=1) for a, b in zip(near, (lowest, highest), strict=True)]
+                ends[0][:, k], ends[1][:, k] = one[part, k], other[part, k]
+                boxes.append((part, ends[0], ends[1]))
+        rest = self._search(found, True, _joined(boxes))
+        if rest:
+            self._search(found, False, _joined(rest), turns=_BEYOND)
 
-    def _within(self, cell: Array, elow: Array, ehigh: Array) -> Array:
+    def _within(self, along: bool, cell: Array, elow: Array, ehigh: Array) -> Array:
+        if not along:
+            return super()._within(along, cell, elow, ehigh)
         least, most = self.ends[:, cell].min(axis=0), self.ends[:, cell].max(axis=0)
-        return np.all((least + elow >= self.box[0]) & (most + ehigh <= self.box[1]), axis=1)
+        return np.all((elow >= self.box[0] - least) & (ehigh <= self.box[1] - most), axis=1)
 
-    def _base(self, cell: Array) -> Array:
-        return self.ends[:, cell].mean(axis=0)
+    def _fixed(self, along: bool, cell: Array, elow: Array, ehigh: Array) -> tuple[Array, Array]:
+        if not along:
+            return super()._fixed(along, cell, elow, ehigh)
+        least, most = self.ends[:, cell].min(axis=0), self.ends[:, cell].max(axis=0)
+        # more than the sums are rounded by
+        size = 1e-14 * (np.abs(least) + np.abs(most))
+        return np.clip(least + elow - size, *self.box), np.clip(most + ehigh + size, *self.box)
+
+
+def _apart(one: Interval, other: Interval) -> Array:
+    """Bound |x - y| for all x and y in ranges."""
+    return np.maximum(one.upper - other.lower, other.upper - one.lower)
+
+
+def _some(x: Any, count: int, index: Array) -> Interval:
+    """Return some of `count` ranges."""
+    ends = as_range(x, count)
+    return Interval(ends.lower[index], ends.upper[index])
+
+
+def _joined(boxes: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Array]:
+    cell, low, high = (np.concatenate(x) for x in zip(*boxes, strict=True))
+    return cell, low, high
 
 
 def _bends(jet: Jet, spacing: list[float], count: int) -> tuple[Array, Array]:
@@ -533,15 +683,19 @@ def _bends(jet: Jet, spacing: list[float], count: int) -> tuple[Array, Array]:
     return most, least
 
 
-def _shrunk(jet: Jet, first: int, low: Array, high: Array) -> tuple[Array, Array]:
-    """Return the faces of boxes (K, m) of actions on which f is least, where it is monotone; first: of the actions in `jet`."""
+def _shrunk(jet: Jet, first: int, low: Array, high: Array, margin: float = 0.0) -> tuple[Array, Array]:
+    """Return the faces of boxes (K, m) of actions on which f is least, where it is monotone, and with them what is above them by
+    no more than a margin; first: of the actions in `jet`."""
     low, high = low.copy(), high.copy()
     for k in range(low.shape[1]):
         slope = as_range(jet.gradient[first + k], len(low))
         rises, falls = (slope.lower >= 0.0) & ~np.asarray(jet.broken), (slope.upper <= 0.0) & ~np.asarray(jet.broken)
-        high[rises, k] = low[rises, k]
         falls &= ~rises
-        low[falls, k] = high[falls, k]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            up, down = (margin / x if margin else np.zeros(len(low)) for x in (slope.lower, -slope.upper))
+            up, down = low[:, k] + up * (1.0 + 1e-14), high[:, k] - down * (1.0 + 1e-14)
+        high[rises, k] = np.fmin(high, up[:, None])[rises, k]
+        low[falls, k] = np.fmax(low, down[:, None])[falls, k]
     return low, high
 
 

@@ -42,7 +42,8 @@ from wassgrid.certificate.continuous.enclosure import Enclosure, enclose
 from wassgrid.certificate.continuous.frame import Frame
 from wassgrid.certificate.continuous.jets import as_range, range_jet
 from wassgrid.certificate.continuous.laws import TAIL, WIDER, Axis, AxisLaw, NoAxis, StillAxis
-from wassgrid.certificate.continuous.potential import evened
+from wassgrid.certificate.continuous.plan import SHARES, Plan, Spent
+from wassgrid.certificate.continuous.potential import evened, tolerances
 from wassgrid.certificate.continuous.residual import Residual, bound
 from wassgrid.certificate.continuous.value import Value, points_of, solve, spline_of
 from wassgrid.errors import WassgridError
@@ -51,14 +52,7 @@ from wassgrid.resources import amount
 from wassgrid.transition.compilation import CompileTime
 
 Array = np.ndarray
-# rows, cells and points per standard deviation, and the gap on a cell, relative to the cost, at first; by dimension
-_FIRST = {1: (8.0, 16.0, 16.0, 1e-4), 2: (2.0, 4.0, 8.0, 1e-2)}
-_MOST = {"rows": 2.0, "gap": 16.0, "points": 4.0}  # times finer at the next attempt
-_QUADRATURE = {1: 8.0, 2: 4.0}  # cells per row along a noisy axis with which u is computed
-_KINKS = 0.45  # cells per standard deviation, times the root of a gap: what kinks of q cost in the
-# quadrature of u is a part of it; twice as many where noise smooths along one axis alone
 _WARM = 3  # grids of rows, each half as fine as the next, on which u is found first
-_SHARES = (1.0, 0.75, 0.5, 0.25)  # of the refinement that is wanted, in logarithms: the first that fits in the time
 _PATIENCE = 3.0  # times the time that was given, one second at least: what may be computed
 _TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the numbers of states and actions; else 5
 _SEARCHED = 4  # policies found by trying all candidates, where nothing is known
@@ -205,6 +199,21 @@ class Claim:
                 laws.append(StillAxis.make(low, high, kind, unit / float(rows[k]), 2.0 * unit / float(cells[k])))
         return (laws[0], laws[1]) if len(laws) == 2 else (laws[0], NoAxis())
 
+    def lattice(self, plan: Plan) -> tuple[Axis, Axis]:
+        """Return the axes of a plan, those of the bounds."""
+        return self.axes(plan.rows, plan.cells, plan.points)
+
+    def quadrature(self, plan: Plan) -> tuple[Axis, Axis]:
+        """Return the axes with which a plan's u is computed."""
+        return self.axes(plan.rows, plan.quadrature(self.noise))
+
+    def bytes(self, plan: Plan) -> float:
+        """Estimate the memory of an attempt, infinite where it has more cells than can be counted on."""
+        if not self.countable(plan.cells):
+            return math.inf
+        d, m = self.problem.state_dimension, self.problem.action_dimension
+        return demand(self.lattice(plan), self.quadrature(plan), d + m, m)
+
 
 def _following(problem: ControlProblem, j: int, models: tuple[str, ...], noise: Array) -> Frame:
     """Return the coordinates of a problem whose axis j follows the other.  Raises ProveError."""
@@ -304,26 +313,34 @@ def _attempts(
 ) -> Iterator[Attempt]:  # fmt: skip
     """Do what `attempts` does without an end; beat: see `Bellman`."""
     began, d = time.monotonic(), claim.problem.state_dimension
-    plan = _Plan.first(claim)
+    plan = Plan.first(claim.problem.state_dimension)
     box = _first_box(claim.problem)
     _require_size(claim.problem, box)
     tries = _TRIES[d].get(claim.problem.action_dimension, 5)
     value: Value | None = None
+    searched = False
     last: Attempt | None = None
     while True:
-        if plan.bytes(claim) > memory:
+        if claim.bytes(plan) > memory:
             if last is None:
                 raise ProveError(_too_large(claim, plan, memory))
             return
-        axes = claim.axes(plan.rows, plan.cells, plan.points)
-        turn = time.monotonic()
+        axes = claim.lattice(plan)
         # u is to cost less of the interval than is wanted; of two states, where it takes long, than the bounds of q
         goal = 0.02 * (width if d == 1 else max(width, plan.gap)) * (abs(last.high) if last else 1.0)
-        value = _value(claim, plan, value, start, box, tries, goal, beat)
-        bellman = Bellman(claim.problem, claim.frame, axes, value.u, beat)
-        wanted = max(plan.gap * (abs(last.high) if last else value.level), _LEAST_GAP)
-        enclosure = enclose(bellman, box, tries, wanted)
+        value, solved = _value(claim, plan, value, start, box, tries, goal, beat, searched)
+        searched = True
+        bellman, clock = Bellman(claim.problem, claim.frame, axes, value.u, beat), _Clock()
+        wanted = np.full((axes[0].cells, axes[1].cells), max(plan.gap * (abs(last.high) if last else value.level), _LEAST_GAP))
+        averaged = d == 2 and bellman.discount == 1.0
+        if averaged:
+            shares, law = tolerances(bellman, value.near)
+            wanted *= shares
+        enclosure = enclose(bellman, box, value.near, wanted)
+        clock.lap()
         if not _tails_are_worse(bellman, box, enclosure):
+            # actions that are known are the best of the smaller box
+            searched = False
             middle, half = 0.5 * (box[0] + box[1]), box[1] - box[0]
             low, high = claim.problem.action_bounds.T
             box = np.where(np.isfinite(low), low, middle - half), np.where(np.isfinite(high), high, middle + half)
@@ -331,49 +348,72 @@ def _attempts(
                 raise ProveError("prove: no bound of the best actions was found; give actions.NAME.bounds")
             continue
         residual = bound(bellman, enclosure)
-        if d == 2 and bellman.discount == 1.0:
-            low, high, (curvature, taylor) = evened(bellman, enclosure, residual)
-            rest = max(high - low - curvature - taylor, 0.0)
-            residual = replace(residual, residual=rest, curvature=curvature, taylor=taylor)
+        clock.lap()
+        if averaged:
+            low, high, (varying, apart, between) = evened(bellman, enclosure, residual, law)
+            residual = replace(residual, residual=varying, curvature=apart, taylor=between)
         else:
             low, high = _objective(bellman, enclosure, residual)
-        now = time.monotonic()
-        last = Attempt(low, high, residual, bellman, enclosure, box, now - began)
+        clock.lap()
+        last = Attempt(low, high, residual, bellman, enclosure, box, time.monotonic() - began)
         yield last
         if last.relative_width <= width:
             return
-        for share in _SHARES:
-            finer = plan.refined(residual, value.rough, width, last, share)
-            # cells grow by the power d/3 of the gap where third derivatives cost it; many are fine as they are
-            growth = max(1.0, float(np.prod(finer.rows / plan.rows)), (plan.gap / finer.gap) ** (d / 3.5))
-            if now - began + growth * (now - turn) <= seconds:
+        spent = Spent(solved, *clock.laps(), enclosure.excess(axes, wanted), axes, claim.quadrature(plan))
+        parts = {"rows": residual.residual, "gap": residual.curvature, "points": residual.taylor}
+        left = seconds - last.seconds
+        for share in SHARES:
+            finer = plan.refined(parts, value.rough, width * max(abs(low), abs(high), 1e-300), share)
+            if not claim.countable(finer.cells):
+                continue
+            if spent.predicted(claim.lattice(finer), claim.quadrature(finer), plan.gap / finer.gap) <= left:
                 plan = finer
                 break
         else:
             return
 
 
+class _Clock:
+    """Seconds from lap to lap."""
+
+    def __init__(self) -> None:
+        self._times = [time.monotonic()]
+
+    def lap(self) -> None:
+        self._times.append(time.monotonic())
+
+    def laps(self) -> tuple[float, float, float]:
+        one, two, three = np.diff(self._times)
+        return float(one), float(two), float(three)
+
+
 def _value(
-    claim: Claim, plan: _Plan, known: Value | None, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None,
-    box: tuple[Array, Array], tries: int, goal: float, beat: Callable[[], None],
-) -> Value:  # fmt: skip
-    """Return u for a plan, from one that is known, from `start`, or from those on rows that are farther apart."""
-    grids = [claim.axes(plan.rows, plan.quadrature(claim))]
+    claim: Claim, plan: Plan, known: Value | None, start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None,
+    box: tuple[Array, Array], tries: int, goal: float, beat: Callable[[], None], searched: bool,
+) -> tuple[Value, float]:  # fmt: skip
+    """Return u for a plan, from one that is known, from `start`, or from those on rows that are farther apart, and the seconds
+    that the last took.
+
+    searched: whether the actions of the one that is known are the best of the box.
+    """
+    grids, seconds = [claim.quadrature(plan)], 0.0
     if known is None and start is None and claim.problem.state_dimension == 2:
         for k in range(1, _WARM):
-            coarser = plan.coarser(2.0**k)
-            grids.insert(0, claim.axes(coarser.rows, coarser.quadrature(claim)))
+            grids.insert(0, claim.quadrature(plan.coarser(2.0**k)))
     value = known
     for axes in grids:
+        began = time.monotonic()
         zero = np.zeros((axes[0].row_count, axes[1].row_count))
         first = points_of(axes, value.u) if value is not None else None if start is None else start(claim.frame, axes)
         trial = Bellman(claim.problem, claim.frame, axes, spline_of(axes, zero), beat)
-        value = solve(trial, zero if first is None else first, box, tries, goal, _SEARCHED if first is None else 1)
+        actions = value.near if value is not None and searched else None
+        value = solve(trial, zero if first is None else first, box, tries, goal, _SEARCHED if first is None else 1, actions)
+        searched, seconds = True, time.monotonic() - began
     assert value is not None
-    return value
+    return value, seconds
 
 
-def _too_large(claim: Claim, plan: _Plan, memory: float) -> str:
+def _too_large(claim: Claim, plan: Plan, memory: float) -> str:
     """Say that a plan does not fit, and what noise would."""
     lengths = np.array([high - low for low, high in claim.ranges])
 
@@ -381,13 +421,13 @@ def _too_large(claim: Claim, plan: _Plan, memory: float) -> str:
         """The noise that is not 0, brought to a share of the domain at least, or at most."""
         return np.where(claim.noise > 0.0, bring(claim.noise, 10.0 ** (number / 20.0) * lengths), 0.0)
 
-    needed, says = plan.bytes(claim), "more cells than can be counted"
+    needed, says = claim.bytes(plan), "more cells than can be counted"
     if math.isfinite(needed):
         says = f"about {amount(needed)}, more than the limit of {amount(memory)}"
     for bring, word, numbers in ((np.maximum, "at least", range(-200, 1)), (np.minimum, "at most", range(200, -21, -1))):
-        if plan.bytes(replace(claim, noise=noise(numbers[-1], bring))) > memory:
+        if replace(claim, noise=noise(numbers[-1], bring)).bytes(plan) > memory:
             continue
-        number = numbers[bisect_left(numbers, True, key=lambda k: plan.bytes(replace(claim, noise=noise(k, bring))) <= memory)]
+        number = numbers[bisect_left(numbers, True, key=lambda k: replace(claim, noise=noise(k, bring)).bytes(plan) <= memory)]
         found = [
             f"{sigma:.2g} in {name}"
             for name, sigma, old in zip(claim.problem.state_names, noise(number, bring), claim.noise, strict=True)
@@ -404,60 +444,6 @@ def _require_size(problem: ControlProblem, box: tuple[Array, Array]) -> None:
     cost = problem.action_tables(states, actions, 0, strict=False).cost
     if np.any(np.isfinite(cost) & (np.abs(cost) > _LARGEST_COST)):
         raise ProveError(f"prove: the cost exceeds {_LARGEST_COST:g}, squares of it overflow: give it smaller units")
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Rows, cells and points per unit of every axis, see `Claim.axes`; gap: of bounds of q on a cell, relative to the cost."""
-
-    rows: Array
-    cells: Array
-    points: Array
-    gap: float
-
-    @classmethod
-    def first(cls, claim: Claim) -> _Plan:
-        d = claim.problem.state_dimension
-        rows, cells, points, gap = _FIRST[d]
-        return cls(np.full(d, rows), np.full(d, cells), np.full(d, points), gap)
-
-    def bytes(self, claim: Claim) -> float:
-        """Estimate the memory of an attempt, infinite where it has more cells than can be counted on."""
-        if not claim.countable(self.cells):
-            return math.inf
-        lattice, quadrature = claim.axes(self.rows, self.cells, self.points), claim.axes(self.rows, self.quadrature(claim))
-        d, m = claim.problem.state_dimension, claim.problem.action_dimension
-        return demand(lattice, quadrature, d + m, m)
-
-    def quadrature(self, claim: Claim) -> Array:
-        """Cells with which u is computed: more where noise smooths along one axis alone, one per row along one without."""
-        noisy = claim.noise > 0.0
-        share = _QUADRATURE[len(noisy)] * self.rows
-        if len(noisy) == 2:
-            share = np.maximum(share, _KINKS * (1.0 if np.all(noisy) else 2.0) / np.sqrt(self.gap))
-        return np.where(noisy, np.maximum(self.cells, share), 2.0 * self.rows)
-
-    def coarser(self, times: float) -> _Plan:
-        return _Plan(self.rows / times, self.cells / times, self.points / times, self.gap * times * times)
-
-    def refined(self, residual: Residual, rough: tuple[float, float], width: float, last: Attempt, share: float) -> _Plan:
-        """Refine what dominates the width, and what comes near it, by the power `share` of what that asks for.
-
-        rough: see `Value`; rows of the axis along which u is smoother need not come as near each other.
-        """
-        size = max(abs(last.low), abs(last.high), 1e-300)
-        parts = {"rows": residual.residual, "gap": residual.curvature, "points": residual.taylor}
-        orders = {"rows": 3.0, "gap": 1.0, "points": 3.0}  # of points: what bounds of q cost falls too
-        # what is left of the largest part after as much refinement as one attempt takes: below it nothing is gained
-        left = max(0.3 * width * size, *(parts[name] / _MOST[name] ** order for name, order in orders.items()))
-        factors = {}
-        for name, order in orders.items():
-            part = parts[name] / (0.3 * width * size)
-            factors[name] = min(_MOST[name], max(1.3, part ** (1.0 / order))) ** share if parts[name] > left else 1.0
-        uneven = np.array(rough[: len(self.rows)]) / max(*rough, 1e-300)
-        rows = self.rows * np.maximum(factors["rows"] * np.minimum(uneven, 1.0) ** 0.25, 1.0)
-        points = np.maximum(self.points * factors["points"], rows)
-        return _Plan(rows, np.maximum(self.cells, rows), points, self.gap / factors["gap"])
 
 
 def _objective(bellman: Bellman, q: Enclosure, residual: Residual) -> tuple[float, float]:

@@ -8,6 +8,7 @@ because h bounds what a step costs but for u(y_t) - u(y_t-1), of which the sum s
 w(y_t) - w(y_t-1); for J* likewise, against all policies: c + u(F) >= q.  w = 0 gives the extremes of h and l, and the best w
 gives the largest average of h that a chain can have of which is known what follows: excesses in places that are seldom met, or
 left at once, cost next to nothing.
+Where c + u(F) >= q + d the minimum is of w(F) + d: actions that are far from the best (`enclosure.Layer`) have a price d.
 w is constant on cells of means. On a cell of states w(F) is at most the largest of w over all cells that the range of F meets;
 E of that is exact at the points, and between them within osc(w) e^2/8 sigma^2 of its interpolant along each noisy axis (second
 derivatives of a normal density, cut or not, have integrals of at most 2/sigma^2 in absolute value, and sum to 0). w comes from
@@ -17,6 +18,7 @@ difference says how far it can fall.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,36 +34,64 @@ from wassgrid.transition.compiled import driver
 from wassgrid.transition.threads import spread
 
 Array = np.ndarray
-_FINE = 16.0  # points per standard deviation at which E w is taken, at most
+_FINE = 6.0  # points per standard deviation at which E w is taken, at most
 _STEPS = 80
+_DENSEST = 100.0  # times the density of an even law: from there on bounds are not asked to come nearer
 _ENOUGH = 0.03  # of what is gained: what more steps may still gain
+_STAND, _SLOW = 12, 0.01  # so many steps that gain less than this share of what all have gained are the last
 _UNIT = 2.0**-53
 _NEAR = 1e-9  # of a cell: what rounding of a mean's place may be
 
 
-def evened(bellman: Bellman, q: Enclosure, residual: Residual) -> tuple[float, float, tuple[float, float]]:
-    """Return bounds of J* and of J of the stored policy (average cost, two states) from bounds of g, and the averages along the
-    policy's chain, as far as can be told, of how far the bounds of g are apart at the points and of what they lose between them.
+def tolerances(bellman: Bellman, near: Callable[[Array], Sequence[Array]]) -> tuple[Array, Array]:
+    """Return how far bounds of q may be apart on the cells of states (cells_1, cells_2), of what they may be where the chain
+    seldom is, and the law of the means on their cells, as far as can be told.  near: good actions (K, m) at states (K, d).
+
+    Of bounds that come near each other as the cube of a cell's sides, of d = 2, N cells bring the average under a density r
+    down most where they are apart by what is proportional to r^(-3/5).
     """
     chain = _Chain.of(bellman)
-    boxes = chain.boxes(bellman, _taken(bellman, q))
-    every = tuple(np.tile(end, (chain.cells, 1)) for end in bellman.problem.action_bounds.T)
-    high = min(residual.high, chain.supremum(residual.above, boxes))
-    low = max(residual.low, -chain.supremum(-residual.below, chain.boxes(bellman, (every[0], every[1]))))
-    weights = chain.stationary(boxes)
-    return low, high, (chain.average(residual.apart, weights), chain.average(residual.between, weights))
+    middle = np.meshgrid(*(0.5 * (e[1:] + e[:-1]) for e in (axis.edges for axis in bellman.axes)), indexing="ij")  # type: ignore
+    actions = near(np.stack([x.ravel() for x in middle], axis=1))[0]
+    law = chain.stationary(chain.boxes(bellman, (actions, actions)))
+    density = chain.states(law)
+    density *= density.size / density.sum()
+    return np.clip(density, 1.0, _DENSEST) ** -0.6, law
 
 
-def _taken(bellman: Bellman, q: Enclosure) -> tuple[Array, Array]:
-    """Return the least and the largest of the stored actions (K, m) on the cells of the coarsest lattice."""
-    shape, m = (bellman.axes[0].cells, bellman.axes[1].cells), q.layers[0].actions.shape[2]
-    least, most = np.full((shape[0] * shape[1], m), np.inf), np.full((shape[0] * shape[1], m), -np.inf)
-    for layer in q.layers:
+def evened(bellman: Bellman, q: Enclosure, residual: Residual, law: Array) -> tuple[float, float, tuple[float, float, float]]:
+    """Return bounds of J* and of J of the stored policy (average cost, two states) from bounds of g, and what they owe to how g
+    varies, how far its bounds are apart at the points, and what they lose between them: averages under a law of the means, and
+    the rest, which is not evened out, in proportion to their extremes.
+    """
+    chain = _Chain.of(bellman)
+    boxes = chain.boxes(bellman, _merged_actions(chain, q, [layer.actions for layer in q.layers]))
+    high = min(residual.high, chain.supremum(residual.above, [(boxes, 0.0)]))
+    bounds = bellman.problem.action_bounds.T
+    every = chain.boxes(bellman, (np.tile(bounds[0], (chain.cells, 1)), np.tile(bounds[1], (chain.cells, 1))))
+    reached = [(every, 0.0)]
+    if np.all(np.isfinite(bounds)):
+        near = chain.boxes(bellman, _merged_actions(chain, q, [layer.near.transpose(0, 2, 1) for layer in q.layers]))
+        reached = [(near, 0.0), (every, q.margin)]
+    low = max(residual.low, -chain.supremum(-residual.below, reached))
+    apart, between = chain.average(residual.apart, law), chain.average(residual.between, law)
+    extremes = residual.residual, residual.curvature, residual.taylor
+    rest = max(high - low - apart - between, 0.0) / max(sum(extremes), 1e-300)
+    return low, high, (rest * extremes[0], apart + rest * extremes[1], between + rest * extremes[2])
+
+
+def _merged_actions(chain: _Chain, q: Enclosure, actions: list[Array]) -> tuple[Array, Array]:
+    """Return the least and the largest actions (K, m) on the cells of states of those on the layers' cells (., K, m)."""
+    shape, m = (chain.axes[0].cells, chain.axes[1].cells), actions[0].shape[2]
+    least, most = np.full((m, shape[0] * shape[1]), np.inf), np.full((m, shape[0] * shape[1]), -np.inf)
+    for layer, taken in zip(q.layers, actions, strict=True):
         place = np.unravel_index(layer.index, tuple(n * layer.factor for n in shape))
         cell = np.ravel_multi_index(tuple(k // layer.factor for k in place), shape)
-        np.minimum.at(least, cell, layer.actions.min(axis=0))
-        np.maximum.at(most, cell, layer.actions.max(axis=0))
-    return least, most
+        low, high = taken.min(axis=0), taken.max(axis=0)
+        for k in range(m):
+            np.minimum.at(least[k], cell, low[:, k])
+            np.maximum.at(most[k], cell, high[:, k])
+    return least.T, most.T
 
 
 @dataclass(frozen=True)
@@ -141,26 +171,34 @@ class _Chain:
         table = table if one is None else one @ table
         return table if two is None else np.ascontiguousarray((two @ table.T).T)
 
-    def supremum(self, bound: Array, boxes: Array) -> float:
+    def supremum(self, bound: Array, reached: list[tuple[Array, float]]) -> float:
         """Return an upper bound of the averages of a function, bounded on the cells of g's bounds, along all chains with
-        means in the boxes."""
+        means in boxes, each at its price."""
         h, shape = self._merged(bound), self.shape
-        w, reached = np.zeros(shape), np.empty(self.cells)
+        w, moved, dear = np.zeros(shape), np.empty(self.cells), np.empty(self.cells)
         # sums over the laws, of numbers no larger than w's range: a rounding each
         noisy = [axis for axis in self.axes if isinstance(axis, AxisLaw)]
         terms = sum(2 * axis.reach for axis in noisy) + 200
         between = sum((axis.point_spacing / axis.sigma) ** 2 / 8 for axis in noisy)
         mirrored = np.array([axis.model == "reflect" for axis in self.axes])
         least = start = float(np.max(h))
-        work = 2.0 * float(np.sum(np.prod(boxes[:, 1] - boxes[:, 0] + 1.0, axis=0)))
+        falls: list[float] = []
+        work = [2.0 * float(np.sum(np.prod(boxes[:, 1] - boxes[:, 0] + 1.0, axis=0))) for boxes, _ in reached]
         for _ in range(_STEPS):
-            spread(_largest, self.cells, work, w, boxes, mirrored, reached)
+            moved.fill(-np.inf)
+            for (boxes, price), terms_of in zip(reached, work, strict=True):
+                spread(_largest, self.cells, terms_of, w, boxes, mirrored, dear)
+                np.maximum(moved, dear - price, out=moved)
             size = float(np.ptp(w))
-            image = h + self._over_cells(self.expect(reached))
+            image = h + self._over_cells(self.expect(moved))
             change = image - w
             slack = size * (between + 4 * terms * _UNIT) + 4 * _UNIT * float(np.max(np.abs(h)))
             least = min(least, float(np.max(change)) + slack)
+            falls.append(least)
             if least - float(np.min(change)) <= _ENOUGH * (start - least):
+                break
+            # a chain that may stay in several places falls no further, while w grows without end
+            if len(falls) > _STAND and falls[-1 - _STAND] - least <= _SLOW * (start - least):
                 break
             w = image - 0.5 * (float(np.max(image)) + float(np.min(image)))
         return least
@@ -175,13 +213,16 @@ class _Chain:
                 middle = np.where(middle < count, middle, 2 * count - 1 - middle)
             place.append(middle % count)
         to = np.ravel_multi_index((place[0], place[1]), self.shape)
-        back = [None if law is None else csr_array(law[:count].T) for law, count in zip(self.laws, self.shape, strict=True)]
         mass: Array = np.full(self.shape, 1.0 / np.prod(self.shape))
         for _ in range(_STEPS):
-            table = mass if back[0] is None else back[0] @ mass
-            table = table if back[1] is None else (back[1] @ table.T).T
-            mass = np.bincount(to, weights=table.ravel(), minlength=mass.size).reshape(self.shape)
+            mass = np.bincount(to, weights=self.states(mass).ravel(), minlength=mass.size).reshape(self.shape)
         return mass / mass.sum()
+
+    def states(self, mass: Array) -> Array:
+        """Return the law of the states on their cells for a law of the means on theirs, as if they were at the first corners."""
+        one, two = (None if law is None else law[:count].T for law, count in zip(self.laws, self.shape, strict=True))
+        table = mass if one is None else one @ mass
+        return table if two is None else (two @ table.T).T
 
     def average(self, values: Array, weights: Array) -> float:
         """Return the mean of values on the cells of g's bounds, the largest in each of these cells."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,13 +28,24 @@ class Value:
     quadrature can tell.
 
     rough: how far a cubic spline through values of the size of u may be from u between them, along each axis: its largest fourth
-    difference over 384.
+    difference over 384.  actions: the best ones found at the nodes of the states, (nodes_1, nodes_2, m), with their coordinates.
     """
 
     u: Spline
     spread: float
     level: float
     rough: tuple[float, float]
+    nodes: tuple[Array, ...]
+    actions: Array
+
+    def near(self, places: Array) -> list[Array]:
+        """Return the actions (K, m) at the 2^d nodes around places (K, d)."""
+        sides = []
+        for nodes, x in zip(self.nodes, places.T, strict=True):
+            lower = np.clip(np.searchsorted(nodes, x, side="right") - 1, 0, nodes.size - 2)
+            sides.append((lower, lower + 1))
+        sides += [(np.zeros(len(places), dtype=int),)] * (2 - len(sides))  # type: ignore[list-item]
+        return [self.actions[one, two] for one in sides[0] for two in sides[1]]
 
 
 def places_of(axes: tuple[Axis, Axis]) -> tuple[Array, Array]:
@@ -60,10 +72,14 @@ def spline_of(axes: tuple[Axis, Axis], rows: Array) -> Spline:
     return Spline.through((axes[0].knots, axes[1].knots), rows)
 
 
-def solve(bellman: Bellman, start: Array, box: tuple[Array, Array], tries: int, wanted: float, searched: int) -> Value:
+def solve(
+    bellman: Bellman, start: Array, box: tuple[Array, Array], tries: int, wanted: float, searched: int,
+    near: Callable[[Array], Sequence[Array]] | None = None,
+) -> Value:  # fmt: skip
     """Iterate policies from u = start (rows) until the spread of S u - u falls no further, or below `wanted`.
 
-    searched: policies found from candidates all over the action box; later ones by descent from the one before.
+    searched: policies found from candidates all over the action box; later ones by descent from the one before.  near: good
+    actions (K, m) at states (K, d), in place of the first candidates.
 
     bellman: with axes that have one point per row; its u does not count. Expectations by quadrature of the nodes of the states.
     """
@@ -78,7 +94,9 @@ def solve(bellman: Bellman, start: Array, box: tuple[Array, Array], tries: int, 
     rows = start
     for turn in range(_ITERATIONS):
         bellman = replace(bellman, u=spline_of(axes, rows))
-        if turn < searched:
+        if actions is None and near is not None:
+            found, values = bellman.lowest(nodes, near(nodes), box)
+        elif turn < searched:
             found, values = bellman.minimise(nodes, box, tries)
             if actions is not None:
                 kept, at_kept = bellman.improve(nodes, actions, *box, steps=3)
@@ -98,14 +116,15 @@ def solve(bellman: Bellman, start: Array, box: tuple[Array, Array], tries: int, 
         late = 0 if best is None or moving or spread < 0.7 * best[0] else late + 1
         if best is None or spread < best[0]:
             size = np.abs(image - rows) if bellman.discount == 1.0 else (1.0 - bellman.discount) * np.abs(image)
-            best = spread, rows, max(float(np.max(size)), 1e-6 * float(np.ptp(image)))
+            best = spread, rows, max(float(np.max(size)), 1e-6 * float(np.ptp(image))), actions
         if spread < wanted or late > 2:
             break
         before = cost
-        rows = chain.evaluated(actions, image, 1e-3 * max(wanted, 1e-3 * spread), defect)
+        rows = chain.evaluated(actions, image, max(0.1 * wanted, 1e-3 * spread), defect)
         cost = float(rows.flat[0]) if bellman.discount == 1.0 else float(np.mean(rows))
     assert best is not None
-    return Value(spline_of(axes, best[1]), best[0], best[2], (_roughness(axes, best[1], 0), _roughness(axes, best[1], 1)))
+    rough = _roughness(axes, best[1], 0), _roughness(axes, best[1], 1)
+    return Value(spline_of(axes, best[1]), best[0], best[2], rough, tuple(edges), best[3].reshape(*chain.shape, -1))
 
 
 def _roughness(axes: tuple[Axis, Axis], rows: Array, k: int) -> float:
