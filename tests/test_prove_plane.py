@@ -58,6 +58,13 @@ DRIFT = Plane(
     ("project", "open"), follow=0.6,
 )  # fmt: skip
 
+# f is concave in the action in places: as low, or nearly, between the ends of its bounds
+CONCAVE = Plane(
+    ("x + 0.8*a*y + 0.5*a", "y + 0.7*sin(y) + 0.3*cos(x) + 0.4*a"),
+    "0.8*abs(x) + 0.7*cos(y) + 0.3*x**2 + 0.2*cos(y)**2 + 0.05*a**2",
+    (0.4, 0.5), ((-2.0, 2.0), ROUND), ("project", "periodic"),
+)  # fmt: skip
+
 
 def proof_of(plane: Plane, width: float, seconds: float = 20.0) -> Proof:
     return prove(Case.from_text(plane.text(), "plane"), width=width, seconds=seconds)
@@ -215,6 +222,10 @@ def test_a_minimum_that_leaves_actions_out_is_found(monkeypatch):
     # here, or where two of the bounds contradict each other
     with pytest.raises((AssertionError, ProveError)):
         check_enclosures(KINKS, proof_of(KINKS, 5e-2, 3.0), seed=2)
+
+
+def test_actions_that_are_far_from_the_best_are_so_where_f_is_concave():
+    check_enclosures(CONCAVE, proof_of(CONCAVE, 5e-2, 3.0), seed=0)
 
 
 def test_actions_that_are_said_to_be_far_from_the_best_and_are_not_are_found(monkeypatch):

@@ -435,6 +435,9 @@ class _Chunk:
                 rest.append((cell[out], *self._fixed(along, cell[out], left[out], right[out])))
             whole, cut = late & shrunk, late & ~shrunk
             concave = _concave(jet, self.bellman.d, elow, ehigh)[cut]
+            # between the ends that are left f is no lower, but may be as low
+            flat = np.flatnonzero(cut)[np.any(concave, axis=1)]
+            found.meet(cell[flat], *self._fixed(along, cell[flat], elow[flat], ehigh[flat]))
             where = 0.5 * (elow + ehigh)[cut]
             if along:
                 # the farther from the path the longer
