@@ -167,10 +167,15 @@ class Bellman:
             value[active[better]] = found[better]
             active = active[moved & (damp[active] > 1e-3)]
 
-    def minimise(self, s: Array, box: tuple[Array, Array], tries: int) -> tuple[Array, Array]:
-        """Return actions (K, m) of least f found from `tries` candidates per action of the box, and their values; not proven."""
+    def minimise(
+        self, s: Array, box: tuple[Array, Array], tries: int, known: Sequence[Array] = ()
+    ) -> tuple[Array, Array]:
+        """Return actions (K, m) of least f found from `tries` candidates per action of the box, and their values; not proven.
+
+        known: actions (K, m) that are nearly best where no candidate is better.
+        """
         m = self.problem.action_dimension
-        best, value = np.zeros((len(s), m)), np.full(len(s), np.inf)
+        best, value = self.lowest(s, known) if known else (np.zeros((len(s), m)), np.full(len(s), np.inf))
 
         def search(part: slice) -> None:
             for place in product(np.linspace(0.0, 1.0, tries), repeat=m):
@@ -180,17 +185,17 @@ class Bellman:
                 value[part] = np.minimum(value[part], found)
 
         TEAM.share(search, list(_parts(len(s))))
-        return self.improve(s, best, *box)
+        return self.improve(s, best, *box, steps=_FEW if known else _STEPS)
 
-    def lowest(self, s: Array, starts: Sequence[Array], box: tuple[Array, Array]) -> tuple[Array, Array]:
-        """Return actions (K, m) of low f found by a few steps from the best of some actions (K, m), and their values."""
+    def lowest(self, s: Array, starts: Sequence[Array]) -> tuple[Array, Array]:
+        """Return the best of some actions (K, m) at every state, and their values."""
         best, value = starts[0].copy(), self.values(s, starts[0])
         for start in starts[1:]:
             moved = np.flatnonzero(np.any(start != best, axis=1))
             found = self.values(s[moved], start[moved])
             better = found < value[moved]
             best[moved[better]], value[moved[better]] = start[moved[better]], found[better]
-        return self.improve(s, best, *box, steps=_FEW)
+        return best, value
 
     @cached_property
     def least_u(self) -> float:

@@ -33,6 +33,7 @@ from wassgrid.transition.threads import TEAM
 Array = np.ndarray
 NUDGE = 2e-14  # what cells are narrower by at their ends, of the size of the states: more than a few roundings
 BENDS_AT_ONCE = 1 << 19  # second derivatives at a time, of every thread
+_FEW = 4  # steps of Newton's method from actions that are nearly best
 _ROUNDS = 14  # of halving boxes of actions, at nodes
 _TURNS = 6  # of halving them over cells, where what is left costs no more than curvature
 _BEYOND = 2  # of those where actions of a path lie beyond their bounds
@@ -62,6 +63,11 @@ class Layer:
     def take(self, kept: Array) -> Layer:
         below, above, actions = (part[:, kept] for part in (self.below, self.above, self.actions))
         return Layer(self.factor, self.index[kept], below, above, actions, self.near[:, :, kept])
+
+    def put(self, cell: Array, other: Layer) -> None:
+        """Put others in the place of some cells."""
+        self.below[:, cell], self.above[:, cell] = other.below, other.above
+        self.actions[:, cell], self.near[:, :, cell] = other.actions, other.near
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def enclose(
     """
     d, axes = bellman.d, bellman.axes
     cells = _Cells(axes, d, np.arange(axes[0].cells * axes[1].cells))
-    actions, _ = bellman.lowest(cells.nodes, near(cells.nodes), box)
+    actions = bellman.improve(cells.nodes, bellman.lowest(cells.nodes, near(cells.nodes))[0], *box, steps=_FEW)[0]
     margin = _MARGIN * float(np.max(wanted))
     first, minima = _enclosed(bellman, box, cells, actions, wanted.ravel(), margin, 1, np.arange(len(cells.low)))
     layers, layer, factor = [], first, 1
@@ -198,7 +204,7 @@ def _known_actions(bellman: Bellman, box: tuple[Array, Array], cells: _Cells, st
             found = bellman.values(nodes, action)
             better = found < value
             best[better], value = action[better], np.minimum(value, found)
-    return bellman.improve(nodes, best, *box, steps=4)[0]
+    return bellman.improve(nodes, best, *box, steps=_FEW)[0]
 
 
 def _enclosed(
@@ -214,16 +220,25 @@ def _enclosed(
     TEAM.share(at.prove, list(_chunks(nodes, actions.shape[1])))
     below, above = np.zeros((6, count)), np.zeros((6, count))
     layer = Layer(factor, index, below, above, np.zeros((2**bellman.d, count, m)), np.zeros((2, m, count)))
+    done = np.zeros(count, dtype=bool)
     moving = _moving(at.actions[cells.corners], box)
 
     def fill(part: Array) -> None:
-        for kind, cell in ((_Path, part[moving[part]]), (_Fixed, part[~moving[part]])):
+        rest = part[~moving[part]]
+        for kind in (_Path, _Fixed):
+            cell = part[moving[part]] if kind is _Path else rest
             if cell.size == 0:
                 continue
             states = cells.low[cell], cells.high[cell]
             chunk = kind(bellman, box, *states, cells.corners[:, cell], at, cells.spacing, wanted[cell], margin)
-            layer.below[:, cell], layer.near[:, :, cell] = chunk.below()
-            layer.above[:, cell], layer.actions[:, cell] = chunk.above(), chunk.actions()
+            below, near, mixed = chunk.below()
+            found = Layer(factor, index[cell], below, chunk.above(), chunk.actions(), near)
+            # where paths leave the bounds of actions, fixed ones may bound f better
+            better = ~done[cell] | (_gap(found, cells.spacing) < _gap(layer.take(cell), cells.spacing))
+            layer.put(cell[better], found.take(better))
+            done[cell] = True
+            if kind is _Path:
+                rest = np.concatenate([rest, cell[mixed]])
 
     TEAM.share(fill, list(_chunks(count, bellman.d + actions.shape[1])))
     lost = np.where(np.isfinite(at.least), at.known.high - at.least, 0.0)
@@ -376,8 +391,9 @@ class _Chunk:
         """Return the polynomials (6, K) above q."""
         return self._polynomials(self.tops, self.flat, self.broken, self.value.upper)
 
-    def below(self) -> tuple[Array, Array]:
-        """Return the polynomials (6, K) below q, and the actions that are near the best (2, m, K), see `Layer`."""
+    def below(self) -> tuple[Array, Array, Array]:
+        """Return the polynomials (6, K) below q, the actions that are near the best (2, m, K), see `Layer`, and for which
+        cells (K) families of two kinds are needed."""
         squares = np.array(self.spacing)[:, None] ** 2 / 8
         with np.errstate(invalid="ignore"):
             # what curvature and the one family cost anyway
@@ -387,11 +403,11 @@ class _Chunk:
         room = np.where(np.isfinite(room), room, np.inf)
         near = np.stack([self.actions().min(axis=0).T, self.actions().max(axis=0).T])
         least = _Least(self.steep.copy(), self.value.lower.copy(), self.broken.copy(), room, near)
-        self._search_all(least)
-        return self._polynomials(self.at.least[self.corners], least.bends, least.broken, least.value), near
+        mixed = self._search_all(least)
+        return self._polynomials(self.at.least[self.corners], least.bends, least.broken, least.value), near, mixed
 
-    def _search_all(self, found: _Least) -> None:
-        """Add all families that can be best somewhere in their cells."""
+    def _search_all(self, found: _Least) -> Array:
+        """Add all families that can be best somewhere in their cells; return for which cells (K) those are of two kinds."""
         raise NotImplementedError
 
     def _search(
@@ -559,7 +575,7 @@ class _Fixed(_Chunk):
                 better = found < value
                 best[torn[better]] = action[better]
                 value = np.minimum(value, found)
-            best[torn], _ = self.bellman.improve(places, best[torn], *self.box, steps=4)
+            best[torn], _ = self.bellman.improve(places, best[torn], *self.box, steps=_FEW)
         return best
 
     def _tops(self) -> Array:
@@ -577,9 +593,10 @@ class _Fixed(_Chunk):
         """Return the actions (2^d, K, m) at the corners."""
         return np.broadcast_to(self.middle, (len(self.corners), *self.middle.shape))
 
-    def _search_all(self, found: _Least) -> None:
+    def _search_all(self, found: _Least) -> Array:
         low, high = (np.broadcast_to(end, self.middle.shape) for end in self.box)
         self._search(found, False, (np.arange(len(self.low)), low, high))
+        return np.zeros(len(self.low), dtype=bool)
 
 
 class _Path(_Chunk):
@@ -625,7 +642,7 @@ class _Path(_Chunk):
         """Return the actions (2^d, K, m) at the corners."""
         return self.ends
 
-    def _search_all(self, found: _Least) -> None:
+    def _search_all(self, found: _Least) -> Array:
         every, m = np.arange(len(self.low)), self.middle.shape[1]
         least, most = self.ends.min(axis=0), self.ends.max(axis=0)
         # e for which all actions are within their bounds, and those for which some are
@@ -641,8 +658,11 @@ class _Path(_Chunk):
                 ends[0][:, k], ends[1][:, k] = one[part, k], other[part, k]
                 boxes.append((part, ends[0], ends[1]))
         rest = self._search(found, True, _joined(boxes))
+        mixed = np.zeros(len(self.low), dtype=bool)
         if rest:
             self._search(found, False, _joined(rest), turns=_BEYOND)
+            mixed[np.concatenate([cell for cell, _, _ in rest])] = True
+        return mixed
 
     def _within(self, along: bool, cell: Array, elow: Array, ehigh: Array) -> Array:
         if not along:

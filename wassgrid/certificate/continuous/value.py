@@ -79,7 +79,7 @@ def solve(
     """Iterate policies from u = start (rows) until the spread of S u - u falls no further, or below `wanted`.
 
     searched: policies found from candidates all over the action box; later ones by descent from the one before.  near: good
-    actions (K, m) at states (K, d), in place of the first candidates.
+    actions (K, m) at states (K, d), beside the first candidates.
 
     bellman: with axes that have one point per row; its u does not count. Expectations by quadrature of the nodes of the states.
     """
@@ -94,10 +94,8 @@ def solve(
     rows = start
     for turn in range(_ITERATIONS):
         bellman = replace(bellman, u=spline_of(axes, rows))
-        if actions is None and near is not None:
-            found, values = bellman.lowest(nodes, near(nodes), box)
-        elif turn < searched:
-            found, values = bellman.minimise(nodes, box, tries)
+        if turn < searched:
+            found, values = bellman.minimise(nodes, box, tries, () if near is None or turn else near(nodes))
             if actions is not None:
                 kept, at_kept = bellman.improve(nodes, actions, *box, steps=3)
                 better = at_kept < values
