@@ -188,7 +188,10 @@ def _power(
             rate = slowest
         bound = residual * rate / (1 - rate) if rate < 1 else np.inf
         if bound <= tolerance or residual <= _ROUNDING:
-            return _checked(operator, law, iteration, rate, "lazy power" if lazy else "power", tolerance, bound)
+            result = _checked(operator, law, iteration, rate, "lazy power" if lazy else "power", tolerance, bound)
+            # the mean rate may be one of early iterations: what was reached is measured
+            if not result.converged or result.residual <= tolerance or residual <= _ROUNDING:
+                return result
         if iteration >= _PROBE and iteration % 8 == 0 and np.isfinite(patience):
             remaining = np.log(tolerance / bound) / np.log(rate) if rate < 1 else np.inf
             if remaining > patience - iteration:
