@@ -220,7 +220,7 @@ def _enclosed(
     TEAM.share(at.prove, list(_chunks(nodes, actions.shape[1])))
     below, above = np.zeros((6, count)), np.zeros((6, count))
     layer = Layer(factor, index, below, above, np.zeros((2**bellman.d, count, m)), np.zeros((2, m, count)))
-    done = np.zeros(count, dtype=bool)
+    done, sides = np.zeros(count, dtype=bool), [axis.spacing / factor for axis in bellman.axes]
     moving = _moving(at.actions[cells.corners], box)
 
     def fill(part: Array) -> None:
@@ -234,7 +234,7 @@ def _enclosed(
             below, near, mixed = chunk.below()
             found = Layer(factor, index[cell], below, chunk.above(), chunk.actions(), near)
             # where paths leave the bounds of actions, fixed ones may bound f better
-            better = ~done[cell] | (_gap(found, cells.spacing) < _gap(layer.take(cell), cells.spacing))
+            better = ~done[cell] | (_gap(found, sides) < _gap(layer.take(cell), sides))
             layer.put(cell[better], found.take(better))
             done[cell] = True
             if kind is _Path:
