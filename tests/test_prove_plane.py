@@ -437,7 +437,7 @@ def supremum_of(plane: Plane, shrink: float = 1.0, free: float = 1.0, price: flo
     def h(x, y):
         return np.cos(one[0] * (x - one[1]) + 1.0) + 0.5 * np.sin(two[0] * (y - two[1]))
 
-    chain = potential._Chain.of(bellman)
+    chain = potential.Chain.of(bellman)
     shape, merged = chain.shape, chain.merged
     places = [np.linspace(low, high, n * many + 1) for (low, high), n, many in zip(ends, shape, merged, strict=True)]
     corners = h(*np.meshgrid(*places, indexing="ij"))

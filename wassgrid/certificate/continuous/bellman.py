@@ -22,7 +22,7 @@ from wassgrid.transition.threads import TEAM
 Array = np.ndarray
 _SECONDS = ((0, 0), (0, 1), (1, 1))  # of u, in the order of the spline's last three derivatives
 _STEPS = 12  # of Newton's method from the best candidate
-_FEW = 4  # from actions that are nearly best
+FEW = 4  # from actions that are nearly best
 _POINTS = 1 << 14  # states whose actions are searched at a time
 
 
@@ -185,7 +185,7 @@ class Bellman:
                 value[part] = np.minimum(value[part], found)
 
         TEAM.share(search, list(_parts(len(s))))
-        return self.improve(s, best, *box, steps=_FEW if known else _STEPS)
+        return self.improve(s, best, *box, steps=FEW if known else _STEPS)
 
     def lowest(self, s: Array, starts: Sequence[Array]) -> tuple[Array, Array]:
         """Return the best of some actions (K, m) at every state, and their values."""

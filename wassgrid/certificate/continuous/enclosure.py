@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from wassgrid.certificate.continuous.bellman import Bellman
+from wassgrid.certificate.continuous.bellman import FEW, Bellman
 from wassgrid.certificate.continuous.jets import Jet, as_range, place
 from wassgrid.certificate.continuous.laws import Axis
 from wassgrid.problem.intervals import Interval
@@ -33,7 +33,6 @@ from wassgrid.transition.threads import TEAM
 Array = np.ndarray
 NUDGE = 2e-14  # what cells are narrower by at their ends, of the size of the states: more than a few roundings
 BENDS_AT_ONCE = 1 << 19  # second derivatives at a time, of every thread
-_FEW = 4  # steps of Newton's method from actions that are nearly best
 _ROUNDS = 14  # of halving boxes of actions, at nodes
 _TURNS = 6  # of halving them over cells, where what is left costs no more than curvature
 _BEYOND = 2  # of those where actions of a path lie beyond their bounds
@@ -63,6 +62,14 @@ class Layer:
     def take(self, kept: Array) -> Layer:
         below, above, actions = (part[:, kept] for part in (self.below, self.above, self.actions))
         return Layer(self.factor, self.index[kept], below, above, actions, self.near[:, :, kept])
+
+    def place(self, axes: tuple[Axis, Axis]) -> tuple[Array, ...]:
+        """Return where the cells are on their lattice; axes: of the coarsest one."""
+        return np.unravel_index(self.index, tuple(axis.refined(self.factor).cells for axis in axes))
+
+    def coarse(self, axes: tuple[Axis, Axis]) -> tuple[Array, ...]:
+        """Return in which cells of the coarsest lattice the cells are."""
+        return tuple(k // self.factor for k in self.place(axes))
 
     def put(self, cell: Array, other: Layer) -> None:
         """Put others in the place of some cells."""
@@ -94,7 +101,7 @@ class Enclosure:
         found = []
         for layer in self.layers:
             gap = _gap(layer, [axis.spacing / layer.factor for axis in axes])
-            found.append(gap / (layer.factor * wanted[_coarse(axes, layer)]))
+            found.append(gap / (layer.factor * wanted[layer.coarse(axes)]))
         return np.concatenate(found)
 
 
@@ -147,13 +154,14 @@ def enclose(
     """
     d, axes = bellman.d, bellman.axes
     cells = _Cells(axes, d, np.arange(axes[0].cells * axes[1].cells))
-    actions = bellman.improve(cells.nodes, bellman.lowest(cells.nodes, near(cells.nodes))[0], *box, steps=_FEW)[0]
+    actions = bellman.improve(cells.nodes, bellman.lowest(cells.nodes, near(cells.nodes))[0], *box, steps=FEW)[0]
     margin = _MARGIN * float(np.max(wanted))
     first, minima = _enclosed(bellman, box, cells, actions, wanted.ravel(), margin, 1, np.arange(len(cells.low)))
     layers, layer, factor = [], first, 1
     while True:
         gap = _gap(layer, [axis.spacing / factor for axis in axes])
-        allowed = factor * wanted[_coarse(axes, layer)]
+        here = wanted[layer.coarse(axes)]
+        allowed = factor * here
         cut = gap > allowed
         if factor >= _FINEST[d] or np.count_nonzero(cut) == 0:
             layers.append(layer)
@@ -162,29 +170,19 @@ def enclose(
         if np.count_nonzero(cut) > most:
             cut = gap > allowed * np.partition(gap / allowed, -most)[-most]
         layers.append(layer.take(~cut))
-        parents, starts = layer.index[cut], layer.actions[:, cut]
-        shape = axes[0].cells * factor, axes[1].cells * (factor if d == 2 else 1)
-        place = np.unravel_index(parents, shape)
+        parents = layer.take(cut)
+        place = parents.place(axes)
         factor *= 2
         shape = axes[0].cells * factor, axes[1].cells * (factor if d == 2 else 1)
         halves = [np.stack([2 * i, 2 * i + 1]) if k < d else np.stack([i, i]) for k, i in enumerate(place)]
         sides = product((0, 1), (0, 1) if d == 2 else (0,))
         index = np.concatenate([np.ravel_multi_index((halves[0][one], halves[1][two]), shape) for one, two in sides])
         cells = _Cells((axes[0].refined(factor), axes[1].refined(factor)), d, index)
-        actions = _known_actions(bellman, box, cells, np.tile(starts, (1, 2**d, 1)))
-        room = np.tile(wanted[tuple(i // (factor // 2) for i in place)], 2**d)
-        layer, lost = _enclosed(bellman, box, cells, actions, room, margin, factor, index)
+        actions = _known_actions(bellman, box, cells, np.tile(parents.actions, (1, 2**d, 1)))
+        layer, lost = _enclosed(bellman, box, cells, actions, np.tile(here[cut], 2**d), margin, factor, index)
         minima = max(minima, lost)
     shape = axes[0].cells, axes[1].cells
     return Enclosure(first.below.reshape(6, *shape), first.above.reshape(6, *shape), layers, minima, margin)
-
-
-def _coarse(axes: tuple[Axis, Axis], layer: Layer) -> tuple[Array, ...]:
-    """Return in which cells of the coarsest lattice those of a layer are."""
-    fine = [axis.refined(layer.factor) for axis in axes]
-    parts = [new.cells // old.cells for old, new in zip(axes, fine, strict=True)]
-    place = np.unravel_index(layer.index, tuple(axis.cells for axis in fine))
-    return tuple(i // part for i, part in zip(place, parts, strict=True))
 
 
 def _gap(layer: Layer, spacing: list[float]) -> Array:
@@ -204,7 +202,7 @@ def _known_actions(bellman: Bellman, box: tuple[Array, Array], cells: _Cells, st
             found = bellman.values(nodes, action)
             better = found < value
             best[better], value = action[better], np.minimum(value, found)
-    return bellman.improve(nodes, best, *box, steps=_FEW)[0]
+    return bellman.improve(nodes, best, *box, steps=FEW)[0]
 
 
 def _enclosed(
@@ -416,6 +414,11 @@ class _Chunk:
         """Add what families can be best somewhere in their cells, in boxes of e (cell, from, to), halved as far as that pays;
         return those that leave the bounds of actions somewhere, as ranges of fixed actions."""
         cell, elow, ehigh = boxes
+
+        def meet(some: Array, low: Array, high: Array) -> None:
+            """Count some boxes, from low to high, among what is near the best."""
+            found.meet(cell[some], *self._fixed(along, cell[some], low[some], high[some]))
+
         squares = np.array(self.spacing)[:, None] ** 2 / 8
         rest: list[tuple[Array, Array, Array]] = []
         for turn in range(turns + 1):
@@ -425,13 +428,12 @@ class _Chunk:
             left, right = _shrunk(jet, self.bellman.d, elow, ehigh)
             # what is as near the face to which a box shrinks as the slope allows
             ends = _shrunk(jet, self.bellman.d, elow, ehigh, self.margin)
-            cut = np.any((ends[0] != left) | (ends[1] != right), axis=1)
-            found.meet(cell[cut], *self._fixed(along, cell[cut], ends[0][cut], ends[1][cut]))
+            meet(np.any((ends[0] != left) | (ends[1] != right), axis=1), *ends)
             # boxes that shrink to the best e of the cell are done, those that shrink are looked at again
             kept = ~np.all((left == right) & (left == self._best(along, cell)), axis=1) | (along != self.along)
             if turn or along:
-                best, near = self._may_be_best(along, cell, left, right, jet)
-                found.meet(cell[near & ~best], *self._fixed(along, cell[near & ~best], left[near & ~best], right[near & ~best]))
+                best, nearly = self._may_be_best(along, cell, left, right, jet)
+                meet(nearly & ~best, left, right)
                 kept &= best
             torn = np.asarray(jet.broken) | np.zeros(cell.size, dtype=bool)
             bend, _ = _bends(jet, self.spacing, cell.size)
@@ -446,14 +448,13 @@ class _Chunk:
             late = kept & ~(near & within) & (wide | shrunk) & (turn < np.where(within, turns, min(turns, _BEYOND)))
             done = kept & ~late
             found.add(cell[done & within], bend[:, done & within], value[done & within], torn[done & within])
-            found.meet(cell[done], *self._fixed(along, cell[done], left[done], right[done]))
+            meet(done, left, right)
             if np.any(out := done & ~within):
                 rest.append((cell[out], *self._fixed(along, cell[out], left[out], right[out])))
             whole, cut = late & shrunk, late & ~shrunk
             concave = _concave(jet, self.bellman.d, elow, ehigh)[cut]
             # between the ends that are left f is no lower, but may be as low
-            flat = np.flatnonzero(cut)[np.any(concave, axis=1)]
-            found.meet(cell[flat], *self._fixed(along, cell[flat], elow[flat], ehigh[flat]))
+            meet(np.flatnonzero(cut)[np.any(concave, axis=1)], elow, ehigh)
             where = 0.5 * (elow + ehigh)[cut]
             if along:
                 # the farther from the path the longer
@@ -575,7 +576,7 @@ class _Fixed(_Chunk):
                 better = found < value
                 best[torn[better]] = action[better]
                 value = np.minimum(value, found)
-            best[torn], _ = self.bellman.improve(places, best[torn], *self.box, steps=_FEW)
+            best[torn], _ = self.bellman.improve(places, best[torn], *self.box, steps=FEW)
         return best
 
     def _tops(self) -> Array:
@@ -714,11 +715,13 @@ def _shrunk(jet: Jet, first: int, low: Array, high: Array, margin: float = 0.0) 
         slope = as_range(jet.gradient[first + k], len(low))
         rises, falls = (slope.lower >= 0.0) & ~np.asarray(jet.broken), (slope.upper <= 0.0) & ~np.asarray(jet.broken)
         falls &= ~rises
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            up, down = (margin / x if margin else np.zeros(len(low)) for x in (slope.lower, -slope.upper))
-            up, down = low[:, k] + up * (1.0 + 1e-14), high[:, k] - down * (1.0 + 1e-14)
-        high[rises, k] = np.fmin(high, up[:, None])[rises, k]
-        low[falls, k] = np.fmax(low, down[:, None])[falls, k]
+        if margin == 0.0:
+            high[rises, k], low[falls, k] = low[rises, k], high[falls, k]
+            continue
+        with np.errstate(divide="ignore", over="ignore"):
+            up, down = (margin / x * (1.0 + 1e-14) for x in (slope.lower[rises], -slope.upper[falls]))
+        high[rises, k] = np.minimum(high[rises, k], low[rises, k] + up)
+        low[falls, k] = np.maximum(low[falls, k], high[falls, k] - down)
     return low, high
 
 

@@ -43,7 +43,7 @@ from wassgrid.certificate.continuous.frame import Frame
 from wassgrid.certificate.continuous.jets import as_range, range_jet
 from wassgrid.certificate.continuous.laws import TAIL, WIDER, Axis, AxisLaw, NoAxis, StillAxis
 from wassgrid.certificate.continuous.plan import SHARES, Plan, Spent
-from wassgrid.certificate.continuous.potential import evened, tolerances
+from wassgrid.certificate.continuous.potential import Chain, evened, tolerances
 from wassgrid.certificate.continuous.residual import Residual, bound
 from wassgrid.certificate.continuous.value import Value, points_of, solve, spline_of
 from wassgrid.errors import WassgridError
@@ -313,7 +313,7 @@ def _attempts(
 ) -> Iterator[Attempt]:  # fmt: skip
     """Do what `attempts` does without an end; beat: see `Bellman`."""
     began, d = time.monotonic(), claim.problem.state_dimension
-    plan = Plan.first(claim.problem.state_dimension)
+    plan = Plan.first(d)
     box = _first_box(claim.problem)
     _require_size(claim.problem, box)
     tries = _TRIES[d].get(claim.problem.action_dimension, 5)
@@ -330,14 +330,15 @@ def _attempts(
         goal = 0.02 * (width if d == 1 else max(width, plan.gap)) * (abs(last.high) if last else 1.0)
         value, solved = _value(claim, plan, value, start, box, tries, goal, beat, searched)
         searched = True
-        bellman, clock = Bellman(claim.problem, claim.frame, axes, value.u, beat), _Clock()
+        bellman, clock = Bellman(claim.problem, claim.frame, axes, value.u, beat), [time.monotonic()]
         wanted = np.full((axes[0].cells, axes[1].cells), max(plan.gap * (abs(last.high) if last else value.level), _LEAST_GAP))
         averaged = d == 2 and bellman.discount == 1.0
         if averaged:
-            shares, law = tolerances(bellman, value.near)
+            chain = Chain.of(bellman)
+            shares, law = tolerances(chain, bellman, value.near)
             wanted *= shares
         enclosure = enclose(bellman, box, value.near, wanted)
-        clock.lap()
+        clock.append(time.monotonic())
         if not _tails_are_worse(bellman, box, enclosure):
             # actions that are known are the best of the smaller box
             searched = False
@@ -348,18 +349,20 @@ def _attempts(
                 raise ProveError("prove: no bound of the best actions was found; give actions.NAME.bounds")
             continue
         residual = bound(bellman, enclosure)
-        clock.lap()
+        clock.append(time.monotonic())
         if averaged:
-            low, high, (varying, apart, between) = evened(bellman, enclosure, residual, law)
+            low, high, (varying, apart, between) = evened(chain, bellman, enclosure, residual, law)
             residual = replace(residual, residual=varying, curvature=apart, taylor=between)
         else:
             low, high = _objective(bellman, enclosure, residual)
-        clock.lap()
+        clock.append(time.monotonic())
         last = Attempt(low, high, residual, bellman, enclosure, box, time.monotonic() - began)
         yield last
         if last.relative_width <= width:
             return
-        spent = Spent(solved, *clock.laps(), enclosure.excess(axes, wanted), axes, claim.quadrature(plan))
+        enclosing, bounding, evening = np.diff(clock).tolist()
+        excess = enclosure.excess(axes, wanted)
+        spent = Spent(solved, enclosing, bounding, evening, excess, axes, claim.quadrature(plan))
         parts = {"rows": residual.residual, "gap": residual.curvature, "points": residual.taylor}
         left = seconds - last.seconds
         for share in SHARES:
@@ -371,20 +374,6 @@ def _attempts(
                 break
         else:
             return
-
-
-class _Clock:
-    """Seconds from lap to lap."""
-
-    def __init__(self) -> None:
-        self._times = [time.monotonic()]
-
-    def lap(self) -> None:
-        self._times.append(time.monotonic())
-
-    def laps(self) -> tuple[float, float, float]:
-        one, two, three = np.diff(self._times)
-        return float(one), float(two), float(three)
 
 
 def _value(
@@ -454,7 +443,7 @@ def _objective(bellman: Bellman, q: Enclosure, residual: Residual) -> tuple[floa
     for layer in q.layers:
         # E q over the domain: cells that lie in it
         axes = tuple(axis.refined(layer.factor) for axis in bellman.axes)
-        place = np.unravel_index(layer.index, tuple(axis.cells for axis in axes))
+        place = layer.place(bellman.axes)
         inside, share = np.ones(layer.index.size, dtype=bool), 1.0
         for axis, k in zip(axes, place, strict=True):
             if not isinstance(axis, NoAxis):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -43,14 +44,13 @@ _UNIT = 2.0**-53
 _NEAR = 1e-9  # of a cell: what rounding of a mean's place may be
 
 
-def tolerances(bellman: Bellman, near: Callable[[Array], Sequence[Array]]) -> tuple[Array, Array]:
+def tolerances(chain: Chain, bellman: Bellman, near: Callable[[Array], Sequence[Array]]) -> tuple[Array, Array]:
     """Return how far bounds of q may be apart on the cells of states (cells_1, cells_2), of what they may be where the chain
     seldom is, and the law of the means on their cells, as far as can be told.  near: good actions (K, m) at states (K, d).
 
     Of bounds that come near each other as the cube of a cell's sides, of d = 2, N cells bring the average under a density r
     down most where they are apart by what is proportional to r^(-3/5).
     """
-    chain = _Chain.of(bellman)
     middle = np.meshgrid(*(0.5 * (e[1:] + e[:-1]) for e in (axis.edges for axis in bellman.axes)), indexing="ij")  # type: ignore
     actions = near(np.stack([x.ravel() for x in middle], axis=1))[0]
     law = chain.stationary(chain.boxes(bellman, (actions, actions)))
@@ -59,12 +59,13 @@ def tolerances(bellman: Bellman, near: Callable[[Array], Sequence[Array]]) -> tu
     return np.clip(density, 1.0, _DENSEST) ** -0.6, law
 
 
-def evened(bellman: Bellman, q: Enclosure, residual: Residual, law: Array) -> tuple[float, float, tuple[float, float, float]]:
+def evened(
+    chain: Chain, bellman: Bellman, q: Enclosure, residual: Residual, law: Array
+) -> tuple[float, float, tuple[float, float, float]]:
     """Return bounds of J* and of J of the stored policy (average cost, two states) from bounds of g, and what they owe to how g
     varies, how far its bounds are apart at the points, and what they lose between them: averages under a law of the means, and
     the rest, which is not evened out, in proportion to their extremes.
     """
-    chain = _Chain.of(bellman)
     boxes = chain.boxes(bellman, _merged_actions(chain, q, [layer.actions for layer in q.layers]))
     high = min(residual.high, chain.supremum(residual.above, [(boxes, 0.0)]))
     bounds = bellman.problem.action_bounds.T
@@ -80,13 +81,12 @@ def evened(bellman: Bellman, q: Enclosure, residual: Residual, law: Array) -> tu
     return low, high, (rest * extremes[0], apart + rest * extremes[1], between + rest * extremes[2])
 
 
-def _merged_actions(chain: _Chain, q: Enclosure, actions: list[Array]) -> tuple[Array, Array]:
+def _merged_actions(chain: Chain, q: Enclosure, actions: list[Array]) -> tuple[Array, Array]:
     """Return the least and the largest actions (K, m) on the cells of states of those on the layers' cells (., K, m)."""
     shape, m = (chain.axes[0].cells, chain.axes[1].cells), actions[0].shape[2]
     least, most = np.full((m, shape[0] * shape[1]), np.inf), np.full((m, shape[0] * shape[1]), -np.inf)
     for layer, taken in zip(q.layers, actions, strict=True):
-        place = np.unravel_index(layer.index, tuple(n * layer.factor for n in shape))
-        cell = np.ravel_multi_index(tuple(k // layer.factor for k in place), shape)
+        cell = np.ravel_multi_index(layer.coarse(chain.axes), shape)
         low, high = taken.min(axis=0), taken.max(axis=0)
         for k in range(m):
             np.minimum.at(least[k], cell, low[:, k])
@@ -95,7 +95,7 @@ def _merged_actions(chain: _Chain, q: Enclosure, actions: list[Array]) -> tuple[
 
 
 @dataclass(frozen=True)
-class _Chain:
+class Chain:
     """Cells of means and of states (the coarsest lattice), and what leads from one to the other.
 
     axes: with the points that are the corners of the cells of means; merged: how many cells of the bounds of g along each axis
@@ -107,7 +107,7 @@ class _Chain:
     laws: tuple[csr_array | None, csr_array | None]
 
     @classmethod
-    def of(cls, bellman: Bellman) -> _Chain:
+    def of(cls, bellman: Bellman) -> Chain:
         axes: list[Axis] = []
         merged, laws = [], []
         for axis in bellman.axes:
@@ -220,9 +220,14 @@ class _Chain:
 
     def states(self, mass: Array) -> Array:
         """Return the law of the states on their cells for a law of the means on theirs, as if they were at the first corners."""
-        one, two = (None if law is None else law[:count].T for law, count in zip(self.laws, self.shape, strict=True))
+        one, two = self._back
         table = mass if one is None else one @ mass
         return table if two is None else (two @ table.T).T
+
+    @cached_property
+    def _back(self) -> tuple[csr_array | None, ...]:
+        """From the means to the states: the laws at the first corners of the cells of means."""
+        return tuple(None if law is None else csr_array(law[:n].T) for law, n in zip(self.laws, self.shape, strict=True))
 
     def average(self, values: Array, weights: Array) -> float:
         """Return the mean of values on the cells of g's bounds, the largest in each of these cells."""

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from wassgrid.certificate.continuous.bellman import Bellman
-from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure, Layer
+from wassgrid.certificate.continuous.enclosure import NUDGE, Enclosure
 from wassgrid.certificate.continuous.laws import WIDER, Axis, AxisLaw, NoAxis, StillAxis, expect, expect_on
 from wassgrid.certificate.continuous.value import points_of
 from wassgrid.transition.compiled import driver
@@ -122,8 +122,7 @@ def _expected(bellman: Bellman, q: Enclosure, shift: float) -> tuple[Array, Arra
         if layer.index.size == 0:
             continue
         fine = axes[0].refined(layer.factor), axes[1].refined(layer.factor)
-        place = np.unravel_index(layer.index, (fine[0].cells, fine[1].cells))
-        (first, rows), (second, columns) = (np.unique(k, return_inverse=True) for k in place)
+        (first, rows), (second, columns) = (np.unique(k, return_inverse=True) for k in layer.place(axes))
         two = fine[1].moments(second)  # type: ignore[union-attr]
         sides = [
             _sparse((first.size, second.size), rows, columns, np.concatenate([p[:1] - shift, p[1:]]))
@@ -227,17 +226,12 @@ def _strips(axes: tuple[Axis, Axis], q: Enclosure, still: int) -> Iterator[tuple
     """Cut the cells along the axis without noise into sets in which the smallest cells of q are as small as each other."""
     finest = np.ones(axes[still].cells, dtype=int)
     for layer in q.layers:
-        finest[_place(axes, layer)[still] // layer.factor] = layer.factor
+        finest[layer.coarse(axes)[still]] = layer.factor
     for factor in np.unique(finest):
         columns = np.flatnonzero(finest == factor)
         most = max(1, _STRIP // factor)
         for start in range(0, columns.size, most):
             yield columns[start : start + most], int(factor)
-
-
-def _place(axes: tuple[Axis, Axis], layer: Layer) -> tuple[Array, ...]:
-    """Return where the cells of a layer are on its lattice."""
-    return np.unravel_index(layer.index, tuple(axis.refined(layer.factor).cells for axis in axes))
 
 
 def _lines(law: AxisLaw, line: StillAxis, q: Enclosure, shift: float, still: int, columns: Array, finest: int) -> Array:
@@ -251,7 +245,7 @@ def _lines(law: AxisLaw, line: StillAxis, q: Enclosure, shift: float, still: int
         while factor < min(layer.factor, finest):
             result = _halves(result, line.spacing / factor)
             factor *= 2
-        place = _place(axes, layer)
+        place = layer.place(axes)
         mine = np.flatnonzero(where[place[still] // layer.factor] >= 0)
         if mine.size == 0:
             continue
