@@ -6,7 +6,7 @@ thread (on two it takes longer). Times are those of the solve and, in brackets, 
 difference is that of V (discounted) or of J of the policy, evaluated by power iteration (average); costs are in [0, 1].
 
     pip install "wassgrid[benchmark]"
-    python benchmarks/finite_mdp.py [--states 100 1000 10000]
+    python benchmarks/finite_mdp.py [--states 100 1000 10000 100000]
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def apart(process: Process, first: Answer, other: Answer) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="wassgrid, QuantEcon and mdpsolver on random decision processes")
-    parser.add_argument("--states", nargs="*", type=int, default=[100, 1_000, 10_000])
+    parser.add_argument("--states", nargs="*", type=int, default=[100, 1_000, 10_000, 100_000])
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     warm = garnet(20, 0)

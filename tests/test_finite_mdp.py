@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from oracle import classes, stationary_laws
 from scipy import sparse
 
 import wassgrid as wg
-from wassgrid.chain.stationary import ReducibleChainError
+from wassgrid.chain.resolvent import TRANSIENT, Resolvent, factors_fit
+from wassgrid.chain.stationary import ReducibleChainError, StationaryError
 from wassgrid.finite_mdp import FiniteMDPError
+from wassgrid.transition.sparse import TransitionOperator
 
 INF = np.inf
 # Howard 1960: towns, and cruise, stand or radio; the second town has no radio
@@ -86,7 +89,7 @@ def test_no_deterministic_policy_is_better_and_the_bounds_hold(seed, discounted,
     try:
         solution = wg.FiniteMDP(given_as, costs, discount, start).solve(method)
     except ReducibleChainError as error:
-        assert not discounted and "recurrent classes, with the states" in str(error)
+        assert not discounted and "cost depends on where one starts" in str(error)
         policies = itertools.product(range(len(chances)), repeat=len(costs))
         assert any(len(classes(chances[chosen, np.arange(len(costs))])) > 1 for chosen in policies)
         return
@@ -116,11 +119,145 @@ def test_fixed_exponential_steps_are_those_of_the_formula():
 
 
 def test_several_recurrent_classes_are_named():
-    stay, go = np.eye(3), np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    process = wg.FiniteMDP([stay, go], [[0.0, 5.0], [1.0, 5.0], [2.0, 5.0]])
-    with pytest.raises(ReducibleChainError, match=r"3 recurrent classes, with the states 0 and 1.*discount"):
+    """Two towns that nobody leaves, and a third from which both can be reached."""
+    left = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    right = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    process = wg.FiniteMDP([left, right], [[1.0, 5.0], [2.0, 2.5], [2.0, 2.0]])
+    with pytest.raises(ReducibleChainError, match=r"least average cost .* starts: 1 from state 0, 2 from state 1.*discount"):
         process.solve()
-    assert wg.FiniteMDP([stay, go], process.costs, 0.99).solve().converged
+    with pytest.raises(ReducibleChainError, match=r"2 recurrent classes, with the states 0 and 1: its average cost depends"):
+        process.solve("exponential")
+    assert wg.FiniteMDP([left, right], process.costs, 0.99).solve().converged
+
+
+def gains(matrix: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Return the average cost from every state: lim (P + I)^k/2^k c, by squaring sixty times."""
+    power = 0.5 * (matrix + np.eye(len(matrix)))
+    for _ in range(60):
+        power = power @ power
+        power /= power.sum(axis=1, keepdims=True)
+    return power @ cost
+
+
+def wild(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw a process of any number of classes: moves with certainty, states that are never left, missing actions."""
+    rng = np.random.default_rng(seed)
+    states, actions = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    chances = rng.dirichlet(np.full(states, 0.3), (actions, states))
+    certain = (rng.random((actions, states)) < 0.5) | ((chances < 0.01) | (chances == 1.0)).all(axis=2)
+    chances[chances < 0.01] = 0.0
+    chances[certain] = np.eye(states)[rng.integers(0, states, certain.sum())]
+    costs = np.round(rng.standard_normal((states, actions)), int(rng.integers(0, 3)))
+    costs[(rng.random(costs.shape) < 0.2) & (np.arange(actions) > 0)] = INF
+    return chances / chances.sum(axis=2, keepdims=True), costs, rng.dirichlet(np.ones(states))
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=60)
+def test_any_number_of_classes_is_solved_or_refused(seed, given_first):
+    """Against all deterministic policies: one least cost for all starts is found, two are named with a state each."""
+    chances, costs, start = wild(seed)
+    actions, states, _ = chances.shape
+    of, least = np.arange(states), np.full(states, np.inf)
+    for chosen in itertools.product(range(actions), repeat=states):
+        if np.isfinite(cost := costs[of, chosen]).all():
+            least = np.minimum(least, gains(chances[chosen, of], cost))
+    process = wg.FiniteMDP(chances, costs, start=start)
+    try:
+        solution = process.solve(initial=np.zeros(states, int) if given_first else None)
+    except ReducibleChainError as error:
+        found = re.search(r"starts: (\S+) from state (\d+), (\S+) from state (\d+)\.", str(error))
+        low, first, high, second = found.groups()
+        assert float(low) == pytest.approx(least.min(), abs=1e-5) == pytest.approx(least[int(first)], abs=1e-5)
+        assert float(high) == pytest.approx(least.max(), abs=1e-5) == pytest.approx(least[int(second)], abs=1e-5)
+        assert np.ptp(least) > 1e-9
+        return
+    np.testing.assert_allclose(least, solution.objective, atol=1e-9)
+    assert solution.converged and solution.lower_bound <= least.min() + 1e-12
+    matrix, cost = process.chain(solution.policy)
+    own = gains(matrix.toarray(), cost)
+    np.testing.assert_allclose(own, solution.objective, atol=1e-9)
+    assert own.max() <= solution.upper_bound + 1e-12
+    # how often the policy is where, from the start law
+    visits = np.linalg.matrix_power(0.5 * (matrix.toarray() + np.eye(states)), 2**20)
+    np.testing.assert_allclose(solution.law, start @ visits, atol=1e-6)
+
+
+def test_the_law_of_several_classes_is_that_from_the_start():
+    stay = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.25, 0.75, 0.0]])
+    solution = wg.FiniteMDP([stay], [3.0, 3.0, 7.0], start=[0.2, 0.3, 0.5]).solve()
+    assert solution.objective == 3.0 and solution.converged
+    np.testing.assert_allclose(solution.law, [0.325, 0.675, 0.0], atol=1e-15)
+
+
+def lattice(points: int) -> tuple[list[sparse.csr_array], np.ndarray]:
+    """Return a walk on a square: stay or go to a neighbour, which fails now and then; costs of the place and of going."""
+    cells = points * points
+    row, column = np.divmod(np.arange(cells), points)
+    moves = []
+    for down, along in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
+        target = (row + down).clip(0, points - 1) * points + (column + along).clip(0, points - 1)
+        moves.append(sparse.csr_array((np.ones(cells), (np.arange(cells), target)), shape=(cells, cells)))
+    drift = 0.04 * sum(moves[1:], moves[0])
+    place = np.random.default_rng(0).random(cells)
+    return [sparse.csr_array(0.8 * move + drift) for move in moves], place[:, None] + np.array([0.0, 0.1, 0.1, 0.1, 0.1])
+
+
+def test_a_chain_that_mixes_slowly_is_solved_by_factors():
+    """The bracket again, in dense arrays: min (T V - V) <= J* <= J <= max (T_pi V - V)."""
+    moves, costs = lattice(20)
+    process = wg.FiniteMDP(moves, costs)
+    solution = process.solve()
+    assert solution.converged
+    value, of = solution.value, np.arange(len(costs))
+    q = costs + np.stack([move.toarray() @ value for move in moves], axis=1) - value[:, None]
+    assert q.min() == pytest.approx(solution.objective, abs=1e-11)
+    assert q[of, solution.actions].max() == pytest.approx(solution.objective, abs=1e-11)
+    matrix, _ = process.chain(solution.policy)
+    assert factors_fit(matrix)
+    np.testing.assert_allclose(solution.law @ matrix.toarray(), solution.law, atol=1e-13)
+
+
+def test_the_factors_of_random_graphs_do_not_fit():
+    rng = np.random.default_rng(0)
+    entries = np.full(30_000, 1.0 / 3.0), (np.repeat(np.arange(10_000), 3), rng.integers(0, 10_000, 30_000))
+    assert not factors_fit(sparse.csr_array(entries, shape=(10_000, 10_000)))
+
+
+def test_what_mixes_too_slowly_is_not_called_solved():
+    """Two wells of a hundred states each, from which it takes 1e47 steps to escape: values are beyond all digits."""
+    down, up = np.full(199, 0.3), np.full(199, 0.1)
+    down[100:], up[99:] = 0.1, 0.3
+    down[99] = 0.3
+    up[99] = 0.3
+    steps = sparse.diags_array([up, down], offsets=[1, -1], shape=(200, 200))
+    chain = steps + sparse.diags_array(1.0 - steps.sum(axis=1))
+    with pytest.raises(StationaryError, match="mixes too slowly: its value is known to"):
+        wg.FiniteMDP([chain], np.arange(200) < 100).solve()
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans())
+@settings(max_examples=40)
+def test_solves_with_a_resolvent_of_any_number_of_classes(seed, direct, discounted):
+    """Dense, from both sides, by factors and by iteration."""
+    rng = np.random.default_rng(seed)
+    matrix = wild(seed)[0][0]
+    states = len(matrix)
+    found = classes(matrix)
+    label, anchors = np.full(states, TRANSIENT), np.zeros(states)
+    for k, cells in enumerate(found):
+        label[cells], anchors[cells] = k, rng.dirichlet(np.ones(len(cells)))
+    if len(found) == 1:
+        label[:] = 0
+    whole = np.eye(states) - (0.9 if discounted else 1.0) * matrix
+    if not discounted:
+        whole += sum(np.outer(label == k, anchors * (label == k)) for k in range(len(found)))
+    sums = (None, None) if discounted else (label, anchors)
+    resolvent = Resolvent(TransitionOperator.from_matrix(matrix), 0.9 if discounted else 1.0, *sums, direct)
+    right, scale = rng.standard_normal(states), np.abs(np.linalg.inv(whole)).max()
+    np.testing.assert_allclose(resolvent.right(right).values, np.linalg.solve(whole, right), atol=1e-11 * scale)
+    np.testing.assert_allclose(resolvent.left(right).values, np.linalg.solve(whole.T, right), atol=1e-11 * scale)
+    assert resolvent.right(right).direct or not direct
 
 
 GOOD = np.full((2, 2, 2), 0.5), np.zeros((2, 2))
