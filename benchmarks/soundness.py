@@ -10,7 +10,7 @@ Counted are violations:
     cost        the policy's true cost lies outside the bracket of J
     converged   "converged" by the gap, and some policy is better by more than the gap
     tables      cost or mean of some action differ from the text, and no jump within rounding explains it
-    limits      a particle stands outside the bounds of its cell
+    limits      a particle stands outside the bounds of its cell, or beside the values of a list
     classes     a chain with several recurrent classes passes as one
     traceback   an exception that is not one of the package's own
     warning     a warning of Python or NumPy that a user would see
@@ -43,9 +43,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from oracle import DenseProblem, classes, stationary_laws  # noqa: E402
-from random_problems import soft_problem, wide_problem  # noqa: E402
+from random_problems import mixed_problem, soft_problem, wide_problem  # noqa: E402
 
-KINDS = ("wide", "kinks", "moving", "soft")
+KINDS = ("wide", "kinks", "moving", "soft", "mixed")
 _EPS = np.finfo(float).eps
 _TOLERANCE = 2e-12  # of the size of the costs: rounding of J, beside that of the kernels' weights times the spread of V
 _WOUND = 1e-12  # cells that rounding may move a mean that winds or folds; actions beyond are no candidates
@@ -123,6 +123,8 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
     ends = problem.bounds_at(states)[own]
     beyond = 64.0 * _EPS * (1.0 + np.abs(flat))  # expressions of their own
     if np.any((flat < ends[:, :, 0] - beyond) | (flat > ends[:, :, 1] + beyond)):
+        found["violations"].append("limits")
+    if any(values and not np.isin(flat[:, a], values).all() for a, values in enumerate(problem.lists)):
         found["violations"].append("limits")
     jumped, moved = excused(own, flat), float(astray(own, flat).max())
     doubtful = bool(jumped.any()) or moved > _LOST
@@ -205,7 +207,10 @@ def solve_one(task: tuple[str, int]) -> dict[str, Any]:
     """
     kind, n = task
     moving = kind == "moving"
-    text = soft_problem(n) if kind == "soft" else wide_problem(n, kind == "kinks" or (moving and n % 2 == 1), moving=moving)
+    if kind in ("soft", "mixed"):
+        text = soft_problem(n) if kind == "soft" else mixed_problem(n)
+    else:
+        text = wide_problem(n, kind == "kinks" or (moving and n % 2 == 1), moving=moving)
     return {"kind": kind, "n": n, **judge(text + ("[output]\nestimate = false\n" if n % 10 else ""))}
 
 
@@ -328,6 +333,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--kinks", type=int, default=1000)
     parser.add_argument("--moving", type=int, default=0, help="problems whose bounds of actions depend on the states")
     parser.add_argument("--soft", type=int, default=0, help="problems in which entropy has a price")
+    parser.add_argument("--mixed", type=int, default=0, help="problems in which one of two actions takes values of a list")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--log", type=Path, default=None)
@@ -337,6 +343,7 @@ def main(arguments: list[str] | None = None) -> None:
         wells()
         return
     counts = {"wide": options.problems, "kinks": options.kinks, "moving": options.moving, "soft": options.soft}
+    counts["mixed"] = options.mixed
     report(problems(counts, options.first, options.processes, options.log))
 
 

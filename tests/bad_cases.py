@@ -211,8 +211,27 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "one value": (changed("bounds = [-5.0, 5.0]", "values = [1]"), ("actions.a.values: expected a list of two or more",)),
     "one value twice": (changed("bounds = [-5.0, 5.0]", "values = [1, 0, 1.0]"), ("actions.a.values", "one of them twice")),
     "values and bounds": (changed("bounds = [-5.0", "values = [0, 1]\nbounds = [-5.0", LISTED), ("actions.a.bounds: not",)),
-    "values beside an interval": (
-        changed("bounds = [-5.0, 5.0]", "values = [0, 1]\n[actions.b]", LISTED), ("actions.b.values: missing", "a has")
+    "entropy of values beside an interval": (
+        changed("bounds = [-5.0, 5.0]", "values = [0, 1]\n[actions.b]", changed("seed = 1", "entropy = 1", LISTED)),
+        ("policy.entropy: a takes values of a list and b does not",),
+    ),
+    "many values beside an interval": (
+        changed("bounds = [-5.0, 5.0]", f"values = {list(range(65))}\n[actions.b]", LISTED),
+        ("actions.a.values: more than 64 combinations of values beside b",),
+    ),
+    "values drawn from a law": (
+        changed(
+            "bounds = [-5.0, 5.0]", "values = [0, 1]\n[actions.b]",
+            changed("seed = 1", 'initial = { mean = { a = "s", b = "0" } }', LISTED),
+        ),
+        ("policy.initial.mean.a: a run starts with all values",),
+    ),
+    "even particles that do not fit the values": (
+        changed(
+            "bounds = [-5.0, 5.0]", "values = [0, 1, 2]\n[actions.b]\nbounds = [0, 1]",
+            changed("seed = 1", 'particles = 7\ninitial = { distribution = "even" }', LISTED),
+        ),
+        ("policy.particles: 7 particles do not stand evenly over 1 actions beside 3 combinations", "6 or 9"),
     ),
     "values and particles": (
         changed("bounds = [-5.0, 5.0]", "values = [0, 1]", changed("seed = 1", "particles = 3", LISTED)),

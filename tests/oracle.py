@@ -291,7 +291,9 @@ class DenseProblem:
         self.states = self._mesh()
         self.actions = list(case["actions"])
         tables = case["actions"].values()
-        self.values = [[self._number(value) for value in table["values"]] for table in tables if "values" in table]
+        # of every action the values of its list, none where it lies between bounds
+        self.lists = [[self._number(value) for value in table.get("values", [])] for table in tables]
+        self.values = self.lists if all(self.lists) else []
         self.ends = [
             compiled(end)
             for table in tables
@@ -404,7 +406,7 @@ class DenseProblem:
                 self.states = states | {name: states[name] + shift * (axis.spacing + np.abs(states[name]))}
                 look(actions)
         self.states = states
-        for a in range(actions.shape[1]):
+        for a in (a for a, values in enumerate(self.lists) if not values):
             shifts = [shift * (1.0 + np.abs(actions[:, a])) for shift in (-1e-13, -1e-15, 1e-15, 1e-13)]
             # a value alone (a == k) is met by whole units in the last place, of the action or of a sum of a size near one
             units = (np.spacing(np.abs(actions[:, a])), 0.5 * np.finfo(float).eps, 0.125 * np.finfo(float).eps)
@@ -541,15 +543,18 @@ class DenseProblem:
     def candidates(self, actions: np.ndarray, each: int | None = None) -> np.ndarray:
         """Return actions (size, A, m) that fill the box, ends and near them included; unbounded ones about the particles.
 
-        Where actions take values of lists, all combinations of these and nothing else.
+        Where all actions take values of lists, all combinations of these and nothing else.
         """
         if self.values:
             every = np.stack(np.meshgrid(*self.values, indexing="ij"), axis=-1).reshape(-1, len(self.values))
             return np.tile(every, (self.size, 1, 1))
         m = actions.shape[2]
-        each = each or {1: 301, 2: 17}.get(m, 7)
+        each = each or {1: 301, 2: 17}.get(sum(not values for values in self.lists), 7)
         sides = []
         for a in range(m):
+            if self.lists[a]:
+                sides.append(np.tile(self.lists[a], (self.size, 1)))
+                continue
             low, high = self.bounds[:, a].T
             span = float(np.ptp(actions[:, :, a])) + 1e-3 + float(np.abs(actions[:, :, a]).max())
             low = np.where(np.isfinite(low) & (low > -1e9), low, float(actions[:, :, a].min()) - 2.0 * span)[:, None]

@@ -305,6 +305,26 @@ def wide_problem(
     )
 
 
+def mixed_problem(seed: int) -> str:
+    """Return the text of a case of `wide_problem` with two actions, of which one takes two to four values of a list.
+
+    Ends of its bounds, where kinks and jumps stand, are among the values as often as not; a third of the problems have a kink in
+    every term, a fifth bounds of the other action that depend on the states.
+    """
+    rng = np.random.default_rng([seed, 19])
+    kinks, moving = bool(rng.random() < 0.3), bool(rng.random() < 0.2)
+    for attempt in range(1000):
+        text = wide_problem(1000 * seed + attempt, kinks=kinks, moving=moving)
+        bounds = re.findall(r"\[actions\.(\w)\]\nbounds = \[([^\"\]]*), ([^\"\]]*)\]", text)
+        if text.count("[actions.") == 2 and bounds:
+            break
+    name, low, high = bounds[int(rng.integers(len(bounds)))]
+    drawn = np.round(rng.uniform(float(low), float(high), 4), 3).tolist()
+    values = list(dict.fromkeys([*drawn[:2], float(low), float(high), *drawn[2:]]))[: int(rng.integers(2, 5))]
+    values = [values[k] for k in rng.permutation(len(values))]
+    return text.replace(f"[actions.{name}]\nbounds = [{low}, {high}]", f"[actions.{name}]\nvalues = {values}")
+
+
 def soft_problem(seed: int) -> str:
     """Return the text of a case of `wide_problem` whose entropy has a price: on a list of values or on even nodes.
 

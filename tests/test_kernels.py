@@ -249,7 +249,7 @@ def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6), 
 
     bounds = np.array([[-1.0, 1.0]] * (2 if moved is None else 1))
     low, high = (np.tile(end, (cells, 1)) for end in bounds.T)
-    fields = {"order": order, "coupled": mask, "action_bounds": bounds, "choices": None, "goal": None}
+    fields = {"order": order, "coupled": mask, "action_bounds": bounds, "choices": None, "mixed": False, "goal": None}
     fields["limits_at"] = lambda states: (low, high)
     problem = SimpleNamespace(action_tables=action_tables, **fields)
     model = TransitionModel(problem, grid, kernel_names, np.tile(np.array(noise, float), (cells, 1)))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracle import DenseProblem, boundary_weights, classes, kernel_weights, stationary
-from random_problems import wide_problem
+from random_problems import mixed_problem, wide_problem
 
 import wassgrid as wg
 from benchmarks.soundness import WELL, compare, judge
@@ -43,6 +43,12 @@ def test_problems_with_kinks_on_action_bounds(seed):
 def test_problems_whose_bounds_of_actions_depend_on_the_states(seed, kinks):
     """Kinks and jumps stand on the moving bounds themselves, as often as not."""
     assert not fails(wide_problem(seed, kinks, moving=True))
+
+
+@settings(FEW)
+@given(st.integers(0, 10**9))
+def test_problems_with_values_of_a_list_beside_bounds(seed):
+    assert not fails(mixed_problem(seed))
 
 
 # -- the arbiter itself ------------------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.states import StateError, state_array
 
 
-class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
+class CaseEnvironment(gymnasium.Env[np.ndarray, Any]):
     """The controlled chain of a problem: observations are the states (d,), rewards minus the stage cost; see `make_env`.
 
     bounds: of the actions, (m, 2), to which they are clipped, and then to those of the state where bounds depend on it: a space
-    is the same at all states. Where actions have values, an action is the number of one of `ControlProblem.choices`, from 0 on.
+    is the same at all states. Where all actions have values, an action is the number of one of `ControlProblem.choices`, from 0
+    on; where some have, a dict by name, of the numbers of their values and of the other actions, (1,) each.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]  # as Gymnasium's own environments do
@@ -31,6 +32,13 @@ class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space: gymnasium.spaces.Space[Any] = gymnasium.spaces.Box(*bounds.T, dtype=np.float64)
         if problem.choices is not None:
             self.action_space = gymnasium.spaces.Discrete(len(problem.choices))
+        self._values = [family.values for family in problem.model.actions for _ in family.members]
+        if problem.mixed:
+            spaces, parts = gymnasium.spaces, zip(problem.action_names, self._values, bounds.tolist(), strict=True)
+            self.action_space = spaces.Dict({
+                name: spaces.Discrete(len(values)) if values else spaces.Box(low, high, (1,), dtype=np.float64)
+                for name, values, (low, high) in parts
+            })  # fmt: skip
         self._state = np.zeros(problem.state_dimension)
         self._step = 0
 
@@ -56,12 +64,27 @@ class CaseEnvironment(gymnasium.Env[np.ndarray, np.ndarray]):
             raise StateError(f"options.state: expected one state of finite numbers, got the shape {found.shape}")
         return found
 
-    def _action(self, action: np.ndarray) -> np.ndarray:
+    def told(self, action: np.ndarray) -> dict[str, Any]:
+        """Return an action (m,) of a case of which some take values of lists as `step` takes it.
+
+        Raises StateError for a value that is not in its list.
+        """
+        result: dict[str, Any] = {}
+        for name, values, number in zip(self.problem.action_names, self._values, action.tolist(), strict=True):
+            if values and number not in values:
+                raise StateError(f"{name}: {number:g} is none of its values, {', '.join(f'{value:g}' for value in values)}")
+            result[name] = values.index(number) if values else np.array([number])
+        return result
+
+    def _action(self, action: Any) -> np.ndarray:
         """Return the numbers (m,) of an action: itself within the bounds, or the value of that number in the list."""
         if self.problem.choices is not None:
             chosen: np.ndarray = self.problem.choices[int(action)]
             return chosen
         low, high = self._bounds.T
+        if self.problem.mixed:
+            names = zip(self.problem.action_names, self._values, strict=True)
+            action = [values[int(action[name])] if values else float(np.ravel(action[name])[0]) for name, values in names]
         given = np.clip(np.asarray(action, dtype=float).reshape(low.shape), low, high)
         if self.problem.limits is None:
             return given

@@ -342,8 +342,10 @@ def _beside_the_noise(case: Case, grid: StateGrid, looks: _Looks) -> Iterator[Fi
     if case.problem.choices is not None:
         found.append("a policy that switches between the actions of a list")
     else:
+        if case.problem.mixed:
+            found.append("a policy that switches between the values of a list")
         low, high = looks.evaluation.model.limits
-        held = (policy.actions <= low) | (policy.actions >= high)
+        held = ((policy.actions <= low) | (policy.actions >= high)) & ~case.problem.listed
         for name, share in zip(case.problem.action_names, np.einsum("k,ki,kia->a", looks.law, policy.weights, held), strict=True):
             if share > _AT_THE_ENDS:
                 found.append(f"{name} at its bounds in {share:.2g} of the time, where the policy has kinks")

@@ -75,33 +75,36 @@ class Comparison:
 
     distance: d with d^2 = int nu(ds) W2(pi_s, pi'_s)^2, nu the stationary law of the first policy; distance_back: with that
     of the second. farthest: the cell, of those that carry nu, in which the policies differ most, and its W2. Where actions stay
-    (values of a list, entropy with a price) the distance of Fisher and Rao takes the place of W2: `metric` names it.
+    (values of a list, entropy with a price) the distance of Fisher and Rao takes the place of W2: `metric` names it. along: J on
+    the way; None where it leads from one value of a list to another, between which there is no policy.
     """
 
     names: tuple[str, str]
     distance: float
     distance_back: float
     farthest: tuple[str, float]
-    along: ObjectiveAlong
+    along: ObjectiveAlong | None
     cost_units: str
     metric: str = "W2"
     priced: str = ""  # what is to be said of prices of entropy that differ
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what the command line prints, as (name, text)."""
-        along, units = self.along, "" if self.cost_units == "1" else f" {self.cost_units}"
+        units = "" if self.cost_units == "1" else f" {self.cost_units}"
+        distances = zip((self.distance, self.distance_back), self.names, strict=True)
+        weighted = [f"{distance:.8g} under the law of {name}" for distance, name in distances]
+        if self.metric != "W2":
+            weighted.append(f"in the metric of {self.metric}, pi at most")
+        rows = [("distance", ", ".join(weighted)), ("farthest apart", f"{self.farthest[1]:.6g} at {self.farthest[0]}")]
+        if (along := self.along) is None:
+            return [*rows, ("along the geodesic", "none: it leads from one value of a list to another")]
         lowest, highest = float(along.curvature.min()), float(along.curvature.max())
         convex = "convex" if lowest >= 0 else "concave" if highest <= 0 else "neither convex nor concave"
         ends = f"{along.objective[0]:.10g} at {self.names[0]}, {along.objective[-1]:.10g} at {self.names[1]}{units}"
         ends += f" (both with the transition kernels of {self.names[0]}{self.priced})"
         barrier = f"rises {along.barrier:.4g}{units} above the higher end" if along.barrier > 0 else "never above the higher end"
-        distances = zip((self.distance, self.distance_back), self.names, strict=True)
-        weighted = [f"{distance:.8g} under the law of {name}" for distance, name in distances]
-        if self.metric != "W2":
-            weighted.append(f"in the metric of {self.metric}, pi at most")
         return [
-            ("distance", ", ".join(weighted)),
-            ("farthest apart", f"{self.farthest[1]:.6g} at {self.farthest[0]}"),
+            *rows,
             ("objective J", ends),
             ("along the geodesic", f"J {barrier}; {convex}, second derivative {lowest:.6g} to {highest:.6g}"),
         ]
@@ -138,7 +141,7 @@ def compare(first: str | os.PathLike[str], second: str | os.PathLike[str], point
         path.length(laws[0]),
         path.length(laws[1]),
         (policies[0].grid.describe_cell(cell), float(np.sqrt(apart[cell]))),
-        objective_along(evaluator, path, np.linspace(0.0, 1.0, points)),
+        objective_along(evaluator, path, np.linspace(0.0, 1.0, points)) if stay or not path.jumps else None,  # type: ignore[union-attr]
         units,
         "Fisher and Rao" if stay else "W2",
         "" if cases[0].policy.entropy == cases[1].policy.entropy else f" and its price of entropy, {price or 'none'}",

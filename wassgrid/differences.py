@@ -48,6 +48,7 @@ def check_derivatives(evaluator: Evaluator, evaluation: Evaluation, seed: int = 
     low, high = evaluation.model.limits
     field = size * np.random.default_rng(seed).uniform(-1.0, 1.0, policy.actions.shape)
     farthest = 2 * max(_STEPS) * field
+    field[..., evaluation.model.problem.listed] = 0.0
     field = np.where((policy.actions - np.abs(farthest) < low) | (policy.actions + np.abs(farthest) > high), 0.0, field)
     bent = _near_kinks(evaluation, 2 * max(_STEPS) * field)
     field[bent] = 0.0

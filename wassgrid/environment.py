@@ -81,7 +81,8 @@ def make_env(case: Case, steps: int = 200, bounds: Bounds | Mapping[str, Bounds]
     the case's and within them; actions without bounds are none for most libraries of reinforcement learning
     (Stable-Baselines3 refuses them). Where bounds depend on the state the space, which cannot, has the ends that hold them all,
     and actions are clipped to those of the state. Actions with values are `Discrete`: the number of the value, of several actions
-    that of their combination, the last one fastest. `reset` draws the state from the start law, evenly from the domain by
+    that of their combination, the last one fastest. Beside actions between bounds they are parts of a `Dict`, by name: the number
+    of the value, or a number between bounds. `reset` draws the state from the start law, evenly from the domain by
     default, or takes options={"state": (d,) array or {name: value}}; where the domain has no ends, from a standard normal law
     about 0.
 
@@ -98,24 +99,30 @@ def make_env(case: Case, steps: int = 200, bounds: Bounds | Mapping[str, Bounds]
     from wassgrid.case_environment import CaseEnvironment
 
     problem = case.problem
-    own = _bounded(problem.action_names, problem.action_bounds, bounds, problem.choices is not None)
+    own = _bounded(problem.action_names, problem.action_bounds, bounds, problem.listed)
     return CaseEnvironment(problem, steps, own)
 
 
 def _bounded(
-    names: Sequence[str], own: np.ndarray, bounds: Bounds | Mapping[str, Bounds] | None, listed: bool
+    names: Sequence[str], own: np.ndarray, bounds: Bounds | Mapping[str, Bounds] | None, listed: np.ndarray
 ) -> np.ndarray:
-    """Return the bounds (m, 2) of actions: those given, all or by name, in place of a problem's own."""
+    """Return the bounds (m, 2) of actions: those given, all or by name, in place of a problem's own.
+
+    listed (m,): which take values of a list in place of bounds.
+    """
     if bounds is None:
         return own
-    if listed:
+    if listed.all():
         raise EnvironmentMismatchError("bounds: the actions of the case take values of a list, none between bounds")
-    given = bounds if isinstance(bounds, Mapping) else dict.fromkeys(names, bounds)
+    sliding = [name for name, values in zip(names, listed, strict=True) if not values]
+    given = bounds if isinstance(bounds, Mapping) else dict.fromkeys(sliding, bounds)
     found = own.copy()
     for name, ends in given.items():
         if name not in names:
             raise EnvironmentMismatchError(f"bounds: unknown action {name!r:.60}{remedy(str(name), names)}")
         k = names.index(name)
+        if listed[k]:
+            raise EnvironmentMismatchError(f"bounds.{name}: it takes values of a list, none between bounds: leave it out")
         try:
             low, high = (float(end) for end in ends)
         except (TypeError, ValueError):
@@ -262,9 +269,10 @@ def _taker(
 ) -> Callable[[np.ndarray], Sequence[Any]]:
     """Return what gives an environment its actions at states (K, d).
 
-    Policies on values of a list give the likeliest, and to `Discrete` spaces its number in the list.
+    Policies on values of a list give the likeliest, and to `Discrete` spaces its number in the list; to the `Dict` of a case with
+    other actions beside what `CaseEnvironment.told` makes of it.
     """
-    listed = policy if isinstance(policy, ParticlePolicy) and policy.categorical else None
+    listed = policy if isinstance(policy, ParticlePolicy) and (policy.categorical or policy.mixed) else None
 
     def chosen(at: np.ndarray) -> np.ndarray:
         if listed is not None and not sample:
@@ -273,7 +281,7 @@ def _taker(
 
     space = env.action_space
     if isinstance(space, _gymnasium().spaces.Discrete):
-        if listed is None:
+        if listed is None or listed.mixed:
             raise EnvironmentMismatchError(
                 f"{name} takes actions of the kind Discrete, the policy gives numbers: solve a case with actions.NAME.values"
             )
@@ -287,6 +295,13 @@ def _taker(
             return [first + int(k) for k in (chosen(at)[:, None, :] == values).all(axis=2).argmax(axis=1)]
 
         return numbers
+    if isinstance(space, _gymnasium().spaces.Dict) and hasattr(env.unwrapped, "told"):
+        tell = env.unwrapped.told
+
+        def parts(at: np.ndarray) -> Sequence[Any]:
+            return [tell(action) for action in chosen(at)]
+
+        return parts
     low, high, shape, kind = _action_box(env, name)
 
     def clipped(at: np.ndarray) -> Sequence[Any]:

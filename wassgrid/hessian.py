@@ -58,7 +58,8 @@ class Hessian:
         H w = (D^2_a Q) w  +  grad_a p (D g_w)  +  (y_w / mu) grad_a Q,    y_w = mu Pdot_w D.
 
     Tangent fields have shape (cells, N, m). The operator acts on the components in `domain` and is zero elsewhere: cells
-    with more than `floor` of the probability, particles of positive weight, components not held by an action bound.
+    with more than `floor` of the probability, particles of positive weight, components not held by an action bound, nor values of
+    a list.
     One product costs two solves with the chain, which share its factors. `tolerance` is that of the solves (default:
     the evaluation's).
     """
@@ -78,8 +79,8 @@ class Hessian:
     @cached_property
     def domain(self) -> np.ndarray:
         """Components (cells, N, m) that the Hessian acts on."""
-        evaluation = self.evaluation
-        free = free_components(evaluation.q_gradient, evaluation.policy.actions, evaluation.model.limits)
+        evaluation, model = self.evaluation, self.evaluation.model
+        free = free_components(evaluation.q_gradient, evaluation.policy.actions, model.limits, model.problem.listed)
         return free & (self.mass > 0)[:, :, None]
 
     def restrict(self, field: np.ndarray) -> np.ndarray:
@@ -134,7 +135,7 @@ class Hessian:
         used = np.abs(actions).max(axis=(0, 1))
         reach = _BESIDE * np.where(np.isfinite(high - low), high - low, np.where(used > 0, used, 1.0))
         found = np.zeros_like(inside)
-        for b in range(actions.shape[2]):
+        for b in np.flatnonzero(~evaluation.model.problem.listed):
             move = np.where(np.arange(actions.shape[2]) == b, reach, 0.0)
             before, behind = np.maximum(actions - move, low), np.minimum(actions + move, high)
             first, second = (evaluation.action_values(cells, places)[1] for places in (before, behind))

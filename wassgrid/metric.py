@@ -31,23 +31,25 @@ def norm(law: np.ndarray, weights: np.ndarray, v: np.ndarray) -> float:
 Limits = tuple[np.ndarray, np.ndarray]  # lowest and highest actions
 
 
-def free_components(gradient: np.ndarray, actions: np.ndarray, limits: Limits) -> np.ndarray:
-    """Tell for every component whether the flow a' = -gradient moves it: not from a bound outward.
+def free_components(gradient: np.ndarray, actions: np.ndarray, limits: Limits, listed: np.ndarray) -> np.ndarray:
+    """Tell for every component whether the flow a' = -gradient moves it: not from a bound outward, nor from a value of a list.
 
     gradient, actions (..., m); limits: lowest and highest actions, of shapes that broadcast with these, as
-    `TransitionModel.limits` are; the answer (..., m) is False for components held by a bound.
+    `TransitionModel.limits` are; listed (m,): which actions take values (`ControlProblem.listed`). The answer (..., m) is False
+    for components that are held.
     """
     low, high = limits
     held = ((actions <= low) & (gradient > 0)) | ((actions >= high) & (gradient < 0))
-    return ~held
+    return ~(held | listed)
 
 
 def free_gradient(gradient: np.ndarray, actions: np.ndarray, limits: Limits) -> np.ndarray:
     """Return the gradient without the components along which a particle on a bound would leave it.
 
-    At a bound the constrained flow stands still in those components: they are not part of the gradient norm.
+    At a bound the constrained flow stands still in those components: they are not part of the gradient norm. Along values of a
+    list the gradient is zero already.
     """
-    return np.where(free_components(gradient, actions, limits), gradient, 0.0)
+    return np.where(free_components(gradient, actions, limits, np.zeros(actions.shape[-1], bool)), gradient, 0.0)
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,24 @@ class Geodesic:
         """The tangent field (cells, K, m), constant along the geodesic."""
         return self.end - self.start
 
+    @property
+    def jumps(self) -> bool:
+        """Whether particles move from one value of a list to another: on their way there is no policy."""
+        if not self.first.mixed:
+            return False
+        return bool((self.velocity[..., np.array(self.first.listed)][self.weights > 0.0] != 0.0).any())
+
     def at(self, time: float) -> ParticlePolicy:
-        """Return the policy at `time`: the first at 0, the second at 1, with K particles per cell."""
+        """Return the policy at `time`: the first at 0, the second at 1, with K particles per cell.
+
+        Raises PolicyError where particles would stand between the values of a list.
+        """
+        if self.jumps and 0.0 < time < 1.0:
+            raise PolicyError(
+                "the geodesic leads from one value of a list to another, between which there is no policy: it has a length alone"
+            )
         actions = (1.0 - time) * self.start + time * self.end
-        return ParticlePolicy(self.first.grid, actions, self.weights, limits=self.first.limits)
+        return ParticlePolicy(self.first.grid, actions, self.weights, limits=self.first.limits, listed=self.first.listed)
 
     def squared_distances(self) -> np.ndarray:
         """Return W2(pi_s, pi'_s)^2 of every cell, (cells,)."""

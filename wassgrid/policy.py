@@ -16,6 +16,7 @@ from wassgrid.action_distribution import ActionDistribution
 from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
 from wassgrid.problem.limits import ActionLimits
+from wassgrid.problem.names import split_family
 from wassgrid.problem.states import States, state_array
 from wassgrid.storage import ResultFile, StorageError
 
@@ -40,11 +41,12 @@ class ParticlePolicy:
 
     Weights are nonnegative and sum to one in every cell. categorical: actions are values of a list, the same in every cell, and
     nothing between them is one. Raises PolicyError otherwise. limits: bounds of the actions where these depend on the state;
-    between cells actions are clipped to those of the state itself.
+    between cells actions are clipped to those of the state itself. listed: which actions (m,) take values of a list, where others
+    do not; empty: none, or all.
 
     Methods take one state or many, as an array (..., d) in the order of the axes or as a dict by name (StateError otherwise), and
     know what is between cells: the mean is multilinear, the distribution the displacement interpolation of the neighbours', of
-    values of a list that of their vote.
+    values of a list that of their vote, and beside them that of the neighbours that take these values.
     Beyond the domain states are wrapped, folded or put on the end, as the boundary of their axis says.
 
     >>> import numpy as np
@@ -60,6 +62,7 @@ class ParticlePolicy:
     weights: np.ndarray
     categorical: bool = False
     limits: ActionLimits | None = None
+    listed: tuple[bool, ...] = ()
 
     def __repr__(self) -> str:
         return f"<ParticlePolicy on {self.grid.described}, {self.particles} particles, {self.action_dimension} actions>"
@@ -76,6 +79,8 @@ class ParticlePolicy:
             raise PolicyError("weights must be nonnegative and sum to one in every cell")
         if self.categorical and not (self.actions == self.actions[:1]).all():
             raise PolicyError("actions that are values of a list must be the same in every cell")
+        if self.listed and (self.categorical or len(self.listed) != self.action_dimension):
+            raise PolicyError(f"listed must say of {self.action_dimension} actions which take values, beside others that do not")
 
     @property
     def particles(self) -> int:
@@ -88,7 +93,52 @@ class ParticlePolicy:
     def moved(self, actions: np.ndarray, weights: np.ndarray | None = None) -> ParticlePolicy:
         """Return the policy with other actions and the same weights, or others."""
         weights = self.weights if weights is None else weights
-        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), weights, self.categorical, self.limits)
+        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), weights, self.categorical, self.limits, self.listed)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some actions take values of a list, and others lie between bounds."""
+        return any(self.listed)
+
+    @cached_property
+    def _which(self) -> np.ndarray:
+        """Which actions take values, (m,), as an array."""
+        return np.array(self.listed, dtype=bool)
+
+    @cached_property
+    def _by_values(self) -> tuple[ParticlePolicy, tuple[ParticlePolicy, ...]]:
+        """The law of the combinations of values, and for each of them the other actions, given it.
+
+        Cells without a combination have any law given it, and a weight of the combination of zero.
+        """
+        cells = self.grid.size
+        taken = self.actions[..., self._which]
+        values = np.unique(taken[self.weights > 0.0], axis=0)
+        own = np.stack([(taken == one).all(axis=2) for one in values])
+        mass = np.where(own, self.weights, 0.0).sum(axis=2)
+        law = ParticlePolicy(self.grid, np.tile(values, (cells, 1, 1)), np.ascontiguousarray((mass / mass.sum(axis=0)).T), True)
+        given = []
+        for here, total in zip(own, mass, strict=True):
+            some = total[:, None] > 0.0
+            weights = np.where(some, np.where(here, self.weights, 0.0) / np.where(some, total[:, None], 1.0), self.weights)
+            actions = np.ascontiguousarray(self.actions[..., ~self._which])
+            # what has no weight is nowhere else
+            mean = np.einsum("ki,kia->ka", weights, actions)[:, None]
+            given.append(ParticlePolicy(self.grid, np.where((here | ~some)[..., None], actions, mean), weights))
+        return law, tuple(given)
+
+    def _of_values(self, number: int, cells: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return the shares (..., C) of the neighbouring cells that have a combination of values; any where none has."""
+        has = shares * (self._by_values[0].weights[cells, number] > 0.0)
+        total = has.sum(axis=-1, keepdims=True)
+        result: np.ndarray = np.where(total > 0.0, has / np.where(total > 0.0, total, 1.0), shares)
+        return result
+
+    def _joined(self, values: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Return actions (..., m) of values (..., l) of lists and of the other actions (..., m - l)."""
+        result = np.empty((*others.shape[:-1], self.action_dimension))
+        result[..., self._which], result[..., ~self._which] = values, others
+        return result
 
     def _within(self, state: States, actions: np.ndarray) -> np.ndarray:
         """Clip actions (..., m), or atoms (..., K, m), to the bounds at states (..., d), where these depend on them."""
@@ -112,7 +162,8 @@ class ParticlePolicy:
     def mean(self, state: States) -> np.ndarray:
         """Return the mean action at arbitrary states (..., d), (..., m): multilinear between cells.
 
-        Of values of a list it need not be one of them (see `mode`). Clipped where the bounds depend on the state.
+        Of values of a list it need not be one of them, and of actions beside them it mixes what is done with different values
+        (see `mode`). Clipped where the bounds depend on the state.
         """
         cells, weights = self._around(state)
         return self._within(state, np.einsum("...c,...ca->...a", weights, self._extent[0][cells]))
@@ -127,12 +178,20 @@ class ParticlePolicy:
 
     def distribution(self, state: States) -> ActionDistribution:
         """Return the distribution that `sample` draws from at arbitrary states (..., d): atoms (..., K, m) and their weights."""
-        found = self._between(state)
+        found = self._between(*self._around(state))
         return ActionDistribution(self._within(state, found.actions), found.weights)
 
-    def _between(self, state: States) -> ActionDistribution:
-        """Return the displacement interpolation of the neighbouring cells, or their vote."""
-        cells, shares = self._around(state)
+    def _between(self, cells: np.ndarray, shares: np.ndarray) -> ActionDistribution:
+        """Return the displacement interpolation of neighbouring cells (..., C) with shares (..., C), or their vote."""
+        if self.mixed:
+            law, given = self._by_values
+            votes, atoms, weights = law._between(cells, shares), [], []
+            for number, (values, others) in enumerate(zip(law.actions[0], given, strict=True)):
+                mass = np.where((votes.actions == values).all(axis=-1), votes.weights, 0.0).sum(axis=-1)
+                found = others._between(cells, self._of_values(number, cells, shares))
+                atoms.append(self._joined(values, found.actions))
+                weights.append(mass[..., None] * found.weights)
+            return ActionDistribution(np.concatenate(atoms, axis=-2), np.concatenate(weights, axis=-1))
         if self.categorical:
             ends = np.sort(self._reached[cells].reshape(*cells.shape[:-1], -1), axis=-1)
             steps = np.diff(ends, axis=-1, prepend=0.0)
@@ -145,7 +204,10 @@ class ParticlePolicy:
         if self.action_dimension > 1:
             centre, low, high = (extent[cells][..., None, :] for extent in self._extent)
             middle = np.einsum("...c,...cia->...ia", shares, centre)[..., None, :, :]
-            drawn = np.clip(actions[cells] - centre + middle, low.min(axis=-3, keepdims=True), high.max(axis=-3, keepdims=True))
+            near = (shares > 0.0)[..., None, None]  # neighbours of no weight are none
+            lowest = np.where(near, low, np.inf).min(axis=-3, keepdims=True)
+            highest = np.where(near, high, -np.inf).max(axis=-3, keepdims=True)
+            drawn = np.clip(actions[cells] - centre + middle, lowest, highest)
             weights = shares[..., None] * self.weights[cells]
             return ActionDistribution(drawn.reshape(*flat, self.action_dimension), weights.reshape(flat))
         # steps of the level u, within each of which every neighbour's quantile is one particle
@@ -169,11 +231,21 @@ class ParticlePolicy:
     def mode(self, state: States) -> np.ndarray:
         """Return the most likely action at arbitrary states (..., d), (..., m), of a policy whose actions are values of a list.
 
-        Raises PolicyError for others: particles that are free to move say little one by one.
+        Beside other actions: the likeliest values, and the mean of the others where these are taken.
+        Raises PolicyError for a policy without values: particles that are free to move say little one by one.
         """
-        if not self.categorical:
+        if not (self.categorical or self.mixed):
             raise PolicyError("only actions that are values of a list have a most likely one, take the mean or a quantile")
         cells, shares = self._around(state)
+        if self.mixed:
+            law, given = self._by_values
+            number = np.einsum("...c,...ci->...i", shares, law.weights[cells]).argmax(axis=-1)
+            result = np.empty((*number.shape, self.action_dimension))
+            for k, (values, others) in enumerate(zip(law.actions[0], given, strict=True)):
+                some = number == k
+                near = self._of_values(k, cells[some], shares[some])
+                result[some] = self._joined(values, np.einsum("kc,kca->ka", near, others.cell_mean()[cells[some]]))
+            return self._within(state, result)
         likeliest: np.ndarray = self.actions[0][np.einsum("...c,...ci->...i", shares, self.weights[cells]).argmax(axis=-1)]
         return likeliest
 
@@ -208,15 +280,25 @@ class ParticlePolicy:
         several particles of several components the means are interpolated, and the deviation from its mean is drawn from a
         neighbouring cell: the same where the clouds differ by a shift, within the range of the neighbours' actions everywhere.
         Of values of a list every neighbour names its quantile, and that of the largest share is taken: cells that agree on a law
-        keep it, and a choice that is certain changes half way between them.
+        keep it, and a choice that is certain changes half way between them. Other actions are then drawn, as above, from the
+        neighbours that take these values.
         Where bounds depend on the state, what is drawn is clipped to those of the state.
         """
-        return self._within(state, self._drawn(state, rng))
+        return self._within(state, self._drawn(*self._around(state), rng))
 
-    def _drawn(self, state: States, rng: np.random.Generator) -> np.ndarray:
+    def _drawn(self, cells: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.mixed:
+            law, given = self._by_values
+            chosen = law._drawn(cells, weights, rng)
+            result = self._joined(chosen, np.zeros((*chosen.shape[:-1], self.action_dimension - chosen.shape[-1])))
+            for number, (values, others) in enumerate(zip(law.actions[0], given, strict=True)):
+                some = (chosen == values).all(axis=-1)
+                if some.any():
+                    near = self._of_values(number, cells[some], weights[some])
+                    result[some] = self._joined(values, others._drawn(cells[some], near, rng))
+            return result
         # Simulated cost over J, by displacement, by mixture of the neighbours, and so: a swing-up that switches between bounds
         # (256 x 35 cells of the pendulum) +2 %, +10 %, +2 %; modes at -1 and 1 in shares that vary +66 %, +0.2 %, +0.2 to 3 %.
-        cells, weights = self._around(state)
         actions, heap = self._sorted
         pick = (np.cumsum(weights, axis=-1) < rng.random(weights.shape[:-1])[..., None]).sum(axis=-1)
         pick = np.minimum(pick, weights.shape[-1] - 1)[..., None]
@@ -230,7 +312,9 @@ class ParticlePolicy:
             centre, low, high = self._extent
             drawn = actions[cell, np.minimum(particle, self.particles - 1)] - centre[cell]
             drawn = drawn + np.einsum("...c,...ca->...a", weights, centre[cells])
-            return np.clip(drawn, low[cells].min(axis=-2), high[cells].max(axis=-2))
+            near = (weights > 0.0)[..., None]  # neighbours of no weight are none
+            ends = np.where(near, low[cells], np.inf).min(axis=-2), np.where(near, high[cells], -np.inf).max(axis=-2)
+            return np.clip(drawn, *ends)
         particle = (heap[cells] < quantile[..., None, None]).sum(axis=-1)
         drawn = actions[cells, np.minimum(particle, self.particles - 1)]
         average = np.einsum("...c,...ca->...a", weights, drawn)
@@ -295,7 +379,9 @@ class ParticlePolicy:
         try:
             weights = weights.reshape(grid.size, -1)
             text = file.case_text
-            return cls(grid, actions.reshape(*weights.shape, -1), weights, has_values(text), limits_of(text, grid.names))
+            listed, limits = listed_of(text), limits_of(text, grid.names)
+            mixed = listed if not all(listed) else ()
+            return cls(grid, actions.reshape(*weights.shape, -1), weights, bool(listed) and not mixed, limits, mixed)
         except PolicyError as error:
             raise StorageError(f"'{file.path}' holds no policy: {error}") from error
 
@@ -307,13 +393,18 @@ class ParticlePolicy:
         return law
 
 
-def has_values(case_text: str) -> bool:
-    """Tell whether the actions of a resolved case are values of lists (`actions.NAME.values`)."""
+def listed_of(case_text: str) -> tuple[bool, ...]:
+    """Tell which actions (m,) of a resolved case take values of lists (`actions.NAME.values`); empty where none does."""
+    listed: list[bool] = []
     try:
-        actions = tomllib.loads(case_text).get("actions", {})
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(actions, dict) and any(isinstance(table, dict) and "values" in table for table in actions.values())
+        tables = tomllib.loads(case_text)
+        for key, table in tables.get("actions", {}).items():
+            _, letter = split_family(key) or (key, None)
+            count = 1 if letter is None else int(tables["indices"][letter]["count"])
+            listed += ["values" in table] * count
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return ()
+    return tuple(listed) if any(listed) else ()
 
 
 def limits_of(case_text: str, states: Sequence[str]) -> ActionLimits | None:
@@ -341,7 +432,8 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
 
     `normal` draws N(mean(s), std^2), `uniform` draws over the bounds (or low..high), `even` puts them at equal distances from
     one end to the other (of several actions: on a product of such points), `point` puts every particle on mean(s). The same
-    seed gives the same policy on the same grid. Where actions have values, one particle stands on each.
+    seed gives the same policy on the same grid. Where all actions have values, one particle stands on each; where some have,
+    their combinations are dealt out to the particles in turn, and the others are drawn.
     """
     problem, settings = case.problem, case.policy
     weights = np.asarray(settings.weights or np.ones(settings.particles), dtype=float)
@@ -358,10 +450,18 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     elif settings.initial.distribution == "uniform":
         actions = bottom[:, None, :] + (top - bottom)[:, None, :] * rng.random(shape)
     elif settings.initial.distribution == "even":
-        side = round(settings.particles ** (1.0 / problem.action_dimension))
+        sliding = np.flatnonzero(~problem.listed)
+        side = round((settings.particles / len(problem.combinations)) ** (1.0 / sliding.size))
         share = np.linspace(0.0, 1.0, side) if side > 1 else np.array([0.5])
-        product = np.stack(np.meshgrid(*[share] * shape[2], indexing="ij"), axis=-1).reshape(-1, shape[2])
+        product = np.zeros((side**sliding.size, shape[2]))
+        product[:, sliding] = np.stack(np.meshgrid(*[share] * sliding.size, indexing="ij"), axis=-1).reshape(-1, sliding.size)
+        product = np.repeat(product, len(problem.combinations), axis=0)
         actions = bottom[:, None, :] + (top - bottom)[:, None, :] * product
     else:
         actions = np.repeat(centre[:, None, :], settings.particles, axis=1)
-    return ParticlePolicy(grid, np.ascontiguousarray(np.clip(actions, low, high)), weights, limits=problem.limits)
+    actions = np.clip(actions, low, high)
+    if problem.mixed:
+        numbers = np.arange(settings.particles) % len(problem.combinations)
+        actions = problem.chosen(actions, problem.combinations[numbers])
+    listed = tuple(problem.listed.tolist()) if problem.mixed else ()
+    return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, limits=problem.limits, listed=listed)

@@ -34,6 +34,7 @@ MAXIMUM_BYTES = 1_000_000  # of a case file
 MAXIMUM_DIMENSION = 4  # state dimensions of the grid solver
 MAXIMUM_CELLS = 2**31
 MOST_CHOICES = 4096  # actions, where they take values of lists
+MOST_BESIDE = 64  # combinations of values beside actions between bounds: each is searched like an action of its own
 LEAST_DISCOUNTING = 1e-8  # of 1 - discount: V grows like its inverse, and so does what rounding makes of (1 - discount) V
 LEAST_SHARE = 1e-100  # of a reference law, relative to the largest
 OF_FUNCTIONS = "functions"  # the key of a case that was given as Python functions
@@ -206,7 +207,7 @@ class Case(CaseTables):
         grid = self.grid.model_copy(update={"points": points, "kernel": kernel})
         resolved = self.model_copy(update={"grid": grid, "start": start, "neural": neural})
         if any(action.values is not None for action in self.actions.values()):
-            resolved = resolved._of_choices()
+            resolved = resolved._of_values()
         return resolved if self.policy.entropy is None else resolved._of_entropy()
 
     def _of_entropy(self) -> Case:
@@ -249,20 +250,43 @@ class Case(CaseTables):
             }
         )
 
-    def _of_choices(self) -> Case:
-        """Return the case with a particle on every value of its actions, whose weights alone move.  Raises CaseError."""
+    def _of_values(self) -> Case:
+        """Return the case with what goes with actions that take values of lists.  Raises CaseError."""
         key = next(key for key, action in self.actions.items() if action.values is not None)
         if self.solver.kind != "grid":
             raise CaseError(f'actions.{key}.values: networks give any number, use solver.kind = "grid", or bounds')
-        count = 1
+        beside = [other for other, action in self.actions.items() if action.values is None]
+        count, most = 1, MOST_BESIDE if beside else MOST_CHOICES
         for other, action in self.actions.items():
             if action.values is None:
-                raise CaseError(f"actions.{other}.values: missing, all actions have values or none has, and {key} has")
+                continue
             if action.bounds is not None:
                 raise CaseError(f"actions.{other}.bounds: not beside values, which are all that the action takes")
             count *= len(action.values) ** len(self._members(other))
-            if count > MOST_CHOICES:
-                raise CaseError(f"actions.{other}.values: more than {MOST_CHOICES} actions in all, use fewer values, or bounds")
+            if count > most:
+                kind = f"combinations of values beside {beside[0]}" if beside else "actions in all"
+                raise CaseError(f"actions.{other}.values: more than {most} {kind}, use fewer values, or bounds")
+        return self._of_mixed(key, beside[0], count) if beside else self._of_choices(count)
+
+    def _of_mixed(self, key: str, beside: str, count: int) -> Case:
+        """Return the case with enough particles that every combination of values has some, as many each.  Raises CaseError."""
+        policy, initial = self.policy, self.policy.initial
+        if policy.entropy is not None:
+            raise CaseError(
+                f"policy.entropy: {key} takes values of a list and {beside} does not: a reference law is known where all actions "
+                f"take values, or none; give {beside} values too, or {key} bounds"
+            )
+        for other, action in self.actions.items():
+            for name in ("mean", "std", "low", "high"):
+                texts = getattr(initial, name)
+                if action.values is not None and isinstance(texts, dict) and other in texts:
+                    raise CaseError(f"policy.initial.{name}.{other}: a run starts with all values of {other}, leave it out")
+        if "particles" in policy.model_fields_set or policy.weights is not None:
+            return self
+        return self.model_copy(update={"policy": policy.model_copy(update={"particles": count * -(-policy.particles // count)})})
+
+    def _of_choices(self, count: int) -> Case:
+        """Return the case with a particle on every value of its actions, whose weights alone move.  Raises CaseError."""
         flow, policy = self.flow, self.policy
         if "particles" in policy.model_fields_set and policy.particles != count:
             raise CaseError(f"policy.particles: one stands on each of the {count} actions that there are, leave it out")
@@ -321,7 +345,7 @@ class Case(CaseTables):
             self._check_even()
         if self.solver.kind == "grid" and initial.distribution in ("uniform", "even") and None in (initial.low, initial.high):
             for key, action in self.actions.items():
-                if action.bounds is None:
+                if action.bounds is None and action.values is None:
                     raise CaseError(
                         f"actions.{key}.bounds: missing, the {initial.distribution} initial policy needs bounds (or "
                         "policy.initial.low and high)"
@@ -407,12 +431,19 @@ class Case(CaseTables):
 
     def _check_even(self) -> None:
         """Check that the particles of an even start fill a product of points."""
-        particles, m = self.policy.particles, sum(len(self._members(key)) for key in self.actions)
-        side = round(particles ** (1.0 / m))
-        if side**m != particles:
-            near = sorted({max(side - 1, 1) ** m, side**m, (side + 1) ** m}, key=lambda count: abs(count - particles))[:2]
+        particles, m, each = self.policy.particles, 0, 1
+        for key, action in self.actions.items():
+            m += 0 if action.values is not None else len(self._members(key))
+            each *= 1 if action.values is None else len(action.values) ** len(self._members(key))
+        if m == 0:
+            return
+        side = round((particles / each) ** (1.0 / m))
+        if each * side**m != particles:
+            sides = {max(side - 1, 1), max(side, 1), side + 1}
+            near = sorted((each * some**m for some in sides), key=lambda count: abs(count - particles))[:2]
+            what = f"{m} actions" if each == 1 else f"{m} actions beside {each} combinations of values"
             raise CaseError(
-                f"policy.particles: {particles} particles do not stand evenly over {m} actions, take {near[0]} or {near[1]}"
+                f"policy.particles: {particles} particles do not stand evenly over {what}, take {near[0]} or {near[1]}"
             )
 
     def _check_grid(self) -> None:

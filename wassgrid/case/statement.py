@@ -138,10 +138,16 @@ def initial_tables(
 
 
 def initial_texts(tables: CaseTables, key: str) -> str | dict[str, str] | None:
-    """Return mean, std, low or high of the initial policy as given, low and high completed by the action bounds."""
+    """Return mean, std, low or high of the initial policy as given, low and high completed by the action bounds.
+
+    Actions that take values of lists, of which none is drawn, have any.
+    """
     given: str | dict[str, str] | None = getattr(tables.policy.initial, key)
-    if key not in ("low", "high") or not isinstance(given, dict):
+    if isinstance(given, dict) and key in ("mean", "std"):
+        return {name: "0" for name, action in tables.actions.items() if action.values is not None} | given
+    if not isinstance(given, dict):
         return given
     end = ("low", "high").index(key)
     bounds = {name: action.bounds[end] for name, action in tables.actions.items() if action.bounds is not None}
+    bounds |= {name: (min, max)[end](action.values) for name, action in tables.actions.items() if action.values is not None}
     return {name: bound if isinstance(bound, str) else repr(float(bound)) for name, bound in bounds.items()} | given

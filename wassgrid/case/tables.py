@@ -90,7 +90,8 @@ class ActionTable(Table):
         'the state, say [0, "x"] (default: none)',
     )
     values: Annotated[tuple[float, ...], PlainValidator(read_values)] | None = Field(
-        None, description="all numbers that the action takes, as gears and switches do, say [-1, 0, 1]; of all actions or of none"
+        None,
+        description="all numbers that the action takes, as gears and switches do, say [-1, 0, 1]; others may have bounds",
     )
     unit: Word = Field("", description="unit of the action, for figures and result files")
 
@@ -190,7 +191,9 @@ class PolicyTable(Table):
     """The particle policy."""
 
     particles: Annotated[int, PlainValidator(integer(1))] = Field(
-        16, description="particles per state; where actions have values, one on each of them"
+        16,
+        description="particles per state; where all actions have values, one on each of them; where some have, as many for every "
+        "combination of values (default: at least 16)",
     )
     initial: InitialTable = Field(default_factory=InitialTable, description="where the particles start")
     seed: Annotated[int, PlainValidator(integer(0))] = Field(1, description="seed of all random numbers of the run")

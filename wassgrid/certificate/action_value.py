@@ -133,7 +133,8 @@ class ActionValue:
         lead = int(axes.order[0])
         if not axes.led or model.grid.size * int(axes.size[lead]) > _TABLE_ENTRIES:
             return cls(evaluation, None, lead)
-        ranges = model.problem.action_ranges(model.grid.states, low, high, 0).mean[0]
+        found = [model.problem.action_ranges(model.grid.states, *part, 0).mean[0] for part in model.problem.parts(low, high)]
+        ranges = np.stack([np.min([ends[0] for ends in found], axis=0), np.max([ends[1] for ends in found], axis=0)])
         others = np.arange(model.grid.dimension) != lead
         if np.any(ranges[0][:, others] != ranges[1][:, others]):
             return cls(evaluation, None, lead)

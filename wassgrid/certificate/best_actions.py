@@ -51,7 +51,8 @@ class BestActions:
 
 
 def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | None = None) -> BestActions:
-    """Search the best action of every cell: the best particle, probes of the whole box, then descent of Q.
+    """Search the best action of every cell: the best particle, probes of the whole box, then descent of Q; beside actions that
+    take values of a list, for every combination of values.
 
     before: the best actions of another V (cells,), and that V. Where they lead by more than the change of V can make up for, the
     search begins at them. Where cost or law are not finite at an action tried, the best particles are returned, and `assumed`
@@ -122,6 +123,15 @@ def probe_pattern(m: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([corners(m), inside]), np.arange(2**m + len(inside)) < 2**m
 
 
+def sliding_pattern(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """Return `probe_pattern` of the actions that slide, (P, m), in the middle of those that take values, and which come first."""
+    sliding = ~evaluation.model.problem.listed
+    inside, first = probe_pattern(int(sliding.sum()))
+    pattern = np.zeros((len(inside), sliding.size))
+    pattern[:, sliding] = inside
+    return pattern, first
+
+
 def searched_at_once(m: int) -> int:
     """Return how many cells are searched together, for m actions."""
     return max(1, _PROBED_AT_ONCE * _FEW // (len(probe_pattern(m)[0]) * max(m, _FEW)))
@@ -152,28 +162,48 @@ def best_actions(
 
     With `before` (see `find_best`) the best actions of then are starts too. Two actions differ in Q by what they did then, up to
     g (max - min) of the change of V: where the best action led by more, none that was tried is better, and none is tried again.
+    Where values of a list stand beside actions between bounds, this is done with every combination of values.
     """
-    evaluation, cells = q.evaluation, len(low)
+    evaluation, cells, problem = q.evaluation, len(low), q.evaluation.model.problem
     lead = np.full(cells, -1.0, np.float32)
     if before is not None:
         lead = before[0].lead - np.float32(evaluation.discount * np.ptp(evaluation.value - before[1]))
     at_once = searched_at_once(low.shape[1])
-    blocks = [np.arange(start, min(start + at_once, cells)) for start in range(0, cells, at_once)]
     earlier = None if before is None else before[0].actions
-    found = TEAM.share(lambda block: _searched(q, block, low, high, earlier, lead[block]), blocks)
-    actions, values, leads = (np.concatenate(part) for part in zip(*found, strict=True))
-    return actions, values, leads
+
+    def searched(some: np.ndarray, part: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+        blocks = [some[start : start + at_once] for start in range(0, some.size, at_once)]
+        found = TEAM.share(lambda block: _searched(q, block, *part, earlier, lead[block]), blocks)
+        return [np.concatenate(piece) for piece in zip(*found, strict=True)]
+
+    parts = problem.parts(low, high)
+    if len(parts) == 1:
+        actions, values, leads = searched(np.arange(cells), parts[0])
+        return actions, values, leads
+    first = evaluation.policy.actions[np.arange(cells), evaluation.q.argmin(axis=1)]
+    likely = [problem.combination_of(known) for known in (first, first if earlier is None else earlier)]
+    actions, values, least = np.empty(low.shape), np.full(cells, np.inf), np.full(cells, np.inf)
+    for number, part in enumerate(parts):
+        some = np.flatnonzero(~(lead > 0.0) | (likely[0] == number) | (likely[1] == number))
+        if some.size == 0:
+            continue
+        place, value, ahead = searched(some, part)
+        better = value < values[some]
+        others = np.minimum(np.where(better, values[some], value), value + ahead)
+        least[some] = np.minimum(least[some], others)
+        actions[some[better]], values[some[better]] = place[better], value[better]
+    return actions, values, np.minimum(least - values, np.finfo(np.float32).max).astype(np.float32)
 
 
-def _searched(
-    q: ActionValue, cells: np.ndarray, low: np.ndarray, high: np.ndarray, earlier: np.ndarray | None, lead: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the best actions, values and leads of a range of cells (K,), see `best_actions`.
-
-    low, high, earlier (cells, m), lead (K,): of the actions of before, what their change of V has left of it.
-    """
-    evaluation, start = q.evaluation, int(cells[0])
-    first = evaluation.q[cells].argmin(axis=1)
+def _started(q: ActionValue, cells: np.ndarray, low: np.ndarray, high: np.ndarray) -> _Point:
+    """Return the best particle of every cell (K,) in boxes (K, m); where none has their values, the best one given these."""
+    evaluation, problem = q.evaluation, q.evaluation.model.problem
+    value, inside = evaluation.q[cells], np.ones(cells.size, bool)
+    if problem.mixed:
+        own = (evaluation.policy.actions[cells][:, :, problem.listed] == low[:, None, problem.listed]).all(axis=2)
+        inside = own.any(axis=1)
+        value = np.where(own | ~inside[:, None], value, np.inf)
+    first = value.argmin(axis=1)
     point = _Point(
         cells,
         evaluation.policy.actions[cells, first],
@@ -181,7 +211,21 @@ def _searched(
         evaluation.q_gradient[cells, first],
         evaluation.q_hessian[cells, first],
     )
+    if (rows := np.flatnonzero(~inside)).size:
+        there = np.clip(point.actions[rows], low[rows], high[rows])
+        point.put(rows, there, q.derivatives(cells[rows], there))
+    return point
+
+
+def _searched(
+    q: ActionValue, cells: np.ndarray, low: np.ndarray, high: np.ndarray, earlier: np.ndarray | None, lead: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the best actions, values and leads of some cells (K,), ascending, see `best_actions`.
+
+    low, high, earlier (cells, m), lead (K,): of the actions of before, what their change of V has left of it.
+    """
     low, high = low[cells], high[cells]
+    point = _started(q, cells, low, high)
     if earlier is not None:
         known = np.clip(earlier[cells], low, high)
         rows = np.flatnonzero((known != point.actions).any(axis=1))
@@ -191,17 +235,17 @@ def _searched(
     others, tried = _probe(q, point, probed, low, high)
     if others.cells.size:
         point = _Point.joined([point, others])
-    rows = point.cells - start
+    rows = np.searchsorted(cells, point.cells)
     descend(q, point, low[rows], high[rows])
     # of several points of a cell the best comes last
     order = np.argsort(-point.value, kind="stable")
     actions, values = np.empty(low.shape), np.empty(cells.size)
     actions[rows[order]], values[rows[order]] = point.actions[order], point.value[order]
     # other minima, and the probes that are not next to the best action: those lead to it
-    box = high - low
+    box, moving = high - low, ~q.evaluation.model.problem.listed
     least = np.full(cells.size, np.inf)
     for some, probes, found in tried:
-        apart = (np.abs(probes - actions[some, None]) >= box[some, None] / (PROBES - 1)).any(axis=2)
+        apart = ((np.abs(probes - actions[some, None]) >= box[some, None] / (PROBES - 1)) & moving).any(axis=2)
         least[some] = np.minimum(least[some], np.where(apart, found, np.inf).min(axis=1))
     lost = (np.abs(point.actions - actions[rows]) > _SAME * box[rows]).any(axis=1)
     np.minimum.at(least, rows[lost], point.value[lost])
@@ -221,8 +265,11 @@ def improved(
 def descend(q: ActionValue, point: _Point, low: np.ndarray, high: np.ndarray) -> None:
     """Move every point to a local minimum of Q in its box low, high (K, m), at kinks too."""
     rows = np.arange(len(low))
-    if low.shape[1] == 1:
-        _descend_on_line(q, point, rows, np.ones(low.shape), low, high)
+    moving = np.flatnonzero(~q.evaluation.model.problem.listed)
+    if moving.size == 1:
+        units = np.zeros(low.shape)
+        units[:, moving] = 1.0
+        _descend_on_line(q, point, rows, units, low, high, int(moving[0]))
         return
     least = rounding(q.evaluation)
     for _ in range(_POLISHES):
@@ -248,7 +295,7 @@ def _probe(
     # the same in all cells
     bounded = np.asarray(np.isfinite(evaluation.model.limits[0][0, 0]) & np.isfinite(evaluation.model.limits[1][0, 0]))
     low, high, centre = low[rows], high[rows], point.actions[rows]
-    pattern, first = probe_pattern(low.shape[1])
+    pattern, first = sliding_pattern(evaluation)
     crossing = q.crosses(point.cells[rows], low, high)
     starts = [point[np.zeros(0, np.int64)]]
     least = rounding(evaluation)
@@ -322,9 +369,12 @@ class _Point:
 
 
 def _descend_on_line(
-    q: ActionValue, point: _Point, rows: np.ndarray, direction: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> None:
+    q: ActionValue, point: _Point, rows: np.ndarray, direction: np.ndarray, low: np.ndarray, high: np.ndarray,
+    axis: int | None = None,
+) -> None:  # fmt: skip
     """Move some points (R,) along directions (R, m) to a local minimum of Q, smooth or at a kink; writes into `point`.
+
+    axis: the action along which all directions are unit vectors, if there is one.
 
     Newton steps kept in a bracket, whose ends move to the points tried. Where a Newton step does not lower Q, the next trials
     are the crossing of the tangents at both ends (at a kink of two smooth branches these converge like Newton's method)
@@ -333,9 +383,10 @@ def _descend_on_line(
     least = rounding(q.evaluation)
     low, high = low[rows], high[rows]
     # actions = origin + place * direction
-    alone = low.shape[1] == 1
-    place = point.actions[rows, 0].copy() if alone else np.zeros(rows.size)
-    origin = np.zeros(low.shape) if alone else point.actions[rows].copy()
+    place, origin = np.zeros(rows.size), point.actions[rows].copy()
+    if axis is not None:
+        # places are actions to the last bit
+        place, origin[:, axis] = origin[:, axis].copy(), 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         ends = (low - origin) / direction, (high - origin) / direction
     # position, Q and Q' at both ends of the bracket; the bounds of the action to begin with, where Q' is not known
@@ -347,9 +398,9 @@ def _descend_on_line(
     for _ in range(_DESCENT):
         along = direction[some]
         gradient = point.gradient[rows[some]]
-        slope = gradient[:, 0] if alone else np.einsum("ka,ka->k", gradient, along)
+        slope = gradient[:, axis] if axis is not None else np.einsum("ka,ka->k", gradient, along)
         hessian = point.hessian[rows[some]]
-        bend = hessian[:, 0, 0] if alone else np.einsum("kab,ka,kb->k", hessian, along, along)
+        bend = hessian[:, axis, axis] if axis is not None else np.einsum("kab,ka,kb->k", hessian, along, along)
         here = np.stack([place[some], point.value[rows[some]], slope])
         a = here[0]
         left[:, some] = np.where(slope < 0, here, left[:, some])
@@ -373,7 +424,7 @@ def _descend_on_line(
         found = q.derivatives(point.cells[rows[some]], actions)
         lower = found[0] < point.value[rows[some]]
         failures[some] = np.where(lower, 0, failures[some] + 1)
-        slope = found[1][:, 0] if alone else np.einsum("ka,ka->k", found[1], direction[some])
+        slope = found[1][:, axis] if axis is not None else np.einsum("ka,ka->k", found[1], direction[some])
         tried = np.stack([trial, found[0], slope])
         for end, side in ((left, trial < a), (right, trial > a)):
             end[:, some[~lower & side]] = tried[:, ~lower & side]
@@ -421,7 +472,7 @@ def _along_kinks(q: ActionValue, point: _Point, rows: np.ndarray) -> Iterator[Ca
     An end that actions move a mean over is a surface n . da = 0, n the gradient of the mean; along it a Newton step.
     """
     m = point.actions.shape[1]
-    for a in range(m):
+    for a in np.flatnonzero(~q.evaluation.model.problem.listed).tolist():
         yield lambda a=a: np.repeat(np.eye(m)[a : a + 1], rows.size, axis=0)  # type: ignore[misc]
     for j, (bottom, top, _) in q.ends.items():
         if not q.evaluation.model.problem.dependence.actions[j]:

@@ -90,7 +90,8 @@ class BranchAndBound:
     """Bound min_a Q(s, a) from below in every cell, sharply where Q - V is least.
 
     lower (cells,) holds the result. A box is done when its bound is not more than `tolerance`, or half of the gap, below
-    the least min_a Q - V of the actions given, over all cells; in a cell where better actions are met, below those.
+    the least min_a Q - V of the actions given, over all cells; in a cell where better actions are met, below those. Where values
+    of a list stand beside actions between bounds, every combination of values has a box of its own in every cell.
     A cell that fails does not end the others: `actions` and `values` hold better ones of all cells where there are.
     """
 
@@ -110,7 +111,9 @@ class BranchAndBound:
         self.lower = np.full(values.size, np.inf)
         self.boxes = 0
         self.least_value = float(evaluation.value.min())
-        self.low, self.high = low, high
+        self.problem = evaluation.model.problem
+        self.parts = self.problem.parts(low, high)
+        self.moving = np.flatnonzero(~self.problem.listed)
         self.target = np.inf
 
     def run(self) -> None:
@@ -123,7 +126,7 @@ class BranchAndBound:
         self.target = float(self._allowed((self.values - self.evaluation.value).min()))
         if controlled is not None:
             self.lower[~controlled] = self.values[~controlled]  # the same for every action
-        at_once = boxes_at_once(self.actions.shape[1])
+        at_once = max(1, boxes_at_once(self.actions.shape[1]) // len(self.parts))
         blocks = [cells[start : start + at_once] for start in range(0, cells.size, at_once)]
         self.boxes = sum(TEAM.share(self._run_cells, blocks))
 
@@ -133,12 +136,11 @@ class BranchAndBound:
 
     def _run_cells(self, cells: np.ndarray) -> int:
         """Bound Q in some cells, whose number of boxes is returned; writes to nothing of the others."""
-        m = self.actions.shape[1]
+        m, moving = self.actions.shape[1], self.moving.size
         # splitting closes few gaps among many actions, and a box costs their square
-        budget = (_BOXES[min(m, 3) - 1] * cells.size + 10_000) * _MANY**2 // max(m, _MANY) ** 2
-        # one box for every cell, about its best action
-        boxes = Boxes(cells, self.low[cells], self.high[cells], self.actions[cells], np.ones(cells.size, bool))
-        seen = cells.size
+        budget = len(self.parts) * (_BOXES[min(moving, 3) - 1] * cells.size + 10_000) * _MANY**2 // max(moving, _MANY) ** 2
+        boxes = Boxes.joined([self._whole(cells, *part) for part in self.parts])
+        seen = boxes.cells.size
         waiting = [self._examined(boxes, seen > budget)]
         for _ in range(_ROUNDS):
             boxes = self._split(*_joined(waiting))
@@ -152,6 +154,14 @@ class BranchAndBound:
         rest, found = _joined(waiting)
         np.minimum.at(self.lower, rest.cells, found.lower)
         return seen
+
+    def _whole(self, cells: np.ndarray, low: np.ndarray, high: np.ndarray) -> Boxes:
+        """Return one box for every cell, about its best action; with other values in the middle."""
+        low, high, point, central = low[cells], high[cells], self.actions[cells], np.ones(cells.size, bool)
+        if len(self.parts) > 1:
+            central = (point[:, self.problem.listed] == low[:, self.problem.listed]).all(axis=1)
+            point = np.where(central[:, None], point, 0.5 * (low + high))
+        return Boxes(cells, low, high, point, central)
 
     def _examined(self, boxes: Boxes, last: bool) -> tuple[Boxes, Bounded]:
         """Bound boxes, write down what is done (all where these are the last), and return those that are open."""
@@ -268,8 +278,11 @@ class BranchAndBound:
         below, above = boxes.low - boxes.point, boxes.high - boxes.point
         with np.errstate(invalid="ignore", over="ignore"):
             slope_range, curvature_range = self._derivative_ranges(ranges, expected, radius)
-            least = least_curvature(curvature_range)
-            second = value + np.max([_least_quadratic(gradient, choice, below, above) for choice in least], axis=0)
+            # along actions of lists nothing moves
+            some = self.moving
+            least = least_curvature(curvature_range[:, :, some[:, None], some])
+            ends = gradient[:, some], below[:, some], above[:, some]
+            second = value + np.max([_least_quadratic(ends[0], choice, *ends[1:]) for choice in least], axis=0)
             descent = np.minimum(np.minimum(below * slope_range[1], above * slope_range[0]), 0.0)
             first = value + descent.sum(axis=1)
             floor = expected.value - np.where(expected.bounded, (expected.slope * radius).sum(axis=1), np.inf)
@@ -289,7 +302,9 @@ class BranchAndBound:
                 lower[rows] = np.fmax(lower[rows], value[rows] + change)
         lower = np.fmax(np.fmax(lower, zeroth), -np.inf)
         at_point = np.einsum("kaa->ka", hessian).copy()  # a view would keep the whole
-        return Bounded(lower, value, at_point, np.nan_to_num(least[0], nan=-np.inf), smooth, side, cut)
+        lowest = np.zeros_like(at_point)
+        lowest[:, some] = np.nan_to_num(least[0], nan=-np.inf)
+        return Bounded(lower, value, at_point, lowest, smooth, side, cut)
 
     def _one_sided(self, mean: np.ndarray, ranges: ActionRanges) -> tuple[np.ndarray, np.ndarray]:
         """Return means and radii (K, d) of the boxes of means, those that only touch the end of a clamped axis on one side of it.

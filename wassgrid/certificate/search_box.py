@@ -17,21 +17,37 @@ def search_box(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, str, boo
     nothing more than that was.
 
     These are the action bounds (read-only views); an infinite one is moved in to where the cost alone, with the least V anywhere,
-    exceeds the Q of the cell's best particle.
+    exceeds the Q of the cell's best particle, whatever values actions of lists take beside.
     """
     policy = evaluation.policy
-    cells, _, m = policy.actions.shape
+    cells = len(policy.actions)
     low, high = (limit[:, 0] for limit in evaluation.model.limits)
     # an action has bounds in all cells or in none
     open_low, open_high = np.isinf(low[0]), np.isinf(high[0])
     if not (open_low | open_high).any():
         return low, high, "", True
-    low, high = low.copy(), high.copy()
     best = evaluation.q.argmin(axis=1)
     centre = policy.actions[np.arange(cells), best]
     # outside Q >= c - J + g min V
     level = evaluation.q[np.arange(cells), best] + evaluation.offset - evaluation.discount * evaluation.value.min()
     level = level + margin(evaluation)
+    found = [_moved_in(evaluation, part[0], part[1], centre, level) for part in evaluation.model.problem.parts(low, high)]
+    low, high = np.min([part[0] for part in found], axis=0), np.max([part[1] for part in found], axis=0)
+    if not all(part[3] for part in found):
+        return low, high, "the cost is not seen to grow with the actions, only those near the particles were searched", False
+    if (farthest := min(part[2] for part in found)) < np.inf:
+        return low, high, f"actions up to {farthest:.1g} from the particles", True
+    return low, high, "", True
+
+
+def _moved_in(
+    evaluation: Evaluation, low: np.ndarray, high: np.ndarray, centre: np.ndarray, level: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float, bool]:
+    """Return boxes (cells, m) whose infinite ends were moved in, how far was seen, and whether the cost exceeds a level."""
+    m, policy = low.shape[1], evaluation.policy
+    low, high, whole = low.copy(), high.copy(), (low, high)
+    open_low, open_high = np.isinf(low[0]), np.isinf(high[0])
+    centre = np.clip(centre, low, high)
     below, above = _convex_distances(evaluation, centre, low, high, level)
     start = 1e-3 * (np.ptp(policy.actions, axis=(0, 1)) + np.abs(centre).max(axis=0))
     start = np.where(start > 0, start, 1e-3)
@@ -43,15 +59,11 @@ def search_box(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, str, boo
                 rest = np.flatnonzero(~np.isfinite(distance))
                 if rest.size:
                     distance[rest], far, seen = _coercive_distance(
-                        evaluation, rest, centre[rest], a, sign, float(start[a]), level[rest]
+                        evaluation, rest, whole, centre[rest], a, sign, float(start[a]), level[rest]
                     )
                     farthest, grows = min(farthest, far), grows and seen
                 ends[:, a] = centre[:, a] + sign * distance
-    if not grows:
-        return low, high, "the cost is not seen to grow with the actions, only those near the particles were searched", False
-    if farthest < np.inf:
-        return low, high, f"actions up to {farthest:.1g} from the particles", True
-    return low, high, "", True
+    return low, high, farthest, grows
 
 
 def _convex_distances(
@@ -69,8 +81,10 @@ def _convex_distances(
     cost, slope = tables.cost[:, 0], tables.cost_gradient[:, 0]
     ranges = problem.action_ranges(states, low, high)
     result = np.full((2, *centre.shape), np.inf)
+    moving = np.flatnonzero(~problem.listed)
+    slope, bends = slope[:, moving], ranges.cost[2][:, :, moving[:, None], moving]
     with np.errstate(divide="ignore", invalid="ignore"):
-        for curvature in least_curvature(ranges.cost[2]):
+        for curvature in least_curvature(bends):
             convex = (curvature > 0).all(axis=1) & (ranges.smoothness == 2) & tables.differentiable[:, 0]
             dip = 0.5 * slope**2 / curvature
             # the other actions can lower the cost by their dips at most
@@ -78,14 +92,17 @@ def _convex_distances(
             root = np.sqrt(np.maximum(slope**2 + 2.0 * curvature * rise, 0.0))
             for side, sign in enumerate((-1.0, 1.0)):
                 distance = np.where(convex[:, None], np.maximum((root - sign * slope) / curvature, 0.0), np.inf)
-                result[side] = np.fmin(result[side], distance * (1 + 1e-9))
+                result[side][:, moving] = np.fmin(result[side][:, moving], distance * (1 + 1e-9))
     return result[0], result[1]
 
 
 def _coercive_distance(
-    evaluation: Evaluation, cells: np.ndarray, centre: np.ndarray, a: int, sign: float, start: float, level: np.ndarray
+    evaluation: Evaluation, cells: np.ndarray, whole: tuple[np.ndarray, np.ndarray], centre: np.ndarray, a: int, sign: float,
+    start: float, level: np.ndarray,
 ) -> tuple[np.ndarray, float, bool]:
     """Return distances along one side of action a from which on the cost of some cells exceeds `level`, how far, and whether so.
+
+    whole: the boxes of all cells, (cells, m), in which the other actions are.
 
     The half-line beyond a distance is seen at once by interval arithmetic; where that fails because terms of both signs grow,
     shells between doubled distances are, up to `start` 2^40.
@@ -93,7 +110,7 @@ def _coercive_distance(
     problem, states = evaluation.model.problem, evaluation.policy.grid.states[cells]
 
     def least_cost(rows: np.ndarray, near: np.ndarray, far: np.ndarray) -> np.ndarray:
-        low, high = (limit[cells[rows], 0] for limit in evaluation.model.limits)
+        low, high = (limit[cells[rows]] for limit in whole)
         ends = centre[rows, a] + sign * near, centre[rows, a] + sign * far
         low[:, a], high[:, a] = np.minimum(*ends), np.maximum(*ends)
         return problem.action_ranges(states[rows], low, high, 0).cost[0][0]

@@ -57,7 +57,7 @@ class Estimate:
 class GreedyPolicy:
     """The policy that takes, at any state, the best of what the neighbouring cells do and of their interpolation.
 
-    Where the neighbours agree they are interpolated (of a list of actions: taken). Elsewhere  c(s, a) + g E h(s')  is compared,
+    Where the neighbours agree they are interpolated (values of a list: taken). Elsewhere  c(s, a) + g E h(s')  is compared,
     the expectation by a fixed rule: which rule decides what the policy is, not what it costs.
     """
 
@@ -103,6 +103,8 @@ class GreedyPolicy:
         neighbours = self.best[cells]
         if self.problem.choices is not None:
             return self._listed(states, neighbours, weights)
+        if self.problem.mixed:
+            return self._mixed(states, neighbours, weights)
         chosen: np.ndarray = np.einsum("kc,kca->ka", weights, neighbours)
         # a corner of no weight is no neighbour
         spread = np.where(weights[..., None] > 0, np.abs(neighbours - chosen[:, None, :]), 0.0).max(axis=1)
@@ -122,6 +124,25 @@ class GreedyPolicy:
         candidates = np.where(weights[rows][..., None] > 0, neighbours[rows], first[rows])
         chosen[rows] = self._better(states[rows], candidates, ends=False)[0]
         return chosen
+
+    def _mixed(self, states: np.ndarray, neighbours: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the actions (K, m), some of them values of lists: the best of what the neighbours (K, C, m) do, and of what lies
+        between those that take the same values.
+        """
+        listed = self.problem.listed
+        same = (neighbours[:, :, None][..., listed] == neighbours[:, None][..., listed]).all(axis=-1) * weights[:, None]
+        total = same.sum(axis=2, keepdims=True)
+        # of every neighbour (K, C, m); one of no weight is none
+        joined = np.einsum("kce,kea->kca", same / np.where(total > 0.0, total, 1.0), neighbours)
+        joined[..., listed] = neighbours[..., listed]
+        first = total[..., 0].argmax(axis=1)[:, None, None]
+        joined = np.where(weights[..., None] > 0.0, joined, np.take_along_axis(joined, first, axis=1))
+        chosen: np.ndarray = np.take_along_axis(joined, first, axis=1)[:, 0]
+        differ = np.where(weights[..., None] > 0.0, np.abs(neighbours - chosen[:, None]), 0.0).max(axis=1)
+        rows = np.flatnonzero(((differ > self._alike) | (listed & (differ > 0.0))).any(axis=1))
+        taken = np.where(weights[rows, :, None] > 0.0, neighbours[rows], joined[rows])
+        chosen[rows] = self._better(states[rows], np.concatenate([joined[rows], taken], axis=1))[0]
+        return np.asarray(np.clip(chosen, *self.problem.limits_at(states)))
 
     def switching(self, reach: Sequence[int]) -> np.ndarray:
         """Tell the cells (cells,) some of whose neighbours along an axis, at the distances given, do something else."""

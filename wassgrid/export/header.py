@@ -103,7 +103,7 @@ for _old, _new in (
 
 def c_header(parcel: Parcel) -> str:
     """Return the header of a policy, in ASCII.  Raises ExportError for a table that no compiler would take."""
-    if parcel.policy.categorical:
+    if parcel.policy.categorical or parcel.policy.mixed:
         raise ExportError("the header interpolates actions, and between the values of a list there are none: export --to npz")
     grid, table = parcel.policy.grid, parcel.mean()
     if table.size > LARGEST_TABLE:

@@ -43,7 +43,8 @@ class LocalCurvature:
     @classmethod
     def of(cls, evaluation: Evaluation) -> LocalCurvature:
         policy = evaluation.policy
-        free = free_components(evaluation.q_gradient, policy.actions, evaluation.model.limits)
+        model = evaluation.model
+        free = free_components(evaluation.q_gradient, policy.actions, model.limits, model.problem.listed)
         blocks = np.where(free[..., :, None] & free[..., None, :], evaluation.q_hessian, 0.0)
         values, vectors = np.linalg.eigh(blocks)
         values = np.abs(values)

@@ -24,14 +24,17 @@ _REACH = 8.0  # longest move of a particle, in units of the spread of all partic
 
 
 def reach(evaluation: Evaluation) -> np.ndarray:
-    """Return the longest move allowed in one step, (m,): some times the spread of all particles and their median Newton step."""
+    """Return the longest move allowed in one step, (m,): some times the spread of all particles and their median Newton step.
+
+    Of actions that take values of a list none is.
+    """
     actions = evaluation.policy.actions
     spread = np.ptp(actions, axis=(0, 1))
     curvature = np.median(np.abs(np.einsum("kiaa->kia", evaluation.q_hessian)), axis=(0, 1))
     slope = np.median(np.abs(evaluation.q_gradient), axis=(0, 1))
     newton = np.divide(slope, curvature, out=np.zeros_like(slope), where=curvature > 0)
     longest = _REACH * (spread + newton)
-    return np.where(longest > 0, longest, np.inf)
+    return np.where(evaluation.model.problem.listed, 0.0, np.where(longest > 0, longest, np.inf))
 
 
 def initial_pseudo_time(evaluation: Evaluation) -> float:

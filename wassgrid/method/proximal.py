@@ -4,18 +4,26 @@
 
 the implicit Euler scheme of the gradient flow, one particle at a time (De Giorgi 1993; Jordan, Kinderlehrer and Otto 1998).
 Nothing is differentiated: costs and laws that jump with the action will do. A particle's own Q does not rise, whatever tau, and
-by the performance difference J does not either; as tau grows the step becomes policy iteration.
+by the performance difference J does not either; as tau grows the step becomes policy iteration. Between values of a list the
+distance is that of their numbers: every combination of values is searched.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wassgrid.certificate.action_value import ActionValue
-from wassgrid.certificate.best_actions import MOST_CORNERS, corners, golden_direction, probe_actions, probe_pattern
+from wassgrid.certificate.best_actions import (
+    MOST_CORNERS,
+    corners,
+    golden_direction,
+    probe_actions,
+    probe_pattern,
+    sliding_pattern,
+)
 from wassgrid.certificate.search_box import search_box
 from wassgrid.evaluation import Evaluation, Evaluator, rounding
 from wassgrid.method.outcome import StepOutcome
@@ -75,13 +83,22 @@ def places_of(m: int, along: int = _PLACES) -> np.ndarray:
     return np.concatenate([probe_pattern(m)[0], 2.0 * np.mod(0.5 + steps, 1.0) - 1.0])
 
 
+def _sliding_places(listed: np.ndarray, along: int = _PLACES) -> np.ndarray:
+    """Return `places_of` the actions that slide, (P, m), in the middle of those that take values, listed (m,)."""
+    inside = places_of(int((~listed).sum()), along)
+    places = np.zeros((len(inside), listed.size))
+    places[:, ~listed] = inside
+    return places
+
+
 def first_proximal_step(evaluation: Evaluation) -> float:
     """Return a first step length: moves over a cell's box of actions cost many times the range of Q in it."""
     low, high, _, _ = search_box(evaluation)
     law = np.maximum(evaluation.law, 0.0)
-    share = 0.5 * (1.0 + probe_pattern(low.shape[1])[0])
+    share = 0.5 * (1.0 + sliding_pattern(evaluation)[0])
     with np.errstate(over="ignore", invalid="ignore"):
-        q = evaluation.q_values(np.arange(len(low)), low[:, None] + share * (high - low)[:, None])
+        places = [bottom[:, None] + share * (top - bottom)[:, None] for bottom, top in evaluation.model.problem.parts(low, high)]
+        q = evaluation.q_values(np.arange(len(low)), np.concatenate(places, axis=1))
         span = np.where(np.isfinite(q).all(axis=1), q.max(axis=1) - q.min(axis=1), 0.0)
         size, total = float(law @ np.square(high - low).sum(axis=1)), float(law @ span)
         first = _FIRST * size / total if total > 0.0 else 1.0
@@ -118,11 +135,32 @@ def nearby_minima(
 
     Where no place is better by more than rounding, the action itself.
     """
-    m = actions.shape[1]
+    problem = evaluation.model.problem
     low, high = (best.low, best.high) if best is not None else search_box(evaluation)[:2]
-    q = ActionValue.build(evaluation, low, high)
+    q, moved, reached = ActionValue.build(evaluation, low, high), actions.copy(), values - rounding(evaluation)
+    for box in problem.parts(low, high):
+        known = best
+        if best is not None and problem.mixed:
+            # of other values it is a place beyond the box
+            inside = (np.clip(best.actions, *box) == best.actions).all(axis=1)
+            known = replace(best, actions=np.clip(best.actions, *box), values=np.where(inside, best.values, np.inf))
+        here, at = _nearby_in(q, tau, cells, actions, values, known, *box)
+        better = at < reached
+        moved[better], reached[better] = here[better], at[better]
+    return moved
+
+
+def _nearby_in(
+    q: ActionValue, tau: float, cells: np.ndarray, actions: np.ndarray, values: np.ndarray, best: BestActions | None,
+    low: np.ndarray, high: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return the proximal points (R, m) in boxes low, high (cells, m), and what is minimised there, (R,); see `nearby_minima`.
+
+    Infinite where none is better than the action itself.
+    """
+    evaluation, m, listed = q.evaluation, actions.shape[1], q.evaluation.model.problem.listed
     near = _Near(q, tau, cells, actions, low[cells], high[cells])
-    pattern = places_of(m)
+    pattern = _sliding_places(listed)
     # the whole box, the same places for all particles of a cell
     own, rows = np.unique(cells, return_inverse=True)
     bounded = np.asarray(np.isfinite(evaluation.model.limits[0][0, 0]) & np.isfinite(evaluation.model.limits[1][0, 0]))
@@ -131,32 +169,37 @@ def nearby_minima(
     with np.errstate(over="ignore", invalid="ignore"):
         wide = probe_actions(pattern, low[own], high[own], centre[own], bounded)
     everywhere = _Near(q, np.inf, own, centre[own], low[own], high[own]).values(wide)
-    least, level = np.minimum(everywhere.min(axis=1)[rows], values), rounding(evaluation)
-    result = actions.copy()
+    # the least that there may be, and what other values are away from the particle's own
+    least, level = everywhere.min(axis=1)[rows], rounding(evaluation)
     if best is not None:
         least = np.minimum(least, best.values[cells])
+    least = np.minimum(least + np.square(near.low - actions)[:, listed].sum(axis=1) / (2.0 * tau), values)
+    result, reached_there = actions.copy(), np.full(len(actions), np.inf)
+    if best is not None:
         # a particle whose Q is the least known has nowhere to go
         some = np.flatnonzero(values - least > level)
         near, rows, cells, actions, values, least = near[some], rows[some], cells[some], actions[some], values[some], least[some]
     else:
         some = np.arange(len(actions))
     if some.size == 0:
-        return result
+        return result, reached_there
     starts = [_best_of(wide[rows], everywhere[rows] + near.far(wide[rows]))]
     # what can be reached
     with np.errstate(invalid="ignore", over="ignore"):
         reach = np.sqrt(2.0 * tau * np.maximum(values - least, 0.0))[:, None]
     inner_low, inner_high = np.maximum(near.low, actions - reach), np.minimum(near.high, actions + reach)
-    finer = places_of(m, _INSIDE)
+    inner_low[:, listed], inner_high[:, listed] = near.low[:, listed], near.high[:, listed]
+    finer = _sliding_places(listed, _INSIDE)
     with np.errstate(over="ignore", invalid="ignore"):
         inside = probe_actions(finer, inner_low, inner_high, actions, np.ones(m, bool))
     starts.append(_best_of(inside, near.values(inside)))
     if best is not None:
         starts.append((best.actions[cells], best.values[cells] + near.far(best.actions[cells][:, None])[:, 0]))
     # descents begin with the distances of these places
-    size = np.maximum(near.high - near.low, np.finfo(float).tiny)
+    size = np.where(listed, 0.0, np.maximum(near.high - near.low, np.finfo(float).tiny))
     around = np.minimum(size, inner_high - inner_low)
-    sides = [len(grid) - 1 if m == 1 else len(grid) ** (1.0 / m) for grid in (pattern, finer, finer)]
+    sliding = int((~listed).sum())
+    sides = [len(grid) - 1 if sliding == 1 else len(grid) ** (1.0 / sliding) for grid in (pattern, finer, finer)]
     widths = np.stack([size / sides[0], around / sides[1], around / sides[2]][: len(starts)])
     places, found = (np.stack(part) for part in zip(*starts, strict=True))
     order = np.argsort(found, axis=0, kind="stable")
@@ -172,8 +215,8 @@ def nearby_minima(
         here, at = _descended(near[chosen], place[chosen], value[chosen], width[chosen], _CLOSEST * size[chosen], level)
         better = at < reached[chosen]
         moved[chosen[better]], reached[chosen[better]] = here[better], at[better]
-    result[some] = moved
-    return result
+    result[some], reached_there[some] = moved, reached
+    return result, reached_there
 
 
 def _best_of(places: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,10 +234,12 @@ def _descended(
 
     width, least (R, m): the distance of these places from the point at first, and in the end. level: differences below are none.
     """
-    m = places.shape[1]
+    sliding = np.flatnonzero(~near.q.evaluation.model.problem.listed)
+    m = sliding.size
     compass = np.concatenate([np.eye(m), -np.eye(m), 0.5 * np.eye(m), -0.5 * np.eye(m)])
     if 1 < m <= MOST_CORNERS:
         compass = np.concatenate([compass, corners(m)])
+    compass = compass @ np.eye(places.shape[1])[sliding]
     places, values, width = places.copy(), values.copy(), width.copy()
     vertex = np.zeros_like(places)  # from the point
     rows = np.arange(len(places))
@@ -208,8 +253,9 @@ def _descended(
         found = some.values(tried)
         with np.errstate(divide="ignore", invalid="ignore"):
             ahead, behind = found[:, :m] - here[:, None], found[:, m : 2 * m] - here[:, None]
-            tip = np.clip(0.5 * width[rows] * (behind - ahead) / (ahead + behind), -0.5 * width[rows], 0.5 * width[rows])
-        vertex[rows] = np.where(ahead + behind > level, np.nan_to_num(tip), 0.0)
+            half = 0.5 * width[rows][:, sliding]
+            tip = np.clip(half * (behind - ahead) / (ahead + behind), -half, half)
+        vertex[rows[:, None], sliding] = np.where(ahead + behind > level, np.nan_to_num(tip), 0.0)
         place, value = _best_of(tried, found)
         down = value < here
         places[rows[down]], values[rows[down]] = place[down], value[down]

@@ -150,7 +150,7 @@ class _Film:
             norm=LogNorm(top * 10.0**-_DECADES, top, clip=True), cmap=SEQUENTIAL, c=np.ones(states.size * particles),
         )  # fmt: skip
         (mean,) = axis.plot(states, np.zeros(states.size), color=COLOURS[1], linewidth=1.0, label="mean")
-        if frames[-1].listed:
+        if frames[-1].is_listed(component):
             mean.set(drawstyle="steps-mid", label="most likely")
         low = min(float(frame.actions[..., component].min()) for frame in frames)
         high = max(float(frame.actions[..., component].max()) for frame in frames)
@@ -177,7 +177,7 @@ class _Film:
             extent = max(-low, high)
             look = {"cmap": DIVERGING, "norm": TwoSlopeNorm(0.0, -extent, extent)}
         text, values = "mean of", None
-        if frames[-1].listed:
+        if frames[-1].is_listed(component):
             values = np.unique(np.concatenate([frame.values(component) for frame in frames]))
             look, text = categories(values), "choice of"
             del look["values"]

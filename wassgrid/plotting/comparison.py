@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 def comparison(found: Comparison) -> Figure:
     """Draw J and its second derivative, with local and transport parts, along the geodesic from one policy to another."""
     along = found.along
+    if along is None:
+        figure, axes = canvas(1, 1, height=1.6)
+        axes[0, 0].set_axis_off()
+        text = "the geodesic leads from one value of a list to another:\nthere is no J on the way"
+        axes[0, 0].text(0.5, 0.5, text, ha="center")
+        figure.suptitle(f"distance {found.distance:.6g}", fontsize=10)
+        return figure
     figure, axes = canvas(1, 2, height=2.9)
     left, right = axes[0]
     left.plot(along.times, along.objective, color=COLOURS[0])

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from wassgrid.plotting.style import COLOURS, DIVERGING, SEQUENTIAL, canvas, colourbar, label, plain, styled
-from wassgrid.policy import has_values, limits_of
+from wassgrid.policy import limits_of, listed_of
 from wassgrid.problem.model import ProblemError
 from wassgrid.problem.names import remedy
 from wassgrid.problem.states import StateError
@@ -36,8 +36,8 @@ class Frame:
     """One stored frame of a grid run.
 
     axes d x (n_k), law (n1..nd), value (n1..nd), actions (n1..nd, particles, m), weights (n1..nd, particles);
-    labels of states and actions are names with units; listed: whether actions take values of lists. limits: lowest and highest
-    actions, (n1, m) each, of one state on which they depend.
+    labels of states and actions are names with units; listed: which actions (m,) take values of lists; limits: lowest and
+    highest actions, (n1, m) each, of one state on which they depend.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Frame:
     weights: np.ndarray
     law: np.ndarray
     value: np.ndarray
-    listed: bool = False
+    listed: tuple[bool, ...] = ()
     limits: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
@@ -78,7 +78,7 @@ class Frame:
             frame["weights"],
             frame["stationary"],
             frame["value"],
-            has_values(result.case_text),
+            listed_of(result.case_text),
             limits_on_line(result),
         )
 
@@ -93,12 +93,17 @@ class Frame:
         mean = (self.weights * actions).sum(axis=-1)
         return mean, np.sqrt((self.weights * (actions - mean[..., None]) ** 2).sum(axis=-1))
 
+    def is_listed(self, component: int) -> bool:
+        """Whether an action component takes values of a list."""
+        return bool(self.listed) and self.listed[component]
+
     def centre(self, component: int) -> np.ndarray:
         """One action component in every cell (n1..nd): its mean, or its likeliest value where there is nothing between values."""
-        if not self.listed:
+        if not self.is_listed(component):
             return self.moments(component)[0]
-        best = self.weights.argmax(axis=-1)[..., None]
-        likeliest: np.ndarray = np.take_along_axis(self.actions[..., component], best, axis=-1)[..., 0]
+        values = self.values(component)
+        shares = [np.where(self.actions[..., component] == value, self.weights, 0.0).sum(axis=-1) for value in values]
+        likeliest: np.ndarray = values[np.argmax(shares, axis=0)]
         return likeliest
 
     @property
@@ -117,7 +122,7 @@ class Frame:
         """Whether the particles of some cell are so far apart that it can be seen beside the range of an action."""
         components = np.moveaxis(self.actions, -1, 0)
         least = [max(_SPREAD * float(np.ptp(a)), _ROUNDING * float(np.abs(a).max())) for a in components]
-        return any(bool(self.moments(k)[1].max() > size) for k, size in enumerate(least))
+        return any(bool(self.moments(k)[1].max() > size) for k, size in enumerate(least) if not self.is_listed(k))
 
     def planes(self) -> list[tuple[int, int]]:
         return list(itertools.combinations(range(len(self.axes)), 2))
@@ -221,22 +226,17 @@ def policy(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float
     if len(frame.axes) == 1:
         return _particles(frame)
     planes, cell = frame.planes(), frame.cell_at(at)
-    pairs: list[tuple[str, np.ndarray, dict[str, Any]]]
-    if frame.listed:
-        kinds: tuple[str, ...] = ("choice of",)
-        names = enumerate(frame.action_labels)
-        pairs = [(f"choice of {name}", frame.centre(k), categories(frame.values(k))) for k, name in names]
-        if (used := frame.actions_in_use).max() > _MIXED:
-            pairs.append(("actions in use, exp(entropy)", used, {}))
-    else:
-        kinds = ("mean of", "standard deviation of") if frame.spreads else ("mean of",)
-        pairs = [
-            (f"{text} {name}", field, {})
-            for component, name in enumerate(frame.action_labels)
-            for text, field in zip(kinds, frame.moments(component), strict=False)
-        ]
+    pairs: list[tuple[str, np.ndarray, dict[str, Any]]] = []
+    kinds = ("mean of", "standard deviation of") if frame.spreads else ("mean of",)
+    for k, name in enumerate(frame.action_labels):
+        if frame.is_listed(k):
+            pairs.append((f"choice of {name}", frame.centre(k), categories(frame.values(k))))
+        else:
+            pairs += [(f"{text} {name}", field, {}) for text, field in zip(kinds, frame.moments(k), strict=False)]
+    if frame.listed and all(frame.listed) and (used := frame.actions_in_use).max() > _MIXED:
+        pairs.append(("actions in use, exp(entropy)", used, {}))
     # one plane: mean and deviation side by side; several: one row each
-    columns = max(len(kinds), len(planes))
+    columns = max(1 if any(frame.listed) else len(kinds), len(planes))
     figure, axes = canvas(len(pairs) * len(planes) // columns, columns, width=3.8, height=3.0)
     for axis, ((text, field, look), plane) in zip(axes.flat, itertools.product(pairs, planes), strict=True):
         _draw_map(figure, axis, frame, frame.sliced(field, plane, cell), plane, text, look)
@@ -300,7 +300,7 @@ def _particles(frame: Frame) -> Figure:
             linewidths=0,
             rasterized=law.size * particles > _MANY_POINTS,
         )
-        if frame.listed:
+        if frame.is_listed(component):
             axis.step(states, frame.centre(component), where="mid", color=COLOURS[1], linewidth=1.0, label="most likely")
             axis.set_yticks(frame.values(component))
         else:
@@ -311,7 +311,8 @@ def _particles(frame: Frame) -> Figure:
         axis.set_ylabel(name)
         axis.margins(x=0.01)
         colourbar(figure, points, axis, "stationary density")
-    axes[0, 0].legend(loc="best")
+    for axis in axes[:, 0] if any(frame.listed) else axes[:1, 0]:
+        axis.legend(loc="best")
     axes[-1, 0].set_xlabel(frame.state_labels[0])
     _title(figure, frame)
     return figure

@@ -169,12 +169,27 @@ class ControlProblem:
         return self.goal is not None and not self.goal.restarts
 
     @cached_property
-    def choices(self) -> Array | None:
-        """All actions (A, m) that there are, where they take values of a list; the last component changes fastest."""
-        lists = [family.values for family in self.model.actions for _ in family.members]
-        if not any(lists):
-            return None
+    def listed(self) -> NDArray[np.bool_]:
+        """Which actions take values of a list, (m,): they do not slide, and nothing is differentiated along them."""
+        return np.array([bool(family.values) for family in self.model.actions for _ in family.members])
+
+    @cached_property
+    def combinations(self) -> Array:
+        """All combinations (B, l) of the values of those l actions, the last one changes fastest; of none the empty one."""
+        lists = [family.values for family in self.model.actions for _ in family.members if family.values]
+        if not lists:
+            return np.zeros((1, 0))
         return np.stack(np.meshgrid(*lists, indexing="ij"), axis=-1).reshape(-1, len(lists))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some actions take values of a list, and others lie between bounds."""
+        return bool(self.listed.any() and not self.listed.all())
+
+    @property
+    def choices(self) -> Array | None:
+        """All actions (A, m) that there are, where all take values of a list."""
+        return self.combinations if self.listed.all() else None
 
     @property
     def some_action(self) -> Array:
@@ -183,7 +198,29 @@ class ControlProblem:
         Where bounds depend on the states, there is some state where it is nearly one.
         """
         low, high = self.action_bounds.T
-        return np.clip(np.zeros(low.size), low, high) if self.choices is None else self.choices[0]
+        action = np.clip(np.zeros(low.size), low, high)
+        action[self.listed] = self.combinations[0]
+        return action
+
+    def parts(self, low: Array, high: Array) -> list[tuple[Array, Array]]:
+        """Return boxes of actions (K, m) in parts that leave out what lies between values: one part for every combination.
+
+        Where no action takes values, or all do, the boxes themselves.
+        """
+        if not self.mixed:
+            return [(low, high)]
+        return [(self.chosen(low, values), self.chosen(high, values)) for values in self.combinations]
+
+    def chosen(self, actions: Array, values: Array) -> Array:
+        """Return actions (..., m) with a combination of values (l,), or one each (..., l), of those that take them."""
+        result = np.array(actions, dtype=float)
+        result[..., self.listed] = values
+        return result
+
+    def combination_of(self, actions: Array) -> NDArray[np.int64]:
+        """Return the numbers (...) of the combinations that actions (..., m) have."""
+        same = (actions[..., None, self.listed] == self.combinations).all(axis=-1)
+        return np.asarray(same.argmax(axis=-1))
 
     @cached_property
     def limits(self) -> ActionLimits | None:
@@ -238,7 +275,9 @@ class ControlProblem:
     @cached_property
     def jumps(self) -> tuple[str, ...]:
         """Where cost or law may jump as an action moves, by their form: `sign(...) in cost.stage`."""
-        actions, found = set(self.model.scalars.actions), []
+        # from one value of a list to the next nothing slides
+        actions = {symbol for symbol, listed in zip(self.model.scalars.actions, self.listed, strict=True) if not listed}
+        found = []
         for path, expression in self._expressions:
             for name, kind in (("sign", Sign), ("mod", Modulo), ("where", Where)):
                 # of a choice it is the condition
@@ -325,7 +364,8 @@ class ControlProblem:
 
         Memory: cells * N * (d + 1) * (1 + m + m**2) doubles at order 2; callers go over blocks of cells.
         Where mean and cost are finite and a derivative is not (a cusp, the root of zero), the derivative counts as zero: what
-        moves by derivatives stays there. `action_ranges` knows such boxes as not smooth.
+        moves by derivatives stays there. `action_ranges` knows such boxes as not smooth. Along actions that take values of a list
+        derivatives are zero.
         Raises ProblemError naming the first mean or cost that is not finite, and where; with strict=False such an action costs
         infinity, and its mean is the lower end of the domain.
         """
@@ -366,7 +406,7 @@ class ControlProblem:
         """Enclose mean and cost at `states` (K, d) over the action boxes [low, high] (K, m), with derivatives up to `order`.
 
         Interval arithmetic, vectorised over the boxes; ends may be infinite. Never raises where a value is not finite or
-        not defined: its range is then infinite.
+        not defined: its range is then infinite. Along actions that take values of a list, at one value each, all is constant.
         """
         (boxes, m), d = low.shape, self.state_dimension
         mean = [np.zeros((2, boxes, d, *(m,) * k)) for k in range(order + 1)]
@@ -374,18 +414,21 @@ class ControlProblem:
         smoothness = np.full(boxes, 2)
         endless = np.isinf(low).any(axis=1) | np.isinf(high).any(axis=1)
         plan, function = self._action_functions(order, "interval")
-        values = function(*np.ascontiguousarray(states.T), *map(Interval, low.T, high.T))
+        at_values = self.listed & (low == high).all(axis=0)
+        ends = zip(at_values, low.T, high.T, strict=True)
+        actions = [bottom + 0.0 if known else Interval(bottom, top) for known, bottom, top in ends]
+        values = function(*np.ascontiguousarray(states.T), *actions)
         for (row, axes), value in zip(plan, values, strict=True):
-            ends = interval(value, (boxes,))
+            found = interval(value, (boxes,))
             entry: Any = cost[len(axes)] if row == d else mean[len(axes)][:, :, row]
             for place in {axes, axes[::-1]}:
-                entry[(0, slice(None), *place)] = ends.lower
-                entry[(1, slice(None), *place)] = ends.upper
+                entry[(0, slice(None), *place)] = found.lower
+                entry[(1, slice(None), *place)] = found.upper
             if not axes:
-                smoothness = np.minimum(smoothness, ends.order)
+                smoothness = np.minimum(smoothness, found.order)
             elif len(axes) == 1:
                 # a slope without bounds on a box that has them: no Taylor polynomial, and no Lipschitz constant
-                smoothness = np.where(endless | (np.isfinite(ends.lower) & np.isfinite(ends.upper)), smoothness, 0)
+                smoothness = np.where(endless | (np.isfinite(found.lower) & np.isfinite(found.upper)), smoothness, 0)
         return ActionRanges(tuple(mean), tuple(cost), smoothness)
 
     def action_values(self, arithmetic: ModuleType, *variables: Any) -> tuple[Any, ...]:
@@ -513,7 +556,9 @@ class ControlProblem:
             # a sum of costs over steps, each h times its rate
             step = self.time_step if self.time_step is not None and self.criterion == TOTAL else None
             rows = (*law.mean, self._cost if step is None else sp.Float(step) * self._cost)
-            self._compiled[order, backend] = _entries(rows, law.stages, scalars.states, scalars.actions, order, backend)
+            self._compiled[order, backend] = _entries(
+                rows, law.stages, scalars.states, scalars.actions, tuple(np.flatnonzero(~self.listed).tolist()), order, backend
+            )
         return self._compiled[order, backend]
 
     # -- finiteness ------------------------------------------------------------------------------------------------
@@ -542,17 +587,18 @@ def _entries(
     stages: tuple[tuple[sp.Symbol, sp.Expr], ...],
     states: tuple[sp.Symbol, ...],
     actions: tuple[sp.Symbol, ...],
+    moving: tuple[int, ...],
     order: int,
     backend: str | ModuleType,
 ) -> tuple[Plan, ArrayFunction]:
-    """Return the plan and the function of `ControlProblem._action_functions`."""
-    m = len(actions)
+    """Return the plan and the function of `ControlProblem._action_functions`; moving: numbers of the actions that slide."""
     entries: dict[tuple[int, tuple[int, ...]], sp.Expr] = {(j, ()): row for j, row in enumerate(rows)}
     longer: Stages = stages
     if order:
-        longer, gradient, hessian = differentiate(rows, actions, stages)
-        entries |= {(j, (a,)): gradient[j][a] for j in range(len(rows)) for a in range(m)}
+        longer, gradient, hessian = differentiate(rows, [actions[a] for a in moving], stages)
+        entries |= {(j, (a,)): gradient[j][k] for j in range(len(rows)) for k, a in enumerate(moving)}
     if order == 2:
-        entries |= {(j, (a, b)): hessian[j][a][b] for j in range(len(rows)) for a in range(m) for b in range(a, m)}
+        pairs = [(k, l) for k in range(len(moving)) for l in range(k, len(moving))]
+        entries |= {(j, (moving[k], moving[l])): hessian[j][k][l] for j in range(len(rows)) for k, l in pairs}
     kept = {place: expression for place, expression in entries.items() if expression != 0}
     return list(kept), compile_functions([*states, *actions], list(kept.values()), backend, stages=longer, broadcast=False)

@@ -326,7 +326,7 @@ class FunctionProblem(ControlProblem):
         elif order == 0:
             parts = [self.functions.means_and_costs(*rows)]
         else:
-            parts = list(self.functions.differentiated(*rows, self.limits_at))[: order + 1]
+            parts = list(self._differentiated(*rows))[: order + 1]
         for j, kind in enumerate(self.boundary):
             if BOUNDARIES[kind].widens:  # the mean is brought within the domain
                 low, high = self.domain[j]
@@ -354,6 +354,17 @@ class FunctionProblem(ControlProblem):
         tables += [None] * (6 - len(tables))
         mean, cost, mean_gradient, cost_gradient, mean_hessian, cost_hessian = tables
         return ActionTables(mean, cost, mean_gradient, mean_hessian, cost_gradient, cost_hessian, differentiable)
+
+    def _differentiated(self, states: Array, actions: Array, scale: float = 1.0) -> tuple[Array, Array, Array]:
+        """Return what `Functions.differentiated` does; along actions that take values of a list nothing is differentiated."""
+
+        def limits(states: Array) -> tuple[Array, Array]:
+            low, high = self.limits_at(states)
+            return np.where(self.listed, actions, low), np.where(self.listed, actions, high)
+
+        value, gradient, hessian = self.functions.differentiated(states, actions, limits, scale)
+        either = self.listed[:, None] | self.listed
+        return value, np.where(self.listed, 0.0, gradient), np.where(either, 0.0, hessian)
 
     def action_ranges(self, states: Array, low: Array, high: Array, order: int = 2) -> ActionRanges:
         """Return ranges without ends: functions show no bounds."""
@@ -384,13 +395,15 @@ class FunctionProblem(ControlProblem):
             return np.asarray(low + (high - low) * share)
 
         states = within(*self.domain.T)
-        return states, within(*self.limits_at(states))
+        actions = within(*self.limits_at(states))
+        actions[:, self.listed] = self.combinations[np.arange(_PROBES) % len(self.combinations)]
+        return states, actions
 
     @cached_property
     def derivative_error(self) -> float:
         """Error of derivatives by differences at the probes, relative to the largest: what half the step changes."""
         errors = [0.0]
-        tables = [self.functions.differentiated(*self._probes, self.limits_at, scale) for scale in (1.0, 0.5)]
+        tables = [self._differentiated(*self._probes, scale) for scale in (1.0, 0.5)]
         for one, other in zip(*(table[1:] for table in tables), strict=True):
             size = np.abs(one).max(initial=0.0)
             errors.append(float(np.abs(one - other).max(initial=0.0) / size) if size > 0.0 else 0.0)
@@ -423,8 +436,8 @@ class FunctionProblem(ControlProblem):
     def _try_derivatives(self) -> None:
         """Raise ProblemError where derivatives that are given are not those of the functions."""
         f, (states, actions) = self.functions, self._probes
-        value, *given = f.differentiated(states, actions, self.limits_at)
-        _, *differences = f.differences(states, actions, self.limits_at)
+        value, *given = self._differentiated(states, actions)
+        _, *differences = replace(self, functions=replace(f, derivatives=DIFFERENCES))._differentiated(states, actions)
         for word, one, other in zip(("gradient", "Hessian"), given, differences, strict=True):
             for name, rows in (("next_mean", slice(0, -1)), ("cost", slice(-1, None))):
                 size = max(np.abs(part[:, rows]).max() for part in (one, other, value))

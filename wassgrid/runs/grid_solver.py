@@ -237,7 +237,9 @@ class GridSolver:
         """Carry a given policy over, with its law and value where it has them."""
         if given.value is not None:
             given = replace(given, value=given.value / self._value_unit)
-        best = given.policy.cell_mean() if isinstance(given.policy, ParticlePolicy) else None
+        best = None
+        if isinstance(given.policy, ParticlePolicy):
+            best = given.policy.mode(given.policy.grid.states) if given.policy.mixed else given.policy.cell_mean()
         return self._carried(given, best)
 
     def _carried(self, start: Start, best: np.ndarray | None) -> tuple[ParticlePolicy, np.ndarray, np.ndarray]:
@@ -295,7 +297,7 @@ class GridSolver:
         problem = self.case.problem
         policy = ParticlePolicy(
             self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]), problem.choices is not None,
-            problem.limits,
+            problem.limits, tuple(problem.listed.tolist()) if problem.mixed else (),
         )  # fmt: skip
         warm = np.asarray(checkpoint["warm_law"]), np.asarray(checkpoint["warm_value"])
         width = float(checkpoint["width"])

@@ -15,6 +15,7 @@ from wassgrid.policy import ParticlePolicy, initial_policy
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
+    from wassgrid.problem.control_problem import ControlProblem
 
 _AT_ONCE = 1 << 22  # numbers of pairs of particles
 _SAME = 1e-9  # of a period or a grid spacing
@@ -40,6 +41,8 @@ class Start:
     def on(self, case: Case, grid: StateGrid) -> ParticlePolicy:
         """Return the policy on the grid of a case: on its own grid as it is, interpolated between cells, constant beyond an end.
 
+        Where some actions take values of a list, a particle takes those of the cell around that weighs most, and is interpolated
+        between the cells where it has the same.
         With one particle it is repeated for all that the case has; where the case has one, it is the mean. Another number of
         particles of one action: each is the mean of the share of the distribution that it has the weight of. Raises StartError
         for other states, actions, periods, and for another number of particles of several actions.
@@ -48,6 +51,8 @@ class Start:
         choices = case.problem.choices
         if choices is not None and not (isinstance(policy, ParticlePolicy) and np.array_equal(policy.actions[0], choices)):
             raise StartError("initial: its actions are not the values of the case, whose weights alone move")
+        if case.problem.mixed:
+            _require_values(policy, case.problem)
         if not isinstance(policy, ParticlePolicy):
             policy = ParticlePolicy.around(grid, policy.mean(grid.states))
         if policy.grid.names != grid.names:
@@ -59,7 +64,11 @@ class Start:
                 kinds = [f"periodic over {period:g}" if period else "not periodic" for period in (old, new)]
                 raise StartError(f"initial: its state {name} is {kinds[0]}, that of the case {kinds[1]}")
         if wanted == 1 != policy.particles:
-            policy = ParticlePolicy.around(policy.grid, policy.cell_mean())
+            if case.problem.mixed:
+                likeliest = policy.mode(policy.grid.states)[:, None]
+                policy = ParticlePolicy(policy.grid, likeliest, np.ones((policy.grid.size, 1)), listed=policy.listed)
+            else:
+                policy = ParticlePolicy.around(policy.grid, policy.cell_mean())
         if policy.particles not in (1, wanted) and m > 1:
             raise StartError(
                 f"initial: it has {policy.particles} particles of {m} actions per cell, the case {wanted}: set policy.particles "
@@ -71,7 +80,10 @@ class Start:
             weights = initial_policy(case, policy.grid).weights
             actions = np.repeat(policy.actions, wanted, axis=1) if policy.particles == 1 else _shared_out(policy, weights)
         low, high = (limit[:, None] for limit in case.problem.limits_at(grid.states))
-        actions, weights = np.clip(_carried(actions, policy.grid, grid), low, high), _carried(weights, policy.grid, grid)
+        carried = _carried(actions, policy.grid, grid)
+        if case.problem.mixed and not is_same(policy.grid, grid):
+            carried = _by_values(actions, policy.grid, grid, case.problem.listed)
+        actions, weights = np.clip(carried, low, high), _carried(weights, policy.grid, grid)
         if choices is not None:
             actions = np.tile(choices, (grid.size, 1, 1))
         weights = weights / weights.sum(axis=1, keepdims=True)
@@ -83,7 +95,8 @@ class Start:
                     "has a price: take a policy of the same particles and bounds"
                 )
             actions, weights = atoms, np.maximum(weights, LEAST_WEIGHT)
-        return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, choices is not None, case.problem.limits)
+        listed = tuple(case.problem.listed.tolist()) if case.problem.mixed else ()
+        return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, choices is not None, case.problem.limits, listed)
 
     def fields_on(self, grid: StateGrid) -> tuple[np.ndarray, np.ndarray] | None:
         """Return law and value on another grid, None where they are not known or nothing of the law lies there."""
@@ -110,6 +123,36 @@ def _shared_out(policy: ParticlePolicy, weights: np.ndarray) -> np.ndarray:
         shares = np.maximum(top - bottom, 0.0)
         result[some] = np.einsum("kij,ki->kj", shares, sorted_actions[some]) / shares.sum(axis=1)
     return result[:, :, None]
+
+
+def _by_values(actions: np.ndarray, old: StateGrid, new: StateGrid, listed: np.ndarray) -> np.ndarray:
+    """Return actions (cells, N, m) on another grid: of every particle the values that weigh most among the neighbours, and the
+    average of the others over those where it has these values.
+    """
+    around, weights = old.corners(new.states)
+    result = np.empty((new.size, *actions.shape[1:]))
+    for some in np.array_split(np.arange(new.size), 1 + around.size * actions[0].size // _AT_ONCE):
+        near, shares = actions[around[some]], weights[some]
+        corners = range(shares.shape[1])
+        # how much the cells weigh that take what each of them does
+        alike = [(near[..., listed] == near[:, [c]][..., listed]).all(axis=-1) * shares[:, :, None] for c in corners]
+        first = np.stack([part.sum(axis=1) for part in alike], axis=1).argmax(axis=1)
+        for c in corners:
+            rows, particles = np.nonzero(first == c)
+            share = alike[c][rows, :, particles]
+            there = near[rows, :, particles]
+            found = np.einsum("rc,rca->ra", share / share.sum(axis=1, keepdims=True), there)
+            found[:, listed] = there[:, c][:, listed]
+            result[some[rows], particles] = found
+    return result
+
+
+def _require_values(policy: Any, problem: ControlProblem) -> None:
+    """Raise StartError where the actions of a policy that take values of a list do not take those of the problem."""
+    known = isinstance(policy, ParticlePolicy) and policy.listed == tuple(problem.listed.tolist())
+    if not known or not (policy.actions[..., None, problem.listed] == problem.combinations).all(axis=-1).any(axis=-1).all():
+        names = ", ".join(name for name, listed in zip(problem.action_names, problem.listed, strict=True) if listed)
+        raise StartError(f"initial: its actions {names} do not take the values of the case alone, as its own runs do")
 
 
 def _carried(values: np.ndarray, old: StateGrid, new: StateGrid) -> np.ndarray:

@@ -81,9 +81,10 @@ class GridGoal:
         low, high = self.problem.limits_at(states)
         # an action has bounds at all states or at none
         bounded = np.atleast_1d(np.isfinite(high - low).all(axis=0))
+        cut = self.problem.listed & self.problem.mixed  # by values
         for parts in _PARTS:
             # shares of the bounds between which an action is: of one without, all of it
-            cuts = [np.linspace(0.0, 1.0, (parts if whole else 1) + 1) for whole in bounded]
+            cuts = [np.linspace(0.0, 1.0, (parts if whole else 1) + 1) for whole in bounded & ~cut]
             ends = [
                 np.stack(np.meshgrid(*[c[side : c.size - 1 + side] for c in cuts], indexing="ij"), axis=-1).reshape(-1, len(cuts))
                 for side in (0, 1)
@@ -92,9 +93,10 @@ class GridGoal:
             for bottom, top in zip(*ends, strict=True):
                 for start in range(0, len(states), _BOXES):
                     some = slice(start, start + _BOXES)
-                    first, last = (_between(low[some], high[some], share) for share in (bottom, top))
-                    found = self.problem.action_ranges(states[some], first, last, 0).cost[0][0]
-                    worst = min(worst, float(np.where(np.isnan(found), -np.inf, found).min()))
+                    box = _between(low[some], high[some], bottom), _between(low[some], high[some], top)
+                    for first, last in self.problem.parts(*box):
+                        found = self.problem.action_ranges(states[some], first, last, 0).cost[0][0]
+                        worst = min(worst, float(np.where(np.isnan(found), -np.inf, found).min()))
             least = max(least, worst)
             if least > 0.0 or len(ends[0]) > 4096:
                 break

@@ -229,6 +229,9 @@ class TransitionModel:
         some = rng.uniform(low, high, (cells.size, 3, low.shape[2]))
         if self.problem.choices is not None:
             some = np.broadcast_to(self.problem.choices, (cells.size, *self.problem.choices.shape))
+        elif self.problem.mixed:
+            numbers = rng.integers(0, len(self.problem.combinations), some.shape[:2])
+            some = self.problem.chosen(some, self.problem.combinations[numbers])
         mean = self.tables(cells, some, 0).mean
         moved = np.flatnonzero(np.ptp(mean, axis=1).max(axis=0) > 0)
         if moved.size != 1:

@@ -105,7 +105,7 @@ class Claim:
             )
         if not problem.start.everywhere:
             raise ProveError("prove: the case has a start law; the interval of a discounted cost is that of a uniform start")
-        if problem.choices is not None:
+        if problem.listed.any():
             raise ProveError("prove: actions with values are not searched for continuous states yet, only actions between bounds")
         if problem.no_bounds:
             raise ProveError(f"prove: {problem.no_bounds}")
