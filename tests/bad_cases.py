@@ -211,6 +211,18 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "one value": (changed("bounds = [-5.0, 5.0]", "values = [1]"), ("actions.a.values: expected a list of two or more",)),
     "one value twice": (changed("bounds = [-5.0, 5.0]", "values = [1, 0, 1.0]"), ("actions.a.values", "one of them twice")),
     "values and bounds": (changed("bounds = [-5.0", "values = [0, 1]\nbounds = [-5.0", LISTED), ("actions.a.bounds: not",)),
+    "one value with a name": (
+        changed("bounds = [-5.0, 5.0]", "values = { on = 1 }"), ("actions.a.values: expected names of two",)
+    ),
+    "one value with two names": (
+        changed("bounds = [-5.0, 5.0]", "values = { on = 1, up = 1.0 }"), ("actions.a.values", "one of them twice")
+    ),
+    "a value without its name": (
+        changed("bounds = [-5.0, 5.0]", 'values = { " " = 1, up = 2 }'), ("actions.a.values: expected names of 1 to 40",)
+    ),
+    "a name without its value": (
+        changed("bounds = [-5.0, 5.0]", 'values = { on = "yes", off = 0 }'), ("actions.a.values", "names of two or more")
+    ),
     "entropy of values beside an interval": (
         changed("bounds = [-5.0, 5.0]", "values = [0, 1]\n[actions.b]", changed("seed = 1", "entropy = 1", LISTED)),
         ("policy.entropy: a takes values of a list and b does not",),

@@ -24,8 +24,10 @@ from wassgrid.plotting.fields import policy as policy_figure
 from wassgrid.policy import ParticlePolicy, PolicyError
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.prove import prove
+from wassgrid.report import summary_rows
 from wassgrid.runs.grid_solver import GridSolver
 from wassgrid.runs.start import Start, StartError
+from wassgrid.storage import ResultFile
 
 # a gear whose cost and push jump with it, and a throttle; 1/gear has no value between the values
 LINE = """
@@ -333,6 +335,47 @@ def test_environments_take_and_give_a_dict(solved):
         wg.make_env(solution.case, bounds={"gear": (-1, 1)})
     with pytest.raises(EnvironmentMismatchError, match="Discrete"):
         wg.evaluate(policy, "CartPole-v1", episodes=1, observe=lambda seen: seen[:, :2])
+
+
+NAMED = PLANE.replace("[-1, 0, 1]", "{ reverse = -1, neutral = 0, 'drive on' = 1 }").replace("[0, 0.5]", "{ off = 0, on = 0.5 }")
+
+
+def test_values_have_names_in_summaries_figures_policies_and_files(solved, tmp_path):
+    plain, case = solved[0], Case.from_text(NAMED, "named", ["output.estimate=false"])
+    assert Case.from_text(case.to_text(), case.name) == case and case.actions["gear"].numbers == (-1.0, 0.0, 1.0)
+    path = tmp_path / "named.h5"
+    solution = wg.run(case, path)
+    assert solution.objective == plain.objective
+    states = [[1.5, 0.0], [-1.5, 0.0], [-0.2, 0.0]]
+    for policy in (solution.policy, wg.Policy.load(path)):
+        named = policy.named(policy.mode(states))
+        assert named[:, 0].tolist() == ["reverse", "drive on", "neutral"] and set(named[:, 2]) <= {"off", "on"}
+        np.testing.assert_array_equal(named[:, 1].astype(float), policy.mode(states)[:, 1])
+    assert plain.policy.named([1.0, 0.5, 0.5]).tolist() == [1.0, 0.5, 0.5]
+    shares = solution.summary["value_shares"]
+    mass = solution.stationary.ravel()[:, None] * solution.policy.weights
+    for component, value, name in ((0, 0.0, "neutral"), (0, 1.0, "drive on"), (2, 0.5, "on")):
+        action = ("gear", "throttle", "brake")[component]
+        assert shares[action][name] == pytest.approx(mass[solution.policy.actions[..., component] == value].sum())
+    assert plain.summary["value_shares"]["gear"]["0"] == pytest.approx(shares["gear"]["neutral"], abs=1e-6)
+    with ResultFile(path) as file:
+        rows = dict(summary_rows(file))
+    assert f"neutral {shares['gear']['neutral']:.3g}" in rows["values of gear"]
+    ticks = {axis.get_ylabel(): [text.get_text() for text in axis.get_yticklabels()] for axis in policy_figure(path).axes}
+    assert ticks["choice of gear"] == ["reverse", "neutral", "drive on"] and ticks["choice of brake"] == ["off", "on"]
+    other = Case.from_text(NAMED, "named", ["actions.gear.values.reverse=-0.5"])
+    assert other.actions["gear"].numbers == (-0.5, 0.0, 1.0)
+
+
+def test_names_on_a_line_of_one_list(tmp_path):
+    text = line().replace("[-1, 2, 0.5]", "{ back = -1, fast = 2, slow = 0.5 }").replace("bounds = [0, 1]", "values = [0, 1]")
+    path = tmp_path / "line.h5"
+    solution = wg.run(Case.from_text(text, "line", ["output.estimate=false"]), path)
+    named = solution.policy.named(solution.policy.mode([[-2.0], [2.0]]))
+    assert solution.policy.categorical and named[:, 0].tolist() == ["fast", "back"]
+    gear, throttle = policy_figure(path).axes[:2]
+    assert [text.get_text() for text in gear.get_yticklabels()] == ["back", "slow", "fast"]
+    assert [text.get_text() for text in throttle.get_yticklabels()] == ["0", "1"]
 
 
 def test_the_case_says_what_it_became_and_reads_it_back():

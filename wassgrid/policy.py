@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -42,7 +42,7 @@ class ParticlePolicy:
     Weights are nonnegative and sum to one in every cell. categorical: actions are values of a list, the same in every cell, and
     nothing between them is one. Raises PolicyError otherwise. limits: bounds of the actions where these depend on the state;
     between cells actions are clipped to those of the state itself. listed: which actions (m,) take values of a list, where others
-    do not; empty: none, or all.
+    do not; empty: none, or all. value_names: of every action (m) the names of its values, which may be none.
 
     Methods take one state or many, as an array (..., d) in the order of the axes or as a dict by name (StateError otherwise), and
     know what is between cells: the mean is multilinear, the distribution the displacement interpolation of the neighbours', of
@@ -63,6 +63,7 @@ class ParticlePolicy:
     categorical: bool = False
     limits: ActionLimits | None = None
     listed: tuple[bool, ...] = ()
+    value_names: tuple[Mapping[float, str], ...] = ()
 
     def __repr__(self) -> str:
         return f"<ParticlePolicy on {self.grid.described}, {self.particles} particles, {self.action_dimension} actions>"
@@ -93,7 +94,23 @@ class ParticlePolicy:
     def moved(self, actions: np.ndarray, weights: np.ndarray | None = None) -> ParticlePolicy:
         """Return the policy with other actions and the same weights, or others."""
         weights = self.weights if weights is None else weights
-        return ParticlePolicy(self.grid, np.ascontiguousarray(actions), weights, self.categorical, self.limits, self.listed)
+        return replace(self, actions=np.ascontiguousarray(actions), weights=weights)
+
+    def named(self, actions: ArrayLike) -> np.ndarray:
+        """Return actions (..., m) with the names of values in place of their numbers, as objects (..., m); others as they are.
+
+        >>> import numpy as np
+        >>> grid = StateGrid(("x",), (np.array([0.0, 1.0]),), ("clamp",))
+        >>> values = np.tile([[[0.0], [1.0]]], (2, 1, 1))
+        >>> policy = ParticlePolicy(grid, values, np.full((2, 2), 0.5), True, value_names=({0.0: "off", 1.0: "on"},))
+        >>> policy.named(policy.mode([[0.0], [1.0]])).tolist()
+        [['off'], ['off']]
+        """
+        result = np.array(actions, dtype=float).astype(object)
+        for k, names in enumerate(self.value_names):
+            for value, name in names.items():
+                result[..., k][result[..., k] == value] = name
+        return result
 
     @property
     def mixed(self) -> bool:
@@ -381,7 +398,8 @@ class ParticlePolicy:
             text = file.case_text
             listed, limits = listed_of(text), limits_of(text, grid.names)
             mixed = listed if not all(listed) else ()
-            return cls(grid, actions.reshape(*weights.shape, -1), weights, bool(listed) and not mixed, limits, mixed)
+            names = tuple({} if numbers is None else numbers for numbers in values_of(text))
+            return cls(grid, actions.reshape(*weights.shape, -1), weights, bool(listed) and not mixed, limits, mixed, names)
         except PolicyError as error:
             raise StorageError(f"'{file.path}' holds no policy: {error}") from error
 
@@ -395,16 +413,27 @@ class ParticlePolicy:
 
 def listed_of(case_text: str) -> tuple[bool, ...]:
     """Tell which actions (m,) of a resolved case take values of lists (`actions.NAME.values`); empty where none does."""
-    listed: list[bool] = []
+    listed = tuple(names is not None for names in values_of(case_text))
+    return listed if any(listed) else ()
+
+
+def values_of(case_text: str) -> tuple[dict[float, str] | None, ...]:
+    """Return the names of the values of every action (m) of a resolved case, which may be none; None for one between bounds.
+
+    Empty where the text is that of no case.
+    """
+    result: list[dict[float, str] | None] = []
     try:
         tables = tomllib.loads(case_text)
         for key, table in tables.get("actions", {}).items():
             _, letter = split_family(key) or (key, None)
             count = 1 if letter is None else int(tables["indices"][letter]["count"])
-            listed += ["values" in table] * count
+            values = table.get("values")
+            named = {float(number): str(name) for name, number in values.items()} if isinstance(values, dict) else {}
+            result += [None if values is None else named] * count
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return ()
-    return tuple(listed) if any(listed) else ()
+    return tuple(result)
 
 
 def limits_of(case_text: str, states: Sequence[str]) -> ActionLimits | None:
@@ -440,7 +469,7 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     weights = weights / weights.max()  # their sum may overflow
     weights = np.tile(weights / weights.sum(), (grid.size, 1))
     if problem.choices is not None:
-        return ParticlePolicy(grid, np.tile(problem.choices, (grid.size, 1, 1)), weights, True)
+        return ParticlePolicy(grid, np.tile(problem.choices, (grid.size, 1, 1)), weights, True, value_names=problem.value_names)
     rng = np.random.default_rng(settings.seed)
     low, high = (limit[:, None] for limit in problem.limits_at(grid.states))
     shape = (grid.size, settings.particles, problem.action_dimension)
@@ -464,4 +493,4 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
         numbers = np.arange(settings.particles) % len(problem.combinations)
         actions = problem.chosen(actions, problem.combinations[numbers])
     listed = tuple(problem.listed.tolist()) if problem.mixed else ()
-    return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, limits=problem.limits, listed=listed)
+    return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, False, problem.limits, listed, problem.value_names)

@@ -28,6 +28,7 @@ from wassgrid.runs.schema import (
     STEP,
     UPPER_END,
     VALUE_RESIDUAL,
+    VALUE_SHARES,
     WALL_TIME,
     curvature,
     phase_time,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _FAR, _GRID_ERROR = 4.0, 1e-2  # standard errors and share of J from which the grid's J is said to be off
 _LOOKED_AT = 100_000  # records at the end of a run, of which whole columns are read
 RESOLUTION_COLUMNS = ("state", "kernel", "physical std", "numerical std", "cells per std")
+_SELDOM = 5e-4  # of the time, from which a value of a list is told
 ADDED_NOISE = 1.05  # numerical over physical noise from which the reader is told
 
 
@@ -290,6 +292,9 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
             if (kind := _boundary(result.case_text, name)) != "clamp":
                 advice = f'where the boundary "{kind}" is meant this is the problem\'s own, else widen states.{name}.domain'
             rows.append((f"ends of {name}", f"hold {mass:.2g} of the stationary mass: {advice}"))
+    for name, shares in summary.get(VALUE_SHARES, {}).items():
+        parts = [f"{value} {share:.3g}" for value, share in shares.items() if share > _SELDOM]
+        rows.append((f"values of {name}", f"{', '.join(parts)} of the time"))
     axes = summary.get("resolution", [])
     rows += added_noise(axes)
     if axes and axes[0].get("added_cost") is not None:
@@ -298,7 +303,7 @@ def _summary_rows(result: ResultFile, summary: dict[str, Any]) -> list[tuple[str
         rows.append(("kernels", f"their own noise is expected to add {total:+.1e} to J ({kernels}), kinks and ends not in it"))
     if chosen := chosen_kernels(axes):
         rows.append(("by auto", chosen))
-    known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries")
+    known = ("resolution", "recurrent_classes", "period", "boundary_mass", "cells", "entries", VALUE_SHARES)
     for name, value in summary.items():
         if name not in known and value is not None:
             rows.append((name.replace("_", " "), f"{value:.6g}" if isinstance(value, float) else str(value)))

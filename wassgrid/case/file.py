@@ -262,7 +262,7 @@ class Case(CaseTables):
                 continue
             if action.bounds is not None:
                 raise CaseError(f"actions.{other}.bounds: not beside values, which are all that the action takes")
-            count *= len(action.values) ** len(self._members(other))
+            count *= len(action.numbers) ** len(self._members(other))
             if count > most:
                 kind = f"combinations of values beside {beside[0]}" if beside else "actions in all"
                 raise CaseError(f"actions.{other}.values: more than {most} {kind}, use fewer values, or bounds")
@@ -434,7 +434,7 @@ class Case(CaseTables):
         particles, m, each = self.policy.particles, 0, 1
         for key, action in self.actions.items():
             m += 0 if action.values is not None else len(self._members(key))
-            each *= 1 if action.values is None else len(action.values) ** len(self._members(key))
+            each *= 1 if action.values is None else len(action.numbers) ** len(self._members(key))
         if m == 0:
             return
         side = round((particles / each) ** (1.0 / m))

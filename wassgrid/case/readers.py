@@ -32,6 +32,9 @@ class CaseError(WassgridError, ValueError):
         super().__init__(shortened(line, 600))
 
 
+_LONGEST_NAME = 40  # characters of the name of a value
+
+
 class Table(BaseModel):
     """A table of a case file: unknown keys are errors, values do not change."""
 
@@ -199,15 +202,21 @@ def read_bounds(value: Any, info: ValidationInfo) -> tuple[float | str, float | 
     return low, high
 
 
-def read_values(value: Any, info: ValidationInfo) -> tuple[float, ...]:
-    """Read a list of different numbers, two at least."""
+def read_values(value: Any, info: ValidationInfo) -> tuple[float, ...] | dict[str, float]:
+    """Read a list of different numbers, two at least, or a table of names for them."""
     expected = "a list of two or more different numbers, say [-1, 0, 1]"
-    if not isinstance(value, list | tuple) or len(value) < 2:
+    if isinstance(value, dict):
+        expected = "names of two or more different numbers, say { off = 0, on = 1 }"
+        for name in value:
+            if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or name != name.strip():
+                raise ValueError(f"expected names of 1 to {_LONGEST_NAME} printable characters, got {shown(name)}")
+    if not isinstance(value, list | tuple | dict) or len(value) < 2:
         raise ValueError(f"expected {expected}, got {shown(value)}")
-    found = tuple(read_number(item, info, expected) + 0.0 for item in value)  # zero has one sign
+    items = value.values() if isinstance(value, dict) else value
+    found = tuple(read_number(item, info, expected) + 0.0 for item in items)  # zero has one sign
     if len(set(found)) < len(found):
         raise ValueError(f"expected {expected}, got one of them twice: {shown(value)}")
-    return found
+    return dict(zip(value, found, strict=True)) if isinstance(value, dict) else found
 
 
 def read_reference(value: Any, info: ValidationInfo) -> str | tuple[float, ...]:

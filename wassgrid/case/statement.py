@@ -100,7 +100,8 @@ def stated_limits(data: Mapping[str, Any], states: Sequence[str]) -> ActionLimit
 def _action(key: str, name: str, index: Index | None, table: ActionTable) -> Family:
     """Return the family of a table of actions."""
     if table.values is not None:
-        return Family(key, name, index, (min(table.values), max(table.values)), values=tuple(table.values))
+        numbers = table.numbers
+        return Family(key, name, index, (min(numbers), max(numbers)), values=numbers, value_names=table.names)
     low, high = table.bounds or (-float("inf"), float("inf"))
     if isinstance(low, str) or isinstance(high, str):
         ends = [end if isinstance(end, str) else repr(float(end)) for end in (low, high)]
@@ -149,5 +150,5 @@ def initial_texts(tables: CaseTables, key: str) -> str | dict[str, str] | None:
         return given
     end = ("low", "high").index(key)
     bounds = {name: action.bounds[end] for name, action in tables.actions.items() if action.bounds is not None}
-    bounds |= {name: (min, max)[end](action.values) for name, action in tables.actions.items() if action.values is not None}
+    bounds |= {name: (min, max)[end](action.numbers) for name, action in tables.actions.items() if action.values is not None}
     return {name: bound if isinstance(bound, str) else repr(float(bound)) for name, bound in bounds.items()} | given

@@ -89,11 +89,22 @@ class ActionTable(Table):
         description="lower and upper bound, numbers or expressions of the states in quotes, where what can be chosen depends on "
         'the state, say [0, "x"] (default: none)',
     )
-    values: Annotated[tuple[float, ...], PlainValidator(read_values)] | None = Field(
+    values: Annotated[tuple[float, ...] | dict[str, float], PlainValidator(read_values)] | None = Field(
         None,
-        description="all numbers that the action takes, as gears and switches do, say [-1, 0, 1]; others may have bounds",
+        description="all numbers that the action takes, as gears and switches do, say [-1, 0, 1], or with names for figures and "
+        "results, { reverse = -1, neutral = 0, drive = 1 }; others may have bounds",
     )
     unit: Word = Field("", description="unit of the action, for figures and result files")
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The values, none where the action lies between bounds."""
+        return tuple(self.values.values()) if isinstance(self.values, dict) else self.values or ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the values, none where these have none."""
+        return tuple(self.values) if isinstance(self.values, dict) else ()
 
 
 class TimeTable(Table):

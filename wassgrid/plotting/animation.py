@@ -182,7 +182,7 @@ class _Film:
             look, text = categories(values), "choice of"
             del look["values"]
         image = axis.pcolormesh(*frames[-1].axes, fields[0].T, shading="nearest", rasterized=True, **look)
-        colourbar(self.figure, image, axis, f"{text} {frames[-1].action_labels[component]}", values)
+        colourbar(self.figure, image, axis, f"{text} {frames[-1].action_labels[component]}", values, frames[-1].names(component))
         axis.set_ylabel(frames[-1].state_labels[1])
         contours: list[Any] = []
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from wassgrid.plotting.style import COLOURS, DIVERGING, SEQUENTIAL, canvas, colourbar, label, plain, styled
-from wassgrid.policy import limits_of, listed_of
+from wassgrid.policy import limits_of, listed_of, values_of
 from wassgrid.problem.model import ProblemError
 from wassgrid.problem.names import remedy
 from wassgrid.problem.states import StateError
@@ -52,6 +52,7 @@ class Frame:
     law: np.ndarray
     value: np.ndarray
     listed: tuple[bool, ...] = ()
+    value_names: tuple[Mapping[float, str], ...] = ()
     limits: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
@@ -79,6 +80,7 @@ class Frame:
             frame["stationary"],
             frame["value"],
             listed_of(result.case_text),
+            tuple(names or {} for names in values_of(result.case_text)),
             limits_on_line(result),
         )
 
@@ -92,6 +94,10 @@ class Frame:
         actions = self.actions[..., component]
         mean = (self.weights * actions).sum(axis=-1)
         return mean, np.sqrt((self.weights * (actions - mean[..., None]) ** 2).sum(axis=-1))
+
+    def names(self, component: int) -> Mapping[float, str]:
+        """The names of the values of an action component, where they have names."""
+        return self.value_names[component] if component < len(self.value_names) else {}
 
     def is_listed(self, component: int) -> bool:
         """Whether an action component takes values of a list."""
@@ -230,7 +236,7 @@ def policy(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float
     kinds = ("mean of", "standard deviation of") if frame.spreads else ("mean of",)
     for k, name in enumerate(frame.action_labels):
         if frame.is_listed(k):
-            pairs.append((f"choice of {name}", frame.centre(k), categories(frame.values(k))))
+            pairs.append((f"choice of {name}", frame.centre(k), categories(frame.values(k)) | {"names": frame.names(k)}))
         else:
             pairs += [(f"{text} {name}", field, {}) for text, field in zip(kinds, frame.moments(k), strict=False)]
     if frame.listed and all(frame.listed) and (used := frame.actions_in_use).max() > _MIXED:
@@ -302,7 +308,8 @@ def _particles(frame: Frame) -> Figure:
         )
         if frame.is_listed(component):
             axis.step(states, frame.centre(component), where="mid", color=COLOURS[1], linewidth=1.0, label="most likely")
-            axis.set_yticks(frame.values(component))
+            names = frame.names(component)
+            axis.set_yticks(values := frame.values(component), [plain(names.get(v, f"{v:g}")) for v in values.tolist()])
         else:
             axis.plot(states, frame.centre(component), color=COLOURS[1], linewidth=1.0, label="mean")
         for k, ends in enumerate(frame.limits or ()):
@@ -345,12 +352,12 @@ def _draw_map(
     """Draw a field over two states with contours of the law; zoomed: only where nearly all of the law is."""
     x, y = (frame.axes[k] for k in plane)
     look = dict(look or {})
-    values = look.pop("values", None)
+    values, names = look.pop("values", None), look.pop("names", None)
     if field.min() < 0 < field.max() and -field.min() > 0.1 * field.max() and text.startswith("mean"):
         extent = max(-field.min(), field.max())
         look = {"cmap": DIVERGING, "norm": TwoSlopeNorm(0.0, -extent, extent)}
     image = axis.pcolormesh(x, y, field.T, shading="nearest", rasterized=True, **look)
-    colourbar(figure, image, axis, text, values)
+    colourbar(figure, image, axis, text, values, names)
     if zoomed and (ends := _where_it_is(frame, plane[0])) is not None:
         axis.set_xlim(*ends)
     if zoomed and (ends := _where_it_is(frame, plane[1])) is not None:

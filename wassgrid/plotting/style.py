@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
@@ -74,8 +74,12 @@ def _raised(power: re.Match[str]) -> str:
     return power[1].translate(_RAISED)
 
 
-def colourbar(figure: Figure, mappable: Any, axes: Axes, text: str, values: Any = None) -> None:
-    """Draw the scale of colours, with ticks at `values` where these are all that there are."""
+def colourbar(
+    figure: Figure, mappable: Any, axes: Axes, text: str, values: Any = None, names: Mapping[float, str] | None = None
+) -> None:
+    """Draw the scale of colours, with ticks at `values`, by their names, where these are all that there are."""
     bar = figure.colorbar(mappable, ax=axes, pad=0.02, ticks=values, spacing="uniform")
     bar.set_label(text)
+    if values is not None and names:
+        bar.set_ticklabels([plain(names.get(float(value), f"{value:g}")) for value in values])
     bar.outline.set_visible(False)

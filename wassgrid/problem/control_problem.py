@@ -181,6 +181,12 @@ class ControlProblem:
             return np.zeros((1, 0))
         return np.stack(np.meshgrid(*lists, indexing="ij"), axis=-1).reshape(-1, len(lists))
 
+    @cached_property
+    def value_names(self) -> tuple[Mapping[float, str], ...]:
+        """The names of the values of every action (m), empty where they have none."""
+        families = [family for family in self.model.actions for _ in family.members]
+        return tuple(dict(zip(family.values, family.value_names, strict=False)) for family in families)
+
     @property
     def mixed(self) -> bool:
         """Whether some actions take values of a list, and others lie between bounds."""

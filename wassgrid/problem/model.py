@@ -23,8 +23,8 @@ class Family:
 
     key: the name of the table, `theta` or `q[i]`; name: without the index.
     interval: domain of a state, bounds of an action; infinite where none is given.
-    values: all that an action takes, none where it takes a whole interval. ends: texts of its bounds, where one of them depends
-    on the states, whose interval is infinite then.
+    values: all that an action takes, none where it takes a whole interval; value_names: their names, where they have names.
+    ends: texts of its bounds, where one of them depends on the states, whose interval is infinite then.
     law: text of `next` (discrete time) or `drift`; noise: text of `noise` or `diffusion`; both empty for actions.
     """
 
@@ -36,6 +36,7 @@ class Family:
     law: str = ""
     noise: str = ""
     values: tuple[float, ...] = ()
+    value_names: tuple[str, ...] = ()
     ends: tuple[str, str] | None = None
 
     @property

@@ -55,6 +55,7 @@ from wassgrid.runs.schema import (
     STEP_LENGTH,
     UPPER_END,
     VALUE_RESIDUAL,
+    VALUE_SHARES,
     WALL_TIME,
     curvature,
     phase_time,
@@ -81,6 +82,7 @@ _FIRST_WIDTH = 2e-2  # of the range of costs, at the first policy; of the mean c
 _COARSE_GAP = 2e-3  # of the cost's scale, to which a coarser grid is solved
 _COARSE_GAIN = 3e-2  # of the same, by which its J must still fall
 _COARSE_STEPS = 12
+_MOST_VALUES = 12  # of an action, whose shares of the time are told
 _SWITCH = 0.3  # of the range of actions: coarse cells that differ by more are on two sides of a switch
 _CORNERS = 4  # actions: of boxes of more, these corners are tried: the same ends for every fourth action
 _WORTH_LEVELS = 1500  # cells from which a start on a coarser grid pays
@@ -297,7 +299,7 @@ class GridSolver:
         problem = self.case.problem
         policy = ParticlePolicy(
             self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]), problem.choices is not None,
-            problem.limits, tuple(problem.listed.tolist()) if problem.mixed else (),
+            problem.limits, tuple(problem.listed.tolist()) if problem.mixed else (), problem.value_names,
         )  # fmt: skip
         warm = np.asarray(checkpoint["warm_law"]), np.asarray(checkpoint["warm_value"])
         width = float(checkpoint["width"])
@@ -634,6 +636,7 @@ class GridSolver:
         return {
             "resolution": resolution(evaluation),
             **self._chain_facts(evaluation),
+            **self._value_shares(evaluation),
             "boundary_mass": self._boundary_mass(self._shares(self._on_the_way(evaluation))),
             "cells": self.grid.size,
             "entries": evaluation.chain.operator.entries,
@@ -683,6 +686,21 @@ class GridSolver:
         except (ValueError, ArithmeticError) as error:  # actions that no cell takes may cost what is not finite
             return {ESTIMATE: {"refused": str(error)}}
         return {ESTIMATE: {**asdict(found), "seconds": time.perf_counter() - began}}
+
+    def _value_shares(self, evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
+        """Return how often every action of a list takes its values, by name where they have names; the most frequent first."""
+        problem, policy = self.case.problem, evaluation.policy
+        mass = np.maximum(self._on_the_way(evaluation), 0.0)[:, None] * policy.weights
+        shares = {}
+        for a in np.flatnonzero(problem.listed).tolist():
+            values, number = np.unique(policy.actions[..., a], return_inverse=True)
+            taken = np.bincount(number.ravel(), mass.ravel()) / mass.sum()
+            first = np.argsort(-taken, kind="stable")[:_MOST_VALUES]
+            names = problem.value_names[a]
+            shares[problem.action_names[a]] = {
+                names.get(float(values[k]), f"{values[k]:g}"): float(taken[k]) for k in first if taken[k] > 0.0
+            }
+        return {VALUE_SHARES: shares} if shares else {}
 
     def _boundary_mass(self, law: np.ndarray) -> dict[str, float]:
         """Return the stationary mass in the two end cells of every clamped axis."""

@@ -22,6 +22,7 @@ BOUND_FOUND, UPPER_END, COST_SCALE = "bound_found", "upper_end", "cost_scale"
 GRADIENT_NORM, STEP_LENGTH = "gradient_norm", "step_length"
 STATIONARY_RESIDUAL, STATIONARY_ERROR, MIXING_RATE = "stationary_residual", "stationary_error", "mixing_rate"
 VALUE_RESIDUAL = "value_residual"
+VALUE_SHARES = "value_shares"  # in the summary: how often actions of lists take their values
 COST_PART, ENTROPY_PART = "cost_part", "entropy_part"  # of J, where entropy has a price
 LARGEST_MOVE, LARGEST_SHIFT = "largest_move", "largest_weight_change"
 ESTIMATE = "estimate"  # of the summary: what the greedy policy costs in the problem itself

@@ -55,6 +55,7 @@ class Summary(BaseModel):
     period: int | None = None
     second_eigenvalue: float | None = None
     boundary_mass: dict[str, float] = {}
+    value_shares: dict[str, dict[str, float]] = {}
     particles_on_kinks: float | None = None
     cells: int | None = None
     entries: int | None = None
