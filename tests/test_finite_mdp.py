@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import classes, stationary_laws
 from scipy import sparse
+from scipy.special import logsumexp, rel_entr
 
 import wassgrid as wg
 from wassgrid.chain.resolvent import TRANSIENT, Resolvent, factors_fit
@@ -260,6 +261,82 @@ def test_solves_with_a_resolvent_of_any_number_of_classes(seed, direct, discount
     assert resolvent.right(right).direct or not direct
 
 
+def soft_value_iteration(
+    chances: np.ndarray, costs: np.ndarray, discount: float | None, eps: float, shares: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Return the average cost, 0 if discounted, and V of the soft Bellman equation, by its own iteration in dense arrays."""
+    value, gain = np.zeros(len(costs)), 0.0
+    for _ in range(3000):
+        q = costs + (discount or 1.0) * np.einsum("ast,t->sa", chances, value)
+        following = -eps * logsumexp(-q / eps, b=shares, axis=1)
+        gain = 0.0 if discount else float(following[0] - value[0])
+        before, value = value, following if discount else following - following[0]
+        if np.abs(value - before).max() < 1e-15 * (1.0 + np.abs(value).max()):
+            break
+    return gain, value
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from(["policy_iteration", "exponential"]))
+@settings(max_examples=60)
+def test_a_price_of_entropy_against_soft_value_iteration(seed, discounted, method):
+    rng = np.random.default_rng(seed)
+    states, actions = int(rng.integers(1, 7)), int(rng.integers(1, 5))
+    chances, costs = rng.dirichlet(np.ones(states), (actions, states)), rng.standard_normal((states, actions))
+    costs[(rng.random(costs.shape) < 0.2) & (np.arange(actions) > 0)] = INF
+    discount = float(rng.choice([0.5, 0.95])) if discounted else None
+    start, eps = rng.dirichlet(np.ones(states)), 10.0 ** rng.uniform(-4, 3)
+    reference = rng.dirichlet(np.ones(actions), states) if rng.random() < 0.5 else None
+    shares = np.where(np.isfinite(costs), 1.0 if reference is None else reference, 0.0)
+    shares /= shares.sum(axis=1, keepdims=True)
+    gain, value = soft_value_iteration(chances, costs, discount, eps, shares)
+    best = (1.0 - discount) * float(start @ value) if discount else gain
+    solution = wg.FiniteMDP(chances, costs, discount, start, entropy=eps, reference=reference).solve(method)
+    close = 1e-10 if method == "policy_iteration" else 5e-9
+    assert solution.converged and solution.objective == pytest.approx(best, abs=close)
+    assert solution.lower_bound <= best + 1e-12 and best - 1e-12 <= solution.upper_bound <= solution.lower_bound + 2.0 * close
+    assert np.all(np.diff(solution.objectives) <= 1e-11)
+    own, law = solution.policy, solution.law
+    divergence = np.where(own > 0.0, own * np.log(np.where(own > 0.0, own / np.where(shares > 0.0, shares, 1.0), 1.0)), 0.0)
+    assert solution.entropy == pytest.approx(eps * float(law @ divergence.sum(axis=1)), abs=1e-11)
+    if method == "policy_iteration":
+        q = costs + (discount or 1.0) * np.einsum("ast,t->sa", chances, value)
+        expected = np.log(shares, where=shares > 0.0, out=np.full(costs.shape, -INF)) - q / eps
+        expected -= logsumexp(expected, axis=1, keepdims=True)
+        # J misses the square of what the weights miss
+        np.testing.assert_allclose(own, np.exp(expected), atol=2e-6 / min(np.sqrt(eps), 1.0))
+    # without entropy the best cost is lower by what a step costs at most
+    plain = wg.FiniteMDP(chances, costs, discount, start).solve()
+    if reference is None:
+        assert -1e-12 <= solution.objective - plain.objective <= eps * np.log(actions) + close
+
+
+def test_entropy_asks_for_a_chain_of_one_class():
+    chances, costs = np.broadcast_to(np.eye(2), (2, 2, 2)), [[1.0, 1.0], [2.0, 2.0]]
+    with pytest.raises(ReducibleChainError, match=r"2 recurrent classes, .* from state 1\. Add chances .* price of entropy"):
+        wg.FiniteMDP(chances, costs, entropy=0.1).solve()
+
+
+def test_actions_that_a_reference_law_leaves_out_are_not_taken():
+    solution = wg.FiniteMDP(TAXI, -FARES, entropy=1e-9, reference=[1.0, 0.0, 1.0]).solve()
+    without = wg.FiniteMDP(TAXI, np.where(np.arange(3) == 1, INF, -FARES)).solve()
+    assert solution.converged and np.all(solution.policy[:, 1] == 0.0)
+    assert solution.actions.tolist() == without.actions.tolist()
+    assert solution.objective == pytest.approx(without.objective, abs=2e-9)
+
+
+def test_fixed_exponential_steps_with_entropy_are_those_of_the_formula():
+    eps, step, first = 0.7, 0.5, np.array([[0.6, 0.3, 0.1], [0.2, 0.8, 0.0], [0.1, 0.1, 0.8]])
+    process = wg.FiniteMDP(TAXI, -FARES, 0.9, entropy=eps)
+    taken = process.solve("exponential", step=step, steps=1, gap=1e-12, initial=first).policy
+    shares = np.isfinite(FARES) / np.isfinite(FARES).sum(axis=1, keepdims=True)
+    fares = np.where(np.isfinite(FARES), FARES, 0.0)
+    cost = (-first * fares).sum(axis=1) + eps * rel_entr(first, shares).sum(axis=1)
+    value = np.linalg.solve(np.eye(3) - 0.9 * np.einsum("sa,ast->st", first, TAXI), cost)
+    q, theta = -fares + 0.9 * np.einsum("ast,t->sa", TAXI, value), 1.0 - np.exp(-step * eps)
+    expected = first ** (1.0 - theta) * shares**theta * np.exp(-theta * (q - q.min(axis=1, keepdims=True)) / eps)
+    np.testing.assert_allclose(taken, expected / expected.sum(axis=1, keepdims=True), rtol=1e-11)
+
+
 GOOD = np.full((2, 2, 2), 0.5), np.zeros((2, 2))
 
 
@@ -277,6 +354,12 @@ GOOD = np.full((2, 2, 2), 0.5), np.zeros((2, 2))
     ((GOOD[0], [[0.0, 0.0], [INF, INF]]), "no action is available in state 1"),
     ((*GOOD, 1.0), "discount: expected a number between 0 and 1"),
     ((*GOOD, None, [1.0]), "start: expected 2 nonnegative numbers"),
+    ((*GOOD, None, None, 0.0), "entropy: expected a positive number"),
+    ((*GOOD, None, None, "much"), "entropy: expected a positive number"),
+    ((*GOOD, None, None, None, [1.0, 1.0]), "reference: there is no price of entropy"),
+    ((*GOOD, None, None, 1.0, [1.0]), r"reference: expected nonnegative numbers, a law of the actions \(2,\)"),
+    ((*GOOD, None, None, 1.0, [1.0, -1.0]), "reference: expected nonnegative"),
+    ((GOOD[0], [[0.0, INF], [0.0, 0.0]], None, None, 1.0, [0.0, 1.0]), "the available actions of state 0 have the mass 0"),
 ])  # fmt: skip
 def test_arrays_that_are_none_are_refused(arguments, text):
     with pytest.raises(FiniteMDPError, match=text):

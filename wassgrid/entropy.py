@@ -116,15 +116,8 @@ class Entropy:
         return float(self.constant[self.free].min())
 
     def cost(self, weights: np.ndarray) -> np.ndarray:
-        """Return eps KL(w | rho) of every cell, (cells,), for weights (cells, N).
-
-        KL(w | rho/M) = sum_i rho_i/M h(x_i - 1) with h(d) = (1 + d) log(1 + d) - d >= 0 and x_i the density: no term is lost to
-        rounding where the policy is close to the reference law.
-        """
-        excess = weights / self.shares - 1.0
-        with np.errstate(divide="ignore", invalid="ignore"):
-            terms = np.where(excess > -1.0, (1.0 + excess) * np.log1p(excess) - excess, 1.0)
-        return np.where(self.free, self.strength * (terms @ self.shares), 0.0) + self.constant
+        """Return eps KL(w | rho) of every cell, (cells,), for weights (cells, N)."""
+        return np.where(self.free, self.strength * relative_entropy(weights, self.shares), 0.0) + self.constant
 
     def rounding(self, weights: np.ndarray) -> float:
         """Return what rounding may make of `cost`, in any cell: of every x_i, and of the sum over them."""
@@ -146,13 +139,7 @@ class Entropy:
 
         q (cells, N). In a goal, where nothing is chosen, it is Q.
         """
-        low = q.min(axis=1)
-        with np.errstate(over="ignore"):
-            exponent = (low[:, None] - q) / self.strength
-        # Z/M - 1 and Z/M, each without cancellation where it is used
-        less, share = np.expm1(exponent) @ self.shares, np.exp(exponent) @ self.shares
-        with np.errstate(divide="ignore"):
-            above = -self.strength * np.where(less > _HALF, np.log1p(np.maximum(less, _HALF)), np.log(share))
+        low, above = soft_minimum(q, self.shares, self.strength)
         units = (2.0 * q.shape[1] + 32.0) * np.finfo(float).eps
         rounded = units * above + 4.0 * np.finfo(float).eps * np.abs(self.constant)
         return np.where(self.free, low + above + self.constant, low), np.where(self.free, rounded, 0.0)
@@ -177,6 +164,37 @@ class Entropy:
     def described(self) -> str:
         """Say of what problem a bound speaks."""
         return f"for cost and entropy together, among all policies on its {self.shares.size} actions per state"
+
+
+def relative_entropy(weights: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return KL(w | rho) of every cell, (cells,), for weights (cells, N) and a law of the actions, shares (N,) or (cells, N).
+
+    KL(w | rho) = sum_i rho_i h(x_i - 1) with h(d) = (1 + d) log(1 + d) - d >= 0 and x_i the density: no term is lost to rounding
+    where w is close to rho. Where rho has no mass, w must have none.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        excess = np.where(shares > 0.0, weights / shares, 0.0) - 1.0
+        terms = np.where(excess > -1.0, (1.0 + excess) * np.log1p(excess) - excess, 1.0)
+    return _summed(terms, shares)
+
+
+def soft_minimum(q: np.ndarray, shares: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the minimum of q (cells, N), possibly infinite, and by how much -eps log sum_i rho_i exp(-q_i / eps) is above it.
+
+    shares (N,) or (cells, N): rho, of sum one. Both (cells,).
+    """
+    low = q.min(axis=1)
+    with np.errstate(over="ignore"):
+        exponent = (low[:, None] - q) / strength
+    # sum_i rho_i exp(...) - 1, and the sum itself, each without cancellation where it is used
+    less, share = _summed(np.expm1(exponent), shares), _summed(np.exp(exponent), shares)
+    with np.errstate(divide="ignore"):
+        above = -strength * np.where(less > _HALF, np.log1p(np.maximum(less, _HALF)), np.log(share))
+    return low, above
+
+
+def _summed(terms: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    return np.asarray(terms @ shares if shares.ndim == 1 else (terms * shares).sum(axis=1))
 
 
 def _trapezoidal(count: int, dimension: int) -> np.ndarray:

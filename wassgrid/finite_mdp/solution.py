@@ -21,6 +21,9 @@ class FiniteSolution:
     | law         | (states,)         | how often the policy is where: stationary law, or discounted occupancy; sum one     |
     | residual    |                   | largest residual of the equation for V                                              |
     | objectives  | (steps + 1,)      | J at every step                                                                     |
+    | entropy     |                   | the part of J that is the price of entropy, zero without                            |
+
+    Where entropy has a price, J, V and the bounds are those of cost and entropy together.
 
     converged: whether the policy is what was asked for; reason says so in a sentence.
     """
@@ -35,6 +38,7 @@ class FiniteSolution:
     converged: bool
     reason: str
     objectives: np.ndarray = field(repr=False)
+    entropy: float = 0.0
 
     @property
     def steps(self) -> int:
