@@ -159,14 +159,21 @@ points = {{ "q[i]" = 11 }}
 
 
 @pytest.mark.parametrize(
-    ("factor", "more", "noise"), [("3", "", "0.2"), ("0.1", "[actions.a]", "0.2"), ("0.1", "", "0.005")],
-    ids=["u that takes long", "an action that costs nothing", "little noise"],
-)  # fmt: skip
+    ("factor", "more", "noise"), [("3", "", "0.2"), ("0.1", "", "0.005")], ids=["u that takes long", "little noise"]
+)
 def test_what_takes_too_long_is_given_up_in_three_times_the_time(factor, more, noise):
     case = Case.from_text(COUPLED.format(factor=factor, more=more, noise=noise), "coupled")
     proof_of(TWO, 0.9)  # kernels
     began = time.process_time()
     with pytest.raises(ProveError, match="nothing was proven in 3 s of computing, 3 times the time given: give more --time"):
+        prove(case, width=0.5, seconds=1.0)
+    assert time.process_time() - began < 3.0 * threads.TEAM.size + 2.0
+
+
+def test_actions_without_bounds_that_cost_nothing_are_named_before_anything_takes_long():
+    case = Case.from_text(COUPLED.format(factor="0.1", more="[actions.a]", noise="0.2"), "coupled")
+    began = time.process_time()
+    with pytest.raises(ProveError, match=r"no bounds of the best actions .* give actions.u\[0\], actions.u\[1\], actions.a "):
         prove(case, width=0.5, seconds=1.0)
     assert time.process_time() - began < 3.0 * threads.TEAM.size + 2.0
 

@@ -145,9 +145,11 @@ class _Cells:
 
 
 def enclose(
-    bellman: Bellman, box: tuple[Array, Array], near: Callable[[Array], Sequence[Array]], wanted: Array
+    bellman: Bellman, box: tuple[Array, Array], near: Callable[[Array], Sequence[Array]], wanted: Array, margins: bool
 ) -> Enclosure:
     """Enclose q on every cell; box: ends (m) of the actions, finite; near: actions (K, m) that are good at states (K, d).
+
+    margins: whether to find actions that are far from the best, see `Layer`; else the margin is 0, and none counts as far.
 
     Cells whose bounds are apart by more than `wanted` (cells_1, cells_2), in the mean, are cut in two along every axis, those
     half as large by more than twice that, and so on: what a mean sees of cells around a kink is the less, the smaller they are.
@@ -155,7 +157,7 @@ def enclose(
     d, axes = bellman.d, bellman.axes
     cells = _Cells(axes, d, np.arange(axes[0].cells * axes[1].cells))
     actions = bellman.improve(cells.nodes, bellman.lowest(cells.nodes, near(cells.nodes))[0], *box, steps=FEW)[0]
-    margin = _MARGIN * float(np.max(wanted))
+    margin = _MARGIN * float(np.max(wanted)) if margins else 0.0
     first, minima = _enclosed(bellman, box, cells, actions, wanted.ravel(), margin, 1, np.arange(len(cells.low)))
     layers, layer, factor = [], first, 1
     while True:
@@ -416,8 +418,9 @@ class _Chunk:
         cell, elow, ehigh = boxes
 
         def meet(some: Array, low: Array, high: Array) -> None:
-            """Count some boxes, from low to high, among what is near the best."""
-            found.meet(cell[some], *self._fixed(along, cell[some], low[some], high[some]))
+            """Count some boxes, from low to high, among what is near the best, if that is asked for."""
+            if self.margin > 0.0:
+                found.meet(cell[some], *self._fixed(along, cell[some], low[some], high[some]))
 
         squares = np.array(self.spacing)[:, None] ** 2 / 8
         rest: list[tuple[Array, Array, Array]] = []
@@ -426,9 +429,10 @@ class _Chunk:
                 break
             jet = self._jet(along, cell, elow, ehigh, "sa")
             left, right = _shrunk(jet, self.bellman.d, elow, ehigh)
-            # what is as near the face to which a box shrinks as the slope allows
-            ends = _shrunk(jet, self.bellman.d, elow, ehigh, self.margin)
-            meet(np.any((ends[0] != left) | (ends[1] != right), axis=1), *ends)
+            if self.margin > 0.0:
+                # what is as near the face to which a box shrinks as the slope allows
+                ends = _shrunk(jet, self.bellman.d, elow, ehigh, self.margin)
+                meet(np.any((ends[0] != left) | (ends[1] != right), axis=1), *ends)
             # boxes that shrink to the best e of the cell are done, those that shrink are looked at again
             kept = ~np.all((left == right) & (left == self._best(along, cell)), axis=1) | (along != self.along)
             if turn or along:

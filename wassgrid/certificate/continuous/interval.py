@@ -55,6 +55,8 @@ Array = np.ndarray
 _WARM = 3  # grids of rows, each half as fine as the next, on which u is found first
 _PATIENCE = 3.0  # times the time that was given, one second at least: what may be computed
 _TRIES = {1: {1: 33, 2: 9}, 2: {1: 9, 2: 5}}  # candidates per action, by the numbers of states and actions; else 5
+_FARTHEST = 1e6  # actions that are searched where they have no bounds
+_COARSER = 2.0  # times fewer rows and cells than at first where a box of actions is sought
 _SEARCHED = 4  # policies found by trying all candidates, where nothing is known
 _LONGEST = 3.0e7  # cells of one axis
 _LARGEST_COST = 1e150
@@ -318,8 +320,9 @@ def _attempts(
     _require_size(claim.problem, box)
     tries = _TRIES[d].get(claim.problem.action_dimension, 5)
     value: Value | None = None
-    searched = False
-    last: Attempt | None = None
+    searched, last = False, None
+    if not np.all(np.isfinite(claim.problem.action_bounds)):
+        box, value = _likely_box(claim, plan.coarser(_COARSER), box, start, tries, beat)
     while True:
         if claim.bytes(plan) > memory:
             if last is None:
@@ -337,16 +340,11 @@ def _attempts(
             chain = Chain.of(bellman)
             shares, law = tolerances(chain, bellman, value.near)
             wanted *= shares
-        enclosure = enclose(bellman, box, value.near, wanted)
+        enclosure = enclose(bellman, box, value.near, wanted, averaged)
         clock.append(time.monotonic())
-        if not _tails_are_worse(bellman, box, enclosure):
+        if not _tails_are_worse(bellman, box, _most(enclosure.above, axes)):
             # actions that are known are the best of the smaller box
-            searched = False
-            middle, half = 0.5 * (box[0] + box[1]), box[1] - box[0]
-            low, high = claim.problem.action_bounds.T
-            box = np.where(np.isfinite(low), low, middle - half), np.where(np.isfinite(high), high, middle + half)
-            if max(np.max(np.abs(box[0])), np.max(np.abs(box[1]))) > 1e6:
-                raise ProveError("prove: no bound of the best actions was found; give actions.NAME.bounds")
+            searched, box = False, _larger(claim.problem, box)
             continue
         residual = bound(bellman, enclosure)
         clock.append(time.monotonic())
@@ -386,7 +384,7 @@ def _value(
     searched: whether the actions of the one that is known are the best of the box.
     """
     grids, seconds = [claim.quadrature(plan)], 0.0
-    if known is None and start is None and claim.problem.state_dimension == 2:
+    if known is None and start is None:
         for k in range(1, _WARM):
             grids.insert(0, claim.quadrature(plan.coarser(2.0**k)))
     value = known
@@ -463,14 +461,50 @@ def _first_box(problem: ControlProblem) -> tuple[Array, Array]:
     return first, np.where(np.isfinite(high), high, np.maximum(1.0, low + 2.0))
 
 
-def _tails_are_worse(bellman: Bellman, box: tuple[Array, Array], q: Enclosure) -> bool:
-    """Tell whether every action beyond the box, within its bounds, costs more at every state than the action that is known."""
+def _larger(problem: ControlProblem, box: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Return a box of actions of twice the size, where their bounds allow it.  Raises ProveError beyond a million."""
+    middle, half = 0.5 * (box[0] + box[1]), box[1] - box[0]
+    low, high = problem.action_bounds.T
+    larger = np.where(np.isfinite(low), low, middle - half), np.where(np.isfinite(high), high, middle + half)
+    if max(np.max(np.abs(larger[0])), np.max(np.abs(larger[1]))) > _FARTHEST:
+        free = [f"actions.{name}" for name, ends in zip(problem.action_names, problem.action_bounds, strict=True)
+                if not np.all(np.isfinite(ends))]  # fmt: skip
+        raise ProveError(f"prove: no bounds of the best actions were found up to {_FARTHEST:g}: give {', '.join(free)} bounds")
+    return larger
+
+
+def _likely_box(
+    claim: Claim, plan: Plan, box: tuple[Array, Array], start: Callable[[Frame, tuple[Axis, Axis]], Array | None] | None,
+    tries: int, beat: Callable[[], None],
+) -> tuple[tuple[Array, Array], Value]:  # fmt: skip
+    """Return a box beyond which actions cost more, as far as values at the nodes of a coarse lattice tell, and u there."""
+    value: Value | None = None
+    while True:
+        value, _ = _value(claim, plan, value, start, box, tries, plan.gap * (value.level if value else 1.0), beat, False)
+        axes = claim.quadrature(plan)
+        bellman = Bellman(claim.problem, claim.frame, axes, value.u, beat)
+        nodes = np.meshgrid(*value.nodes, indexing="ij")
+        at = bellman.values(np.stack([x.ravel() for x in nodes], axis=1), value.actions.reshape(-1, value.actions.shape[-1]))
+        at = at.reshape(value.actions.shape[:-1])
+        for k in range(bellman.d):
+            at = np.maximum(np.take(at, range(at.shape[k] - 1), axis=k), np.take(at, range(1, at.shape[k]), axis=k))
+        if _tails_are_worse(bellman, box, at):
+            return box, value
+        box = _larger(claim.problem, box)
+
+
+def _most(p: Array, axes: tuple[Axis, Axis]) -> Array:
+    """Bound polynomials p (6, cells_1, cells_2), see `laws`, from above on their cells."""
+    half = [0.5 * axis.spacing for axis in axes]
+    most = p[0] + np.abs(p[1]) * half[0] + np.abs(p[2]) * half[1] + np.maximum(p[3], 0) * half[0] ** 2 / 2
+    return np.asarray(most + np.abs(p[4]) * half[0] * half[1] + np.maximum(p[5], 0) * half[1] ** 2 / 2)
+
+
+def _tails_are_worse(bellman: Bellman, box: tuple[Array, Array], most: Array) -> bool:
+    """Tell whether every action beyond the box, within its bounds, costs more at every state than the action that is known,
+    `most` (cells_1, cells_2) at most."""
     problem, m, d = bellman.problem, bellman.problem.action_dimension, bellman.d
     bounds = problem.action_bounds
-    half = [0.5 * axis.spacing for axis in bellman.axes]
-    p = q.above
-    most = p[0] + np.abs(p[1]) * half[0] + np.abs(p[2]) * half[1] + np.maximum(p[3], 0) * half[0] ** 2 / 2
-    most = most + np.abs(p[4]) * half[0] * half[1] + np.maximum(p[5], 0) * half[1] ** 2 / 2
     # blocks of cells: the shape cut into runs
     blocks = [np.array_split(np.arange(n), max(1, -(-n // 16))) for n in most.shape]
     edges = [axis.edges for axis in bellman.axes[:d]]  # type: ignore[union-attr]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, diags_array
@@ -194,26 +195,41 @@ class AxisLaw:
         """Where points lie within a cell, in cells, by their phase."""
         return (np.arange(self.phases) * self.fine % self.points) / self.points
 
-    def window(self, sigma: float) -> Array:
-        """Return the moments (3, 3, phases, 2 reach + 1) of z^p d^c on the cells from -reach to reach, under noise `sigma`."""
-        return self._on(np.arange(-self.reach, self.reach + 1) + 0.5 - self._shift[:, None], sigma)
+    def window(self, sigma: float, powers: int = 3) -> Array:
+        """Return the moments (powers, 3, phases, 2 reach + 1) of z^p d^c on the cells from -reach to reach."""
+        return self._on(np.arange(-self.reach, self.reach + 1) + 0.5 - self._shift[:, None], sigma, powers)
 
-    def _on(self, middle: Array, sigma: float) -> Array:
-        """Return the moments (3, 3, ...) on cells whose middles (...) are so many cells from the mean.
+    def _on(self, middle: Array, sigma: float, powers: int) -> Array:
+        """Return the moments (powers, 3, ...) of z^p d^c on cells whose middles (...) are so many cells from the mean.
 
         Gauss and Legendre's rule: with cells at most half a standard deviation wide its error is below rounding.
         """
         d = self.spacing
         nodes, weights = np.polynomial.legendre.leggauss(10 if d > 0.05 * sigma else 4)
         place = 0.5 * d * nodes
-        z = (middle[..., None] * d + place) / sigma
-        density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi) * (0.5 * d / sigma) * weights
-        return np.array([[np.sum(density * z**p * place**c, axis=-1) for c in range(3)] for p in range(3)])
+        z = (middle * (d / sigma))[..., None] + place / sigma
+        density = np.exp(-0.5 * z * z)
+        powers_of_d = place ** np.arange(3)[:, None] * (weights * (0.5 * d / sigma / np.sqrt(2.0 * np.pi)))
+        result = np.empty((powers, 3, *middle.shape))
+        for p in range(powers):
+            result[p] = np.einsum("...k,ck->c...", density, powers_of_d)
+            density *= z
+        return result
 
     @cached_property
     def windows(self) -> tuple[Array, Array]:
         """Moments under the noise, and under the wider one, z in its units."""
         return self.window(self.sigma), self.window(np.sqrt(WIDER) * self.sigma)
+
+    @cached_property
+    def _plain(self) -> Array:
+        """Moments (3, phases, 2 reach + 1) of d^c under the noise."""
+        return np.ascontiguousarray(self.window(self.sigma, 1)[0])
+
+    @cached_property
+    def _whole(self) -> AxisLaw:
+        """The law with the cells of the coarsest lattice."""
+        return self if self.factor == 1 else replace(self, fine=self.fine // self.factor, factor=1)
 
     @cached_property
     def truncated(self) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
@@ -233,7 +249,12 @@ class AxisLaw:
 
     def refined(self, factor: int) -> AxisLaw:
         """Return the law with cells cut into so many."""
-        return replace(self, fine=self.fine * factor, factor=self.factor * factor)
+        if factor == 1:
+            return self
+        finer = replace(self, fine=self.fine * factor, factor=self.factor * factor)
+        if self.factor == 1:
+            finer.__dict__["_whole"] = self  # what it knows already is not computed again
+        return finer
 
     def parts(self, chosen: Array | None = None) -> list[slice]:
         """Return ranges of points whose moments on some cells can be made at a time."""
@@ -259,33 +280,35 @@ class AxisLaw:
         begin, end, _ = points.indices(self.point_count)
         at = np.arange(self._reached) if chosen is None else self._images(chosen)
         index, sign, side = self._on_lattice(at)
-        low, high = self._points_of(at)
-        few = int(np.sum(high - low)) < self.phases * self.reach
-        low, high = np.clip(low, begin, end), np.clip(high, begin, end)
-        count = high - low
-        which = np.repeat(np.arange(at.size, dtype=np.int32), count)
-        rows = np.arange(which.size) + np.repeat(low - np.cumsum(count) + count, count)
-        phase, place = rows % self.phases, at[which] - rows * self.fine // self.points
-        if few:
-            parts = list(self._on(place - self.reach + 0.5 - self._shift[phase], self.sigma)[0])
-        else:
-            parts = [self.windows[0][0, c][phase, place] for c in range(3)]
-        inside, edge = np.abs(sign)[which], side[which]
         if self.model == "truncate":
-            # the same whatever the cells are cut into
-            whole = self if self.factor == 1 else replace(self, fine=self.fine // self.factor, factor=1)
-            parts = [part * inside / whole.truncated[0][0][rows] for part in parts]
+            at, index, sign, side = (x[index >= 0] for x in (at, index, sign, side))
+        rows = np.arange(begin, end)
+        base = rows * self.fine // self.points
+        starts = np.searchsorted(at, base)
+        counts = np.searchsorted(at, base + 2 * self.reach, side="right") - starts
+        size = int(counts.sum())
+        kind: Any = np.int32 if size < 2**31 else np.int64
+        pointers: Array = np.concatenate([[0], np.cumsum(counts)]).astype(kind)
+        listed = size < self.phases * self.reach
+        if listed:
+            place = at[np.arange(size) + np.repeat(starts - pointers[:-1], counts)] - np.repeat(base, counts)
+            table = self._on(place - self.reach + 0.5 - np.repeat(self._shift[rows % self.phases], counts), self.sigma, 1)[0]
         else:
-            # q at an end, at d = `side`, where the sign is 0
-            parts = [
-                parts[0],
-                np.where(inside > 0, parts[1] * sign[which], parts[0] * edge),
-                np.where(inside > 0, parts[2], parts[0] * edge**2),
-            ]
-        parts[2] = 0.5 * parts[2]
-        cell = np.maximum(index, 0) if chosen is None else np.clip(np.searchsorted(chosen, index), 0, chosen.size - 1)
-        shape = end - begin, self.cells if chosen is None else chosen.size
-        return [csr_array((part, (rows - begin, cell[which])), shape=shape) for part in parts]
+            table = self._plain.reshape(3, -1)
+        # the mass is the same whatever the cells are cut into
+        mass = self._whole.truncated[0][0][rows] if self.model == "truncate" else np.ones(rows.size)
+        cell = (index if chosen is None else np.searchsorted(chosen, index)).astype(kind)
+        data, cells = np.empty((3, size)), np.empty(size, dtype=kind)
+        entries = listed, self.phases, 2 * self.reach + 1, np.ascontiguousarray(table)
+        spread(_lay, rows.size, 8.0 * size, rows, base, starts, pointers, at, cell, sign, side, mass, *entries, data, cells)
+        shape = rows.size, self.cells if chosen is None else chosen.size
+        matrices = [csr_array((part, cells, pointers), shape=shape) for part in data]
+        if self.model not in ("open", "truncate"):
+            # a mean sees some cells more than once
+            matrices = [matrix.copy() for matrix in matrices]
+            for matrix in matrices:
+                matrix.sum_duplicates()
+        return matrices
 
     def matrix(self) -> csr_array:
         """Return the matrix (points, nodes) that takes values at the nodes to expectations, right to fourth order.
@@ -492,6 +515,30 @@ def expect_on(moments: list[csr_array], coefficients: list[Array], result: Array
     work = 6.0 * law.nnz * result.shape[1]
     spread(_weigh, law.shape[0], work, law.indptr, law.indices, *(m.data for m in moments), *coefficients, total)
     result += total
+
+
+@driver
+def _lay(
+    begin, end, rows, base, starts, pointers, at, cell, sign, side, mass, listed, phases, width, table, data, cells
+):  # fmt: skip
+    """Lay moments of 1, d and d^2/2 over their rows, entry by entry: data (3, entries), cells (entries).
+
+    Row k has the images `at` from starts[k] on; their moments stand in `table` as listed, or in windows by phase and distance.
+    """
+    for k in range(begin, end):
+        first = (rows[k] % phases) * width - base[k]
+        image, inverse = starts[k], 1.0 / mass[k]
+        for p in range(pointers[k], pointers[k + 1]):
+            j = p if listed else first + at[image]
+            w0 = table[0, j] * inverse
+            if sign[image] == 0.0:
+                # q at an end, at d = `side`
+                e = side[image]
+                data[0, p], data[1, p], data[2, p] = w0, w0 * e, 0.5 * w0 * e * e
+            else:
+                data[0, p], data[1, p], data[2, p] = w0, table[1, j] * inverse * sign[image], 0.5 * table[2, j] * inverse
+            cells[p] = cell[image]
+            image += 1
 
 
 @driver

@@ -15,7 +15,7 @@ from wassgrid.certificate.continuous.laws import Axis, AxisLaw
 
 Array = np.ndarray
 # rows, cells and points per standard deviation, and the gap on a cell, relative to the cost, at first; by dimension
-_FIRST = {1: (8.0, 16.0, 16.0, 1e-4), 2: (2.0, 3.0, 6.0, 2e-2)}
+_FIRST = {1: (8.0, 16.0, 48.0, 1e-4), 2: (2.0, 3.0, 6.0, 2e-2)}
 _MOST = {"rows": 2.0, "gap": 32.0, "points": 4.0}  # times finer at the next attempt
 _ORDERS = {"rows": 3.0, "gap": 1.0, "points": 3.0}  # of points: what bounds of q cost falls too
 _PART = 0.25  # of the width that is wanted: what each of three parts may be
