@@ -10,7 +10,7 @@ Counted are violations:
     cost        the policy's true cost lies outside the bracket of J
     converged   "converged" by the gap, and some policy is better by more than the gap
     tables      cost or mean of some action differ from the text, and no jump within rounding explains it
-    limits      a particle stands outside the bounds of its cell, or beside the values of a list
+    limits      a particle stands outside the bounds of its cell, or beside the values of a list that are allowed
     classes     a chain with several recurrent classes passes as one
     traceback   an exception that is not one of the package's own
     warning     a warning of Python or NumPy that a user would see
@@ -98,6 +98,7 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
         """Where text and tables lie on different sides of a jump, up to rounding; differences otherwise are a violation."""
         options = {"strict": False} if "strict" in signature(case.problem.action_tables).parameters else {}
         some = np.isfinite(problem.costs(cells, actions)) & np.isfinite(problem.means(cells, actions)).all(axis=1)
+        some &= problem.permitted(cells, actions)  # others stand for their nearest
         rows = np.flatnonzero(some)
         if rows.size == 0:
             return some
@@ -123,6 +124,8 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
     ends = problem.bounds_at(states)[own]
     beyond = 64.0 * _EPS * (1.0 + np.abs(flat))  # expressions of their own
     if np.any((flat < ends[:, :, 0] - beyond) | (flat > ends[:, :, 1] + beyond)):
+        found["violations"].append("limits")
+    if not problem.permitted(own, flat)[policy.weights.ravel() > 0.0].all():
         found["violations"].append("limits")
     if any(values and not np.isin(flat[:, a], values).all() for a, values in enumerate(problem.lists)):
         found["violations"].append("limits")
@@ -177,7 +180,11 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
         found["width"] = (best - low) / size
     else:
         best = problem.optimum(
-            policy.actions, policy.weights, lambda cells, actions: excused(cells, actions) | (astray(cells, actions) > _WOUND)
+            policy.actions,
+            policy.weights,
+            lambda cells, actions: (
+                excused(cells, actions) | (astray(cells, actions) > _WOUND) | ~problem.permitted(cells, actions)
+            ),
         )
     found["best"] = best
     if bounded and solution.lower_bound > best + slack:

@@ -294,6 +294,7 @@ class DenseProblem:
         # of every action the values of its list, none where it lies between bounds
         self.lists = [[self._number(value) for value in table.get("values", [])] for table in tables]
         self.values = self.lists if all(self.lists) else []
+        self.allowed = [compiled(table["allowed"]) for table in tables if "allowed" in table]
         self.ends = [
             compiled(end)
             for table in tables
@@ -374,6 +375,11 @@ class DenseProblem:
     def costs(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Return the stage costs (K,) of cells (K,) at actions (K, m)."""
         return np.array(np.broadcast_to(valued(self.cost, self._environment(cells, actions)), cells.shape), dtype=float)
+
+    def permitted(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Tell whether the values that actions (K, m) take are allowed in cells (K,)."""
+        names = self._environment(cells, actions)
+        return np.all([np.broadcast_to(valued(code, names), cells.shape) for code in self.allowed] or [cells >= 0], axis=0)
 
     def means(self, cells: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Return the means of the next state (K, d) where what follows realised values sees zeros."""

@@ -309,7 +309,7 @@ def mixed_problem(seed: int) -> str:
     """Return the text of a case of `wide_problem` with two actions, of which one takes two to four values of a list.
 
     Ends of its bounds, where kinks and jumps stand, are among the values as often as not; a third of the problems have a kink in
-    every term, a fifth bounds of the other action that depend on the states.
+    every term, a fifth bounds of the other action that depend on the states, a third values that are not allowed in some states.
     """
     rng = np.random.default_rng([seed, 19])
     kinks, moving = bool(rng.random() < 0.3), bool(rng.random() < 0.2)
@@ -322,7 +322,11 @@ def mixed_problem(seed: int) -> str:
     drawn = np.round(rng.uniform(float(low), float(high), 4), 3).tolist()
     values = list(dict.fromkeys([*drawn[:2], float(low), float(high), *drawn[2:]]))[: int(rng.integers(2, 5))]
     values = [values[k] for k in rng.permutation(len(values))]
-    return text.replace(f"[actions.{name}]\nbounds = [{low}, {high}]", f"[actions.{name}]\nvalues = {values}")
+    table = f"[actions.{name}]\nvalues = {values}"
+    if rng.random() < 0.35:
+        place, kept = float(re.search(r"domain = \[(.*),", text)[1]) * rng.uniform(-1.0, 1.0), values[0]  # type: ignore[index]
+        table += f'\nallowed = "{name} == {kept} or x {rng.choice(["<", ">="])} {place:.4g} and {name} < {max(values)}"'
+    return text.replace(f"[actions.{name}]\nbounds = [{low}, {high}]", table)
 
 
 def soft_problem(seed: int) -> str:

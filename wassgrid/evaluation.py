@@ -450,13 +450,27 @@ class Evaluator:
         """Return the policy that does in cells of the goal what it does next to it.
 
         There nothing depends on what it does, but between a cell of the goal and one beside it policies are interpolated.
+        Values of lists that are not allowed in a cell give way to those that are (`ControlProblem.admitted`).
         """
-        goal = self.model.goal
+        goal, policy = self.model.goal, self._admitted(policy)
         if goal is None:
             return policy
         actions, weights = policy.actions[goal.nearest], policy.weights[goal.nearest]
         same = np.array_equal(actions, policy.actions) and np.array_equal(weights, policy.weights)
         return policy if same else policy.moved(actions, weights)
+
+    def _admitted(self, policy: ParticlePolicy) -> ParticlePolicy:
+        """Return the policy with allowed values only: its particles move to them, or their weights where particles stay."""
+        problem = self.model.problem
+        actions = problem.admitted(policy.grid.states, policy.actions)
+        if actions is policy.actions or np.array_equal(actions, policy.actions):
+            return policy
+        if not policy.categorical:
+            return policy.moved(actions)
+        cells = np.broadcast_to(np.arange(len(actions))[:, None], policy.weights.shape)
+        weights = np.zeros_like(policy.weights)
+        np.add.at(weights, (cells, problem.combination_of(actions)), policy.weights)
+        return policy.moved(policy.actions, weights)
 
     def _require_one_class(self, operator: MarkovOperator) -> None:
         """Raise ReducibleChainError where the average cost depends on where one starts, with cells and a remedy."""

@@ -167,6 +167,15 @@ class ParticlePolicy:
         low, high = (end.reshape(*states.shape[:-1], *atoms, -1) for end in ends)
         return np.asarray(np.clip(actions, low, high))
 
+    def _allowed(self, state: States, actions: np.ndarray) -> np.ndarray:
+        """Clip actions (..., m), or atoms (..., K, m), as `_within`; values that are not allowed at the states give way."""
+        if self.limits is None:
+            return actions
+        found = self._within(state, actions)
+        states = self.grid.inside(state_array(state, self.grid.names))
+        flat = states.reshape(-1, states.shape[-1])
+        return self.limits.admitted(flat, found.reshape(len(flat), -1, found.shape[-1])).reshape(found.shape)
+
     def cell_mean(self) -> np.ndarray:
         """Return the mean action of every cell, (cells, m)."""
         return np.einsum("ki,kia->ka", self.weights, self.actions)
@@ -196,7 +205,7 @@ class ParticlePolicy:
     def distribution(self, state: States) -> ActionDistribution:
         """Return the distribution that `sample` draws from at arbitrary states (..., d): atoms (..., K, m) and their weights."""
         found = self._between(*self._around(state))
-        return ActionDistribution(self._within(state, found.actions), found.weights)
+        return ActionDistribution(self._allowed(state, found.actions), found.weights)
 
     def _between(self, cells: np.ndarray, shares: np.ndarray) -> ActionDistribution:
         """Return the displacement interpolation of neighbouring cells (..., C) with shares (..., C), or their vote."""
@@ -262,9 +271,9 @@ class ParticlePolicy:
                 some = number == k
                 near = self._of_values(k, cells[some], shares[some])
                 result[some] = self._joined(values, np.einsum("kc,kca->ka", near, others.cell_mean()[cells[some]]))
-            return self._within(state, result)
+            return self._allowed(state, result)
         likeliest: np.ndarray = self.actions[0][np.einsum("...c,...ci->...i", shares, self.weights[cells]).argmax(axis=-1)]
-        return likeliest
+        return self._allowed(state, likeliest)
 
     @cached_property
     def _reached(self) -> np.ndarray:
@@ -301,7 +310,7 @@ class ParticlePolicy:
         neighbours that take these values.
         Where bounds depend on the state, what is drawn is clipped to those of the state.
         """
-        return self._within(state, self._drawn(*self._around(state), rng))
+        return self._allowed(state, self._drawn(*self._around(state), rng))
 
     def _drawn(self, cells: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.mixed:
@@ -443,10 +452,11 @@ def limits_of(case_text: str, states: Sequence[str]) -> ActionLimits | None:
     """
     try:
         tables = tomllib.loads(case_text)
-        given = [table.get("bounds") for table in tables.get("actions", {}).values()]
-    except (ValueError, RecursionError, AttributeError):
+        given = [table.get("bounds") for table in tables["actions"].values()]
+    except (ValueError, RecursionError, AttributeError, KeyError):
         return None
-    if not any(isinstance(end, str) for ends in given if isinstance(ends, list) for end in ends):
+    moving = any(isinstance(end, str) for ends in given if isinstance(ends, list) for end in ends)
+    if not moving and not any("allowed" in table for table in tables["actions"].values()):
         return None
     from wassgrid.case.statement import stated_limits
 
@@ -469,7 +479,8 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     weights = weights / weights.max()  # their sum may overflow
     weights = np.tile(weights / weights.sum(), (grid.size, 1))
     if problem.choices is not None:
-        return ParticlePolicy(grid, np.tile(problem.choices, (grid.size, 1, 1)), weights, True, value_names=problem.value_names)
+        actions = np.tile(problem.choices, (grid.size, 1, 1))
+        return ParticlePolicy(grid, actions, weights, True, problem.limits, (), problem.value_names)
     rng = np.random.default_rng(settings.seed)
     low, high = (limit[:, None] for limit in problem.limits_at(grid.states))
     shape = (grid.size, settings.particles, problem.action_dimension)

@@ -262,6 +262,8 @@ class Case(CaseTables):
                 continue
             if action.bounds is not None:
                 raise CaseError(f"actions.{other}.bounds: not beside values, which are all that the action takes")
+            if action.allowed is not None and self.policy.entropy is not None:
+                raise CaseError(f"actions.{other}.allowed: a reference law is the same in all states, leave out policy.entropy")
             count *= len(action.numbers) ** len(self._members(other))
             if count > most:
                 kind = f"combinations of values beside {beside[0]}" if beside else "actions in all"
@@ -309,6 +311,9 @@ class Case(CaseTables):
         for section in ("states", "actions"):
             if not getattr(self, section):
                 raise CaseError(f"{section}: expected at least one table [{section}.NAME]")
+        for key, action in self.actions.items():
+            if action.allowed is not None and action.values is None:
+                raise CaseError(f"actions.{key}.allowed: {key} takes no values of a list, give it some, or bounds of the states")
         self._check_time()
         criterion = self.criterion
         if (criterion.kind == "discounted") != (criterion.discount is not None):

@@ -101,7 +101,8 @@ def _action(key: str, name: str, index: Index | None, table: ActionTable) -> Fam
     """Return the family of a table of actions."""
     if table.values is not None:
         numbers = table.numbers
-        return Family(key, name, index, (min(numbers), max(numbers)), values=numbers, value_names=table.names)
+        hull, allowed = (min(numbers), max(numbers)), table.allowed or ""
+        return Family(key, name, index, hull, values=numbers, value_names=table.names, allowed=allowed)
     low, high = table.bounds or (-float("inf"), float("inf"))
     if isinstance(low, str) or isinstance(high, str):
         ends = [end if isinstance(end, str) else repr(float(end)) for end in (low, high)]

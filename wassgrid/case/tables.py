@@ -94,6 +94,11 @@ class ActionTable(Table):
         description="all numbers that the action takes, as gears and switches do, say [-1, 0, 1], or with names for figures and "
         "results, { reverse = -1, neutral = 0, drive = 1 }; others may have bounds",
     )
+    allowed: Annotated[str, PlainValidator(read_word)] | None = Field(
+        None,
+        description="condition on states and actions that take values of lists, under which a value may be taken, such as "
+        "gear <= 1 or v > 0.5; where it fails the nearest value that is allowed takes its place (default: always)",
+    )
     unit: Word = Field("", description="unit of the action, for figures and result files")
 
     @property

@@ -64,6 +64,7 @@ def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | N
     try:
         low, high, assumed, coercive = search_box(evaluation)
         actions, values, lead = best_actions(ActionValue.build(evaluation, low, high), low, high, before)
+        actions = evaluation.model.problem.admitted(evaluation.policy.grid.states, actions[:, None])[:, 0]
         return BestActions(actions, values, low, high, assumed, coercive, lead)
     except ProblemError as error:
         cells = np.arange(evaluation.policy.grid.size)
@@ -80,7 +81,9 @@ def _best_listed(evaluation: Evaluation) -> BestActions:
     low, high = (limit[:, 0] for limit in evaluation.model.limits)
     unknown = np.full(cells.size, -1.0, np.float32)
     values = q[cells, best] if evaluation.entropy is None else evaluation.entropy.soft_minimum(q)[0]
-    return BestActions(evaluation.policy.actions[cells, best], values, low, high, "", True, unknown)
+    actions = evaluation.policy.actions[cells, best]
+    actions = evaluation.model.problem.admitted(evaluation.policy.grid.states, actions[:, None])[:, 0]
+    return BestActions(actions, values, low, high, "", True, unknown)
 
 
 def restored_best(evaluation: Evaluation, actions: np.ndarray, values: np.ndarray, lead: np.ndarray) -> BestActions:

@@ -168,18 +168,19 @@ class ControlProblem:
         """Whether nothing comes after the goal."""
         return self.goal is not None and not self.goal.restarts
 
-    @cached_property
+    @property
     def listed(self) -> NDArray[np.bool_]:
         """Which actions take values of a list, (m,): they do not slide, and nothing is differentiated along them."""
-        return np.array([bool(family.values) for family in self.model.actions for _ in family.members])
+        return self.model.listed
 
-    @cached_property
+    @property
     def combinations(self) -> Array:
         """All combinations (B, l) of the values of those l actions, the last one changes fastest; of none the empty one."""
-        lists = [family.values for family in self.model.actions for _ in family.members if family.values]
-        if not lists:
-            return np.zeros((1, 0))
-        return np.stack(np.meshgrid(*lists, indexing="ij"), axis=-1).reshape(-1, len(lists))
+        return self.model.combinations
+
+    def admitted(self, states: Array, actions: Array) -> Array:
+        """Return actions (K, N, m) at states (K, d), with the nearest values that are allowed there for those that are not."""
+        return actions if self.limits is None else self.limits.admitted(states, actions)
 
     @cached_property
     def value_names(self) -> tuple[Mapping[float, str], ...]:
@@ -371,13 +372,13 @@ class ControlProblem:
         Memory: cells * N * (d + 1) * (1 + m + m**2) doubles at order 2; callers go over blocks of cells.
         Where mean and cost are finite and a derivative is not (a cusp, the root of zero), the derivative counts as zero: what
         moves by derivatives stays there. `action_ranges` knows such boxes as not smooth. Along actions that take values of a list
-        derivatives are zero.
+        derivatives are zero. Where a value is not allowed, the nearest one that is takes its place (`admitted`).
         Raises ProblemError naming the first mean or cost that is not finite, and where; with strict=False such an action costs
         infinity, and its mean is the lower end of the domain.
         """
         plan, function = self._action_functions(order)
         states = np.asarray(states, dtype=float)
-        actions = np.asarray(actions, dtype=float)
+        actions = self.admitted(states, np.asarray(actions, dtype=float))
         (cells, particles, m), d = actions.shape, self.state_dimension
         # zero has one sign: atan2(-0.0, -1) is not a value that an action near it has
         state_columns = [(states[:, k] + 0.0)[:, None] for k in range(d)]
@@ -421,6 +422,9 @@ class ControlProblem:
         endless = np.isinf(low).any(axis=1) | np.isinf(high).any(axis=1)
         plan, function = self._action_functions(order, "interval")
         at_values = self.listed & (low == high).all(axis=0)
+        if self.listed.any() and at_values[self.listed].all():
+            values_there = self.admitted(states, low[:, None])[:, 0, self.listed]
+            low, high = self.chosen(low, values_there), self.chosen(high, values_there)
         ends = zip(at_values, low.T, high.T, strict=True)
         actions = [bottom + 0.0 if known else Interval(bottom, top) for known, bottom, top in ends]
         values = function(*np.ascontiguousarray(states.T), *actions)

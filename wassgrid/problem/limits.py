@@ -24,17 +24,21 @@ _TOUCHING = 1e-12  # of the size of bounds: those that are nearer than rounding 
 
 @dataclass(frozen=True, eq=False)
 class ActionLimits:
-    """The bounds low(s) <= a <= high(s) of the actions of a model, of which some depend on the states."""
+    """The bounds low(s) <= a <= high(s) of the actions of a model, of which some depend on the states, and the values of lists
+    that are allowed at a state."""
 
     model: Model
 
     @classmethod
     def of(cls, model: Model) -> ActionLimits | None:
-        """Return the bounds of a model, None where all are numbers.  Raises ProblemError for texts that are no bounds."""
-        if not any(family.ends is not None for family in model.actions):
+        """Return the limits of a model, None where all bounds are numbers and all values are allowed everywhere.
+
+        Raises ProblemError for texts that are no bounds or conditions.
+        """
+        if not any(family.ends is not None or family.allowed for family in model.actions):
             return None
         limits = cls(model)
-        limits.expressions  # noqa: B018 - reads the texts
+        limits.expressions, limits.conditions  # noqa: B018 - reads the texts
         return limits
 
     def __getstate__(self) -> dict[str, Any]:
@@ -45,8 +49,10 @@ class ActionLimits:
         """Return lowest and highest actions, (K, m) each, at states (K, d).
 
         Infinite where an action has no bounds. Raises ProblemError where an end that depends on the states is not finite, or
-        where the ends cross: there no action is left.
+        where the ends cross or no value is allowed: there no action is left.
         """
+        if self.conditions:
+            self._require_some(np.asarray(states, dtype=float))
         columns = [np.ascontiguousarray(column) + 0.0 for column in np.asarray(states, dtype=float).T]
         values = np.stack(self._function(*columns), axis=-1).reshape(len(states), len(self._members), 2)
         for k, (family, name, _) in enumerate(self._members):
@@ -67,6 +73,47 @@ class ActionLimits:
                     f"{high[row]:.6g}, and no action is left: change the bounds, say with max(..., ...), or states.NAME.domain"
                 )
         return np.ascontiguousarray(values[:, :, 0]), np.ascontiguousarray(values[:, :, 1])
+
+    def admitted(self, states: Array, actions: Array) -> Array:
+        """Return actions (K, N, m) at states (K, d), those whose values are not allowed there with the nearest values that are.
+
+        Nearest by the sum of the squares of the distances of the numbers, the first of equals. Raises ProblemError where none is.
+        """
+        if not self.conditions or actions.size == 0:
+            return actions
+        listed, combinations = self.model.listed, self.model.combinations
+        rows, places = np.nonzero(~self._allowed(states, actions[..., listed]))
+        if rows.size == 0:
+            return actions
+        self._require_some(states[np.unique(rows)])
+        given, there = actions[rows, places], states[rows]
+        nearest, least = given[:, listed].copy(), np.full(rows.size, np.inf)
+        for values in combinations:
+            away = np.square(given[:, listed] - values).sum(axis=1)
+            closer = (away < least) & self._allowed(there, np.broadcast_to(values, (rows.size, 1, values.size)))[:, 0]
+            nearest[closer], least[closer] = values, away[closer]
+        given[:, listed] = nearest
+        result = np.array(actions, dtype=float)
+        result[rows, places] = given
+        return result
+
+    def _allowed(self, states: Array, values: Array) -> NDArray[np.bool_]:
+        """Tell of combinations of values (K, N, l) whether they are allowed at states (K, d), (K, N)."""
+        columns = [column[:, None] + 0.0 for column in states.T]
+        found = self._conditions(*columns, *(values[..., k] for k in range(values.shape[-1])))
+        return np.asarray(np.all([np.broadcast_to(part, values.shape[:2]) > 0.5 for part in found], axis=0))
+
+    def _require_some(self, states: Array) -> None:
+        """Raise ProblemError where no combination of values is allowed, at states (K, d)."""
+        combinations = self.model.combinations
+        some = self._allowed(states, np.broadcast_to(combinations, (len(states), *combinations.shape))).any(axis=1)
+        if not some.all():
+            family = next(family for family in self.model.actions if family.allowed)
+            where = located(self.states, states[int(np.argmin(some))])
+            raise ProblemError(
+                f"actions.{family.key}.allowed: at {where} no value is left: let some value be allowed in every state, say "
+                f"({family.allowed}) or {family.key} == {family.values[0]:g}, or change states.NAME.domain"
+            )
 
     def hull(self, domain: Array) -> Array:
         """Return bounds (m, 2) that hold those of all states in the domain (d, 2), by interval arithmetic."""
@@ -93,6 +140,21 @@ class ActionLimits:
             ends = map(sp.Float, family.interval) if family.ends is None else self.model.ends_of(family, position)
             result += ends
         return result
+
+    @cached_property
+    def conditions(self) -> list[sp.Expr]:
+        """What is 1 where the values of all actions are allowed, and 0 elsewhere: of every action that has a condition."""
+        found = [self.model.allowed_of(family, k) for family, _, k in self._members if family.allowed]
+        for condition in found:
+            if condition == 0:
+                key = next(family.key for family in self.model.actions if family.allowed)
+                raise ProblemError(f"actions.{key}.allowed: no value is allowed in any state")
+        return found
+
+    @cached_property
+    def _conditions(self) -> ArrayFunction:
+        names = [name for (_, name, _), listed in zip(self._members, self.model.listed, strict=True) if listed]
+        return compile_functions([*self.states, *map(sp.Symbol, names)], self.conditions, broadcast=False)
 
     @cached_property
     def shares(self) -> dict[sp.Symbol, sp.Expr]:

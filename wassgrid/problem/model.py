@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import sympy as sp
+from numpy.typing import NDArray
 
 from wassgrid.errors import WassgridError
 from wassgrid.problem.expression import ExpressionError, Index, Scope, parse, parse_condition
@@ -25,6 +27,7 @@ class Family:
     interval: domain of a state, bounds of an action; infinite where none is given.
     values: all that an action takes, none where it takes a whole interval; value_names: their names, where they have names.
     ends: texts of its bounds, where one of them depends on the states, whose interval is infinite then.
+    allowed: text of the condition under which an action of a list may take a value, empty: always.
     law: text of `next` (discrete time) or `drift`; noise: text of `noise` or `diffusion`; both empty for actions.
     """
 
@@ -38,6 +41,7 @@ class Family:
     values: tuple[float, ...] = ()
     value_names: tuple[str, ...] = ()
     ends: tuple[str, str] | None = None
+    allowed: str = ""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -155,6 +159,29 @@ class Model:
         scope = self._state_scope("bounds may depend on", bound, template=False)
         low, high = (self._parse(f"actions.{action.key}.bounds", text, scope) for text in action.ends)
         return low, high
+
+    def allowed_of(self, action: Family, position: int) -> sp.Expr:
+        """Parse `allowed` of one member, a condition on states and actions of lists (1 where it holds, 0 elsewhere)."""
+        bound = {} if action.index is None else {action.index.name: position}
+        listed = [family for family in self.actions if family.values]
+        scope = self._scope(bound, families=[*self.states, *listed])
+        what = "allowed may depend on states, parameters and actions that take values of lists only, not on the action"
+        reasons = {family.name: f"{what} {family.name}" for family in self.actions if not family.values}
+        scope = Scope(**{**vars(scope), "forbidden": reasons})
+        return self._parse(f"actions.{action.key}.allowed", action.allowed, scope, parse_condition)
+
+    @cached_property
+    def listed(self) -> NDArray[np.bool_]:
+        """Which actions take values of a list, (m,)."""
+        return np.array([bool(family.values) for family in self.actions for _ in family.members], dtype=bool)
+
+    @cached_property
+    def combinations(self) -> NDArray[np.float64]:
+        """All combinations (B, l) of the values of those l actions, the last one changes fastest; of none the empty one."""
+        lists = [family.values for family in self.actions for _ in family.members if family.values]
+        if not lists:
+            return np.zeros((1, 0))
+        return np.stack(np.meshgrid(*lists, indexing="ij"), axis=-1).reshape(-1, len(lists))
 
     def of_states(self, key: str, text: str, what: str, condition: bool = False) -> sp.Expr:
         """Parse an expression of states and parameters, or a condition on them (1 where it holds, 0 elsewhere).
