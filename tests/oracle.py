@@ -412,7 +412,7 @@ class DenseProblem:
                 self.states = states | {name: states[name] + shift * (axis.spacing + np.abs(states[name]))}
                 look(actions)
         self.states = states
-        for a in (a for a, values in enumerate(self.lists) if not values):
+        for a in range(actions.shape[1]):
             shifts = [shift * (1.0 + np.abs(actions[:, a])) for shift in (-1e-13, -1e-15, 1e-15, 1e-13)]
             # a value alone (a == k) is met by whole units in the last place, of the action or of a sum of a size near one
             units = (np.spacing(np.abs(actions[:, a])), 0.5 * np.finfo(float).eps, 0.125 * np.finfo(float).eps)
