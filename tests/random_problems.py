@@ -318,6 +318,8 @@ def mixed_problem(seed: int) -> str:
         bounds = re.findall(r"\[actions\.(\w)\]\nbounds = \[([^\"\]]*), ([^\"\]]*)\]", text)
         if text.count("[actions.") == 2 and bounds:
             break
+    if moving:
+        text = text.replace(" == ", " >= ")  # at an end that moves rounding decides what is equal to it
     name, low, high = bounds[int(rng.integers(len(bounds)))]
     drawn = np.round(rng.uniform(float(low), float(high), 4), 3).tolist()
     values = list(dict.fromkeys([*drawn[:2], float(low), float(high), *drawn[2:]]))[: int(rng.integers(2, 5))]
