@@ -67,7 +67,10 @@ def test_the_neural_command_of_readme_names_a_case_that_runs():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("options", [{}, {"precision": "float64"}, {"method": "adam"}, {"latent_dimension": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"precision": "float64"}, {"method": "adam", "value": "quadratic"}, {"latent_dimension": 2, "value": "network"}],
+)
 def test_going_on_from_a_checkpoint_gives_the_same_bits(options):
     case = ring(3, **options)
     straight = states_of(make_solver(case), 4)
@@ -230,6 +233,9 @@ def test_mean_and_sample_of_a_stochastic_policy_agree():
         ("precision", "float16", "neural.precision: expected one of float32, float64"),
         ("step_decay", 2.0, "neural.step_decay: expected a number from 0 to 1"),
         ("learning_rate", 0.1, "neural.learning_rate: unknown key"),
+        ("value", "network", "neural.value: a network takes its widths from neural.hidden"),
+        ("value", "quadratc", "did you mean 'quadratic'"),
+        ("trace", 1.5, "neural.trace: expected a number from 0 to 1"),
         ("linear_path", False, "neural.hidden: empty, and linear_path = false"),
     ],
 )

@@ -82,7 +82,17 @@ class NeuralSettings(Table):
     tail: CountOrZero = Field(
         32,
         description="further chain steps that lend those actions their costs; the gradient's truncation bias falls with it "
-        "as fast as the closed loop forgets",
+        "as fast as the closed loop forgets (default with a value function: 0)",
+    )
+    value: Annotated[str, PlainValidator(choice("none", "quadratic", "network"))] = Field(
+        "none",
+        description="learnt value function that stands for the costs after the window, so that short windows suffice: "
+        "quadratic in the inputs (exact for linear dynamics and quadratic costs) or a network of the policy's widths",
+    )
+    trace: Annotated[float, PlainValidator(ranged("a number from 0 to 1", lambda x: 0.0 <= x <= 1.0))] = Field(
+        0.7,
+        description="lambda of the returns with a value function: 0 trusts it after one step (little noise), 1 at the end of "
+        "the window alone",
     )
     precision: Annotated[str, PlainValidator(choice("float32", "float64"))] = Field(
         "float32", description="floating-point format of the run: float32 or float64"
@@ -125,6 +135,13 @@ class NeuralSettings(Table):
         description="the long simulation that measures the finished policy",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tail_where_a_value_stands_for_it(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("value", "none") != "none":
+            return {"tail": 0, **given}
+        return given
+
     @model_validator(mode="after")
     def _check_together(self) -> NeuralSettings:
         low, high = self.damping_range
@@ -132,6 +149,8 @@ class NeuralSettings(Table):
             raise keyed_error("damping", f"{self.damping:g} lies outside damping_range = [{low:g}, {high:g}]")
         if not self.hidden and not self.linear_path:
             raise keyed_error("hidden", "empty, and linear_path = false: give widths or the linear path")
+        if self.value == "network" and not self.hidden:
+            raise keyed_error("value", 'a network takes its widths from neural.hidden: give some, or "quadratic"')
         window = self.chains * self.horizon
         if self.metric_samples is not None and self.metric_samples > window:
             raise keyed_error(

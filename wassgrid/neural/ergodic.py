@@ -5,11 +5,20 @@ of the costs with respect to a small push of one action a_t is an unbiased sampl
 costs after the end of the window: they are left out, which biases it by O(r^k) for an action k steps before the end,
 r the rate at which the closed loop forgets. The `tail` steps at the end of a window therefore lend their costs and
 give no samples.
+
+A value function V says what comes after the window, and, with weights, after every step of it: with the trace l in place of the
+total derivative
+
+    dL/ds_t = c_s + F_s' [(1 - l) grad V(s_t+1) + l dL/ds_t+1],    dL/ds_T = grad V(s_T),
+
+of costs under the policy, and likewise for actions: the mean, with weights that fall as l^k, of windows of k steps that end in V.
+A short one has little noise, a long one little of V's error.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,6 +29,13 @@ from jax import Array
 
 from wassgrid.neural.dynamics import Dynamics
 from wassgrid.neural.policies import PushForwardPolicy
+
+
+class Ending(NamedTuple):
+    """What comes after a window: a value function of states (..., d), and the trace l from 0 to 1."""
+
+    value: Callable[[Array], Array]
+    trace: float
 
 
 class Randomness(NamedTuple):
@@ -37,6 +53,7 @@ class Window(NamedTuple):
     costs: Array  # (T + tail, K)
     states: Array  # (T + tail, K, d)
     action_gradients: Array  # (T, K, m), samples of grad_a Q
+    state_gradients: Array  # (T, K, d), samples of grad V at the states; (0, K, d) without a value function
     end: Array  # (K, d), states after T + tail steps
 
 
@@ -67,29 +84,42 @@ def simulate(
     randomness: Randomness,
     perturbations: Array | None = None,
     change: tuple[int, Array] | None = None,
+    shifts: Array | None = None,
+    ending: Ending | None = None,
 ) -> tuple[Array, Array, Array]:
     """Run the closed loop from states (K, d): return end states (K, d), costs (T, K) and the states acted in (T, K, d).
 
-    `perturbations` (T, K, m) are added to the actions; from the step of `change` on, its parameters act. Under reverse
-    mode a step stores its state alone and recomputes the rest (jax.checkpoint): memory is that of the arrays here,
+    `perturbations` (T, K, m) are added to the actions, `shifts` (T, K, d) to the states; from the step of `change` on, its
+    parameters act. `ending` changes derivatives alone: those of the costs are as said above, but for the last states'. Under
+    reverse mode a step stores its state alone and recomputes the rest (jax.checkpoint): memory is that of the arrays here,
     T K (2 d + m + noise + latents) numbers, plus one step's network activations, whatever the network and the horizon.
     """
 
     @jax.checkpoint
-    def advance(state: Array, inputs: tuple[Array, Randomness, Array | None]) -> tuple[Array, tuple[Array, Array]]:
-        step, random, perturbation = inputs
+    def advance(state: Array, inputs: tuple[Array, Randomness, Array | None, Array | None]) -> tuple[Array, tuple[Array, Array]]:
+        step, random, perturbation, shift = inputs
+        promised = None
+        if ending is not None:
+            # nothing is added to states and costs; (1 - l) grad V and l of what follows are what the derivative sees
+            seen, fixed = ending.value(state), jax.lax.stop_gradient(state)
+            promised = (1.0 - ending.trace) * (seen - jax.lax.stop_gradient(seen))
+            state = fixed + ending.trace * (state - fixed)
+        if shift is not None:
+            state = state + shift
         theta = parameters if change is None else jnp.where(step < change[0], parameters, change[1])
         action = policy(theta, state, random.latents)
         if perturbation is not None:
             action = action + perturbation
         cost = dynamics.stage_cost(state, action)
+        if promised is not None:
+            cost = cost + promised
         following = dynamics.next_state(state, action, random.noise)
         if dynamics.discount is not None:
             following = jnp.where(random.restarts[:, None], random.fresh, following)
         return following, (cost, state)
 
     steps = jnp.arange(randomness.noise.shape[0])
-    end, (costs, visited) = jax.lax.scan(advance, states, (steps, randomness, perturbations))
+    end, (costs, visited) = jax.lax.scan(advance, states, (steps, randomness, perturbations, shifts))
     return end, costs, visited
 
 
@@ -100,16 +130,26 @@ def window(
     states: Array,
     randomness: Randomness,
     horizon: int,
+    ending: Ending | None = None,
 ) -> Window:
-    """Run one window from states (K, d) and differentiate its costs with respect to the actions of its first T steps."""
+    """Run one window from states (K, d) and differentiate its costs, and what its ending says of those after it, with respect to
+    the actions of its first T steps, and, with an ending, to the states acted in."""
 
-    def total_cost(perturbations: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-        end, costs, visited = simulate(dynamics, policy, parameters, states, randomness, perturbations)
-        return jnp.sum(costs), (costs, visited, end)
+    def total_cost(perturbations: Array, shifts: Array | None) -> tuple[Array, tuple[Array, Array, Array]]:
+        end, costs, visited = simulate(
+            dynamics, policy, parameters, states, randomness, perturbations, shifts=shifts, ending=ending
+        )
+        later = 0.0 if ending is None else jnp.sum(ending.value(end))
+        return jnp.sum(costs) + later, (costs, visited, end)
 
-    zero = jnp.zeros((*randomness.noise.shape[:2], policy.action_dimension), states.dtype)
-    gradients, (costs, visited, end) = jax.grad(total_cost, has_aux=True)(zero)
-    return Window(costs, visited, gradients[:horizon], end)
+    steps = randomness.noise.shape[0]
+    zero = jnp.zeros((steps, states.shape[0], policy.action_dimension), states.dtype)
+    if ending is None:
+        gradients, (costs, visited, end) = jax.grad(total_cost, has_aux=True)(zero, None)
+        return Window(costs, visited, gradients[:horizon], jnp.zeros((0, *states.shape), states.dtype), end)
+    still = jnp.zeros((steps, *states.shape), states.dtype)
+    (gradients, slopes), (costs, visited, end) = jax.grad(total_cost, (0, 1), has_aux=True)(zero, still)
+    return Window(costs, visited, gradients[:horizon], slopes[:horizon], end)
 
 
 def first_bad(costs: Array, states: Array) -> tuple[Array, Array]:

@@ -28,6 +28,7 @@ NEURAL_COLUMNS = {
     "iterations": ("iterations of the metric solver", "1"),
     "residual": ("relative residual of the metric solver", "1"),
 }
+VALUE_COLUMNS = {"value_error": ("what the slopes of the value function missed of their samples, relative to these", "1")}
 
 
 def neural_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
@@ -44,5 +45,6 @@ def neural_layout(case: Case) -> dict[str, Any]:
     count = make_solver(case).blueprint.parameter_count
     axes = [Axis("parameter", np.arange(count), "parameter number")]
     parameters = Variable(("parameter",), "parameters of the policy network", "1")
-    columns = variables(case, COLUMNS | NEURAL_COLUMNS)
+    learnt = case.neural is not None and case.neural.value != "none"
+    columns = variables(case, COLUMNS | NEURAL_COLUMNS | (VALUE_COLUMNS if learnt else {}))
     return {"axes": axes, "series": {"convergence": columns, FRAMES: {"parameters": parameters}}}

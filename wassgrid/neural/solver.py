@@ -21,7 +21,7 @@ from wassgrid.neural.computed_policy import NeuralPolicy, blueprint_of, precisio
 from wassgrid.neural.dynamics import Dynamics
 from wassgrid.neural.ergodic import ErgodicCost, draw, first_bad, measure, simulate
 from wassgrid.neural.policies import PushForwardPolicy
-from wassgrid.neural.training import TrainingState
+from wassgrid.neural.training import StepOutcome, TrainingState
 from wassgrid.runs.loop import CONVERGED, STOPPED, StepRecord, Verdict
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ class NeuralSolver:
                     "policy.initial a stabilising mean, or the states domains"
                 )
             facts = {"objective": float(cost), "step_length": 0.0}
+            while int(training_state.step) < 0:
+                training_state, outcome = training.advance(self.settings, self.dynamics, policy, training_state)
+                self._require_finite(self._facts(outcome))
         state = NeuralState(policy, training_state, facts, np.zeros(0), time.perf_counter() - began)
         return self._measured(state)
 
@@ -118,7 +121,20 @@ class NeuralSolver:
         began = time.perf_counter()
         with precision(self.settings):
             following, outcome = training.advance(self.settings, self.dynamics, state.policy, state.training)
-            facts = {name: float(value) for name, value in jax.device_get(outcome)._asdict().items()}
+            facts = self._facts(outcome)
+        self._require_finite(facts)
+        agreements = np.append(state.agreements, facts["agreement"])
+        elapsed = state.elapsed + time.perf_counter() - began
+        return self._measured(NeuralState(state.policy, following, facts, agreements, elapsed))
+
+    def _facts(self, outcome: StepOutcome) -> dict[str, float]:
+        facts = {name: float(value) for name, value in jax.device_get(outcome)._asdict().items()}
+        if self.settings.value == "none":
+            del facts["value_error"]
+        return facts
+
+    def _require_finite(self, facts: dict[str, float]) -> None:
+        """Take what was bad out of the facts of a step.  Raises ChainsDivergedError."""
         bad, count = int(facts.pop("bad_step")), int(facts.pop("bad_chains"))
         if bad >= 0:
             raise ChainsDivergedError(
@@ -131,9 +147,6 @@ class NeuralSolver:
                 "the gradient is not finite although states and costs are: shorten neural.horizon or neural.tail, or take "
                 'neural.precision = "float64"'
             )
-        agreements = np.append(state.agreements, facts["agreement"])
-        elapsed = state.elapsed + time.perf_counter() - began
-        return self._measured(NeuralState(state.policy, following, facts, agreements, elapsed))
 
     def record(self, state: NeuralState) -> StepRecord:
         """Describe a state: the objective is that of the policy the last step started from, over the step's own window."""
@@ -163,7 +176,11 @@ class NeuralSolver:
     def restore(self, checkpoint: Mapping[str, Any]) -> NeuralState:
         """Return the state of a checkpoint; going on from it gives the same numbers, bit for bit."""
         with precision(self.settings):
-            fields = {name: jnp.asarray(np.asarray(checkpoint[name])) for name in TrainingState._fields}
+            # runs of earlier versions had no value function
+            known = {"value_parameters": np.zeros(0), "value_unit": np.ones(()), **checkpoint}
+            dtype = self.blueprint.scale.dtype
+            fields = {name: jnp.asarray(np.asarray(known[name])) for name in TrainingState._fields}
+            fields |= {name: fields[name].astype(dtype) for name in ("value_parameters", "value_unit")}
             fields["step"] = fields["step"].astype(jnp.int32)
             policy = with_units(self.blueprint, checkpoint["input_offset"], checkpoint["input_scale"])
         agreements = np.asarray(checkpoint["agreements"], dtype=float)
@@ -254,6 +271,6 @@ def _begin(
         late = visited[settings.burn_in // 2 :].reshape(-1, states.shape[1])
         spread = jnp.std(late, axis=0)
         policy = replace(blueprint, offset=jnp.mean(late, axis=0), scale=jnp.where(spread > 0, spread, 1))
-    state = training.start(settings, policy, end, for_training)
-    cost = jnp.mean(costs[settings.burn_in // 2 :])
+    cost, spread = jnp.mean(costs[settings.burn_in // 2 :]), jnp.std(costs[settings.burn_in // 2 :])
+    state = training.start(settings, policy, end, for_training, jnp.where(spread > 0, spread, jnp.ones((), dtype)))
     return policy, state, cost, first_bad(costs, visited)[0]

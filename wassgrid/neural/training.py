@@ -15,6 +15,7 @@ learning via Hessian-free optimization), and a step that raises the cost is not 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -25,9 +26,10 @@ from jax import Array
 
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.neural.dynamics import Dynamics
-from wassgrid.neural.ergodic import Randomness, Window, draw, first_bad, simulate, window
+from wassgrid.neural.ergodic import Ending, Randomness, Window, draw, first_bad, simulate, window
 from wassgrid.neural.metric import Tangent, conjugate_gradients, kernel_form, nystrom, tangent
 from wassgrid.neural.policies import PushForwardPolicy
+from wassgrid.neural.values import WINDOWS, ValueFunction
 
 FIRST_DECREASE = 0.01  # of the mean absolute cost: what the linear model promises of a step while no curvature is known
 CURVATURE_CHANGE = (0.5, 4.0)  # one measurement changes the curvature by a factor between these
@@ -41,7 +43,7 @@ ADAM_RATE = 1e-3
 class TrainingState(NamedTuple):
     """Everything a run needs to go on, bit for bit: arrays only."""
 
-    step: Array
+    step: Array  # of the optimisation; below 0 while a value function is fitted to the first policy
     flow_time: Array
     parameters: Array  # theta (parameter_count,)
     averaged: Array  # (parameter_count,) polynomial-decay average of theta: the reported policy
@@ -52,6 +54,8 @@ class TrainingState(NamedTuple):
     direction: Array  # (parameter_count,) last direction w
     first_moment: Array  # Adam's, (parameter_count,); (0,) for other methods
     second_moment: Array
+    value_parameters: Array  # phi of the value function, (0,) without one
+    value_unit: Array  # (), its unit
 
 
 class StepOutcome(NamedTuple):
@@ -73,17 +77,28 @@ class StepOutcome(NamedTuple):
     residual: Array
     bad_step: Array  # first step of the window with a cost or state that is not finite, -1 if none
     bad_chains: Array  # how many chains had one
+    value_error: Array  # what the slopes of V missed of their samples, noise included, relative to these; 0 without V
 
 
-def start(settings: NeuralSettings, policy: PushForwardPolicy, chains: Array, key: Array) -> TrainingState:
-    """Return the state before the first step, for chains (K, d) that have reached the initial policy's stationary
-    law."""
+def value_of(settings: NeuralSettings, policy: PushForwardPolicy, unit: Array) -> ValueFunction | None:
+    """Return the value function of a run, None where it has none."""
+    if settings.value == "none":
+        return None
+    return ValueFunction(policy, unit, settings.hidden if settings.value == "network" else ())
+
+
+def start(settings: NeuralSettings, policy: PushForwardPolicy, chains: Array, key: Array, unit: Array) -> TrainingState:
+    """Return the state before the first step, for chains (K, d) that have reached the initial policy's stationary law.
+
+    unit (): a size of the cost.
+    """
     dtype = chains.dtype
     parameters = policy.initial_parameters(jax.random.fold_in(key, 0))
     moments = policy.parameter_count if settings.method == "adam" else 0
-    zero = jnp.zeros((), dtype)
+    zero, value = jnp.zeros((), dtype), value_of(settings, policy, unit)
+    none = jnp.zeros(0, dtype)
     return TrainingState(
-        step=jnp.zeros((), jnp.int32),
+        step=jnp.asarray(0 if value is None else -WINDOWS, jnp.int32),
         flow_time=zero,
         parameters=parameters,
         averaged=parameters,
@@ -94,6 +109,8 @@ def start(settings: NeuralSettings, policy: PushForwardPolicy, chains: Array, ke
         direction=jnp.zeros_like(parameters),
         first_moment=jnp.zeros(moments, dtype),
         second_moment=jnp.zeros(moments, dtype),
+        value_parameters=none if value is None else value.initial_parameters(jax.random.fold_in(key, 2)),
+        value_unit=unit,
     )
 
 
@@ -101,16 +118,25 @@ def start(settings: NeuralSettings, policy: PushForwardPolicy, chains: Array, ke
 def advance(
     settings: NeuralSettings, dynamics: Dynamics, policy: PushForwardPolicy, state: TrainingState
 ) -> tuple[TrainingState, StepOutcome]:
-    """Take one optimisation step."""
+    """Take one optimisation step; before step 0 the value function alone learns."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     for_window, for_samples, for_sketch = jax.random.split(key, 3)
     count, dtype = state.chains.shape[0], state.chains.dtype
+    moving, step = state.step >= 0, jnp.maximum(state.step, 0)
     steps = settings.horizon + settings.tail
     random = draw(dynamics, policy.latent_dimension, for_window, steps, count, dtype)
-    run = window(dynamics, policy, state.parameters, state.chains, random, settings.horizon)
+    value = value_of(settings, policy, state.value_unit)
+    ending = None if value is None else Ending(partial(value, state.value_parameters), settings.trace)
+    run = window(dynamics, policy, state.parameters, state.chains, random, settings.horizon, ending)
 
     samples = settings.horizon * count
     visited = run.states[: settings.horizon].reshape(samples, -1)
+    value_parameters, value_error = state.value_parameters, jnp.zeros((), dtype)
+    if value is not None:
+        slopes, fits = run.state_gradients.reshape(samples, -1), state.step + WINDOWS
+        value_parameters, value_error = value.fitted(
+            state.value_parameters, visited, slopes, fits, settings.cg_iterations
+        )
     latents = random.latents[: settings.horizon].reshape(samples, -1)
     gradients = run.action_gradients.reshape(samples, -1)
     everywhere = tangent(lambda theta: policy(theta, visited, latents), state.parameters)
@@ -129,7 +155,7 @@ def advance(
     else:
         direction = everywhere.pull(gradients) / samples
         if settings.method == "adam":
-            moments = optax.ScaleByAdamState(state.step, first_moment, second_moment)
+            moments = optax.ScaleByAdamState(step, first_moment, second_moment)
             direction, moments = optax.scale_by_adam().update(direction, moments)
             first_moment, second_moment = moments.mu, moments.nu
 
@@ -142,7 +168,7 @@ def advance(
         step_size = jnp.asarray(ADAM_RATE, dtype)
     else:
         first = FIRST_DECREASE * jnp.mean(jnp.abs(run.costs)) / slope
-        decay = (1 + state.step / DECAY_START) ** -settings.step_decay
+        decay = (1 + step / DECAY_START) ** -settings.step_decay
         step_size = jnp.where(state.curvature > 0, decay * slope / (state.curvature * length_squared), first)
     trial = state.parameters - step_size * direction
     predicted = step_size * slope - step_size**2 * state.curvature * length_squared / 2
@@ -150,7 +176,7 @@ def advance(
     curvature, damping = state.curvature, state.damping
     actual, accepted = jnp.asarray(jnp.nan, dtype), jnp.asarray(True)
     if settings.method != "adam":
-        actual = _decrease(dynamics, policy, state, trial, random, run, settings.horizon)
+        actual = _decrease(dynamics, policy, state, trial, random, run, settings.horizon, ending)
         rounding = 10 * jnp.finfo(dtype).eps * jnp.mean(jnp.abs(run.costs))
         accepted = actual > -rounding
         # actual = eta slope - eta^2 curvature |J w|^2 / 2
@@ -164,12 +190,19 @@ def advance(
         # a fixed step is the user's: it is only refused where the cost is not finite
         accepted = accepted if settings.step == "adaptive" else jnp.isfinite(actual)
 
+    if value is not None:
+        accepted = accepted & moving
+        # what the step would have taught of steps that are not taken
+        curvature, damping = jnp.where(moving, curvature, state.curvature), jnp.where(moving, damping, state.damping)
+        first_moment = jnp.where(moving, first_moment, state.first_moment)
+        second_moment = jnp.where(moving, second_moment, state.second_moment)
     parameters = jnp.where(accepted, trial, state.parameters)
     averaged = parameters
     if not isinstance(settings.averaging, str):
         # averaged_k = (1 - w_k) averaged_{k-1} + w_k theta_k,  w_k = (p + 1)/(k + p)   (Shamir and Zhang 2013)
-        weight = (settings.averaging + 1) / (state.step + 1 + settings.averaging)
+        weight = (settings.averaging + 1) / (step + 1 + settings.averaging)
         averaged = state.averaged + weight.astype(dtype) * (parameters - state.averaged)
+        averaged = jnp.where(moving, averaged, state.averaged)
     # <grad_a Q, J w> / |J w|: the norm itself when J w is the projection of grad_a Q
     gradient_norm = jnp.abs(slope) / jnp.sqrt(length_squared)
     taken = jnp.where(accepted, step_size, 0)
@@ -195,6 +228,7 @@ def advance(
         residual=residual,
         bad_step=bad_step,
         bad_chains=bad_chains,
+        value_error=value_error,
     )
     following = TrainingState(
         step=state.step + 1,
@@ -208,6 +242,8 @@ def advance(
         direction=direction,
         first_moment=first_moment,
         second_moment=second_moment,
+        value_parameters=value_parameters,
+        value_unit=state.value_unit,
     )
     return following, outcome
 
@@ -231,11 +267,13 @@ def _decrease(
     random: Randomness,
     run: Window,
     horizon: int,
+    ending: Ending | None,
 ) -> Array:
-    """Return the fall of the window's cost per step, on its own states and random numbers, when trial replaces
-    theta."""
-    _, costs, _ = simulate(dynamics, policy, trial, state.chains, random, change=(horizon, state.parameters))
-    return jnp.sum(run.costs - costs) / (horizon * run.costs.shape[1])
+    """Return the fall of the window's cost per step, and of what its ending says of those after it, on its own states and random
+    numbers, when trial replaces theta."""
+    end, costs, _ = simulate(dynamics, policy, trial, state.chains, random, change=(horizon, state.parameters))
+    later = 0.0 if ending is None else jnp.sum(ending.value(run.end) - ending.value(end))
+    return (jnp.sum(run.costs - costs) + later) / (horizon * run.costs.shape[1])
 
 
 def _corrected(curvature: Array, measured: Array, accepted: Array) -> Array:

@@ -1,0 +1,107 @@
+"""A learnt value function V_phi(s), and its fit to the adjoints of the chains.
+
+V(s) = unit (b'x + x'Bx + network(x)), x the policy's inputs without its noise, `unit` of the size of the cost; `quadratic` leaves
+the network out. All of it starts at zero.
+
+Of V only its slopes enter the gradient of the cost, and reverse mode gives samples of them: where L holds the costs from step t
+on and what V says of the rest (the lambda-returns of `ergodic.simulate`), dL/ds_t is an unbiased sample of grad V(s_t) once V is
+right. The fit is one Gauss and Newton step of
+
+    E |scale (grad V_phi(s_t) - dL/ds_t)|^2
+
+along a window, the same damped least squares as the natural gradient, taken in part: what is left of earlier windows averages
+the noise. Source: value gradients (Fairbank and Alonso 2012); lambda-returns (Sutton 1988).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from wassgrid.neural.metric import conjugate_gradients, tangent
+from wassgrid.neural.policies import ACTIVATIONS, PushForwardPolicy
+
+WINDOWS = 20  # of a run's first policy, to which V is fitted before the first optimisation step
+RATE = 0.05  # share of a Gauss and Newton step that is taken, at least; (1 + window)^-1/2 before
+DAMPING = 0.1  # of its metric, in squared slopes, both in units of the cost, per squared parameter
+
+
+class ValueFunction(eqx.Module):
+    """V: parameters phi (parameter_count,), states (..., d) -> (...,).
+
+    inputs: the policy that scales the states; unit (): of V; hidden: widths of the network, empty for a quadratic function.
+    """
+
+    inputs: PushForwardPolicy
+    unit: Array
+    hidden: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def input_dimension(self) -> int:
+        return self.inputs.input_dimension - self.inputs.latent_dimension
+
+    def parameter_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes of b and B, then weight and bias of each layer, input side first; the last layer has no bias."""
+        n = self.input_dimension
+        shapes: list[tuple[int, ...]] = [(n,), (n, n)]
+        for fan_in, fan_out in itertools.pairwise((n, *self.hidden)):
+            shapes += [(fan_in, fan_out), (fan_out,)]
+        return [*shapes, (self.hidden[-1],)] if self.hidden else shapes
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(math.prod(shape) for shape in self.parameter_shapes())
+
+    def initial_parameters(self, key: Array) -> Array:
+        """Draw phi (parameter_count,): hidden weights N(0, 1/fan_in) (LeCun), everything else zero."""
+        parts, dtype = [], self.inputs.scale.dtype
+        for index, shape in enumerate(self.parameter_shapes()):
+            if index >= 2 and len(shape) == 2:
+                weights = jax.random.normal(jax.random.fold_in(key, index), shape, dtype) / math.sqrt(shape[0])
+                parts.append(weights.ravel())
+            else:
+                parts.append(jnp.zeros(math.prod(shape), dtype))
+        return jnp.concatenate(parts)
+
+    def __call__(self, parameters: Array, states: Array) -> Array:
+        latents = jnp.zeros((*states.shape[:-1], self.inputs.latent_dimension), states.dtype)
+        x = self.inputs.inputs(states, latents)[..., : self.input_dimension]
+        arrays, start = [], 0
+        for shape in self.parameter_shapes():
+            size = math.prod(shape)
+            arrays.append(parameters[start : start + size].reshape(shape))
+            start += size
+        linear, square, *layers = arrays
+        value = x @ linear + jnp.sum((x @ square) * x, axis=-1)
+        if layers:
+            *layers, last = layers
+            hidden = x
+            for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+                hidden = ACTIVATIONS[self.inputs.activation](hidden @ weight + bias)
+            value = value + hidden @ last
+        return self.unit * value
+
+    def slopes(self, parameters: Array, states: Array) -> Array:
+        """Return grad V (..., d)."""
+        return jax.grad(lambda s: jnp.sum(self(parameters, s)))(states)
+
+    def fitted(
+        self, parameters: Array, states: Array, samples: Array, window: Array, iterations: int
+    ) -> tuple[Array, Array]:
+        """Return phi after a fit to samples (n, d) of grad V at states (n, d), and what V missed of them, relative to their size.
+
+        window: the number of the fit, from 0; iterations: of conjugate gradients.
+        """
+        scale = self.inputs.scale / self.unit
+        at = tangent(lambda phi: scale * self.slopes(phi, states), parameters)
+        missing = scale * (samples - self.slopes(parameters, states))
+        move = conjugate_gradients(at, missing, jnp.asarray(DAMPING, missing.dtype), iterations, 1e-4).value
+        rate = jnp.maximum(RATE, 1.0 / jnp.sqrt(1.0 + window)).astype(missing.dtype)
+        size = jnp.sum((scale * samples) ** 2)
+        error = jnp.sqrt(jnp.sum(missing**2) / jnp.where(size > 0, size, 1))
+        return parameters + rate * move, error
