@@ -180,6 +180,10 @@ def estimate_chains(case: Case, chains: int | None = None) -> float:
         step += solve + (chosen * kept + samples * max(hidden, default=m) if chosen < samples else 0)
     else:
         step += samples * max(hidden, default=m)
+    if settings.value != "none":
+        # shifts of the states and slopes of V; slopes as functions of its parameters, forwards and back
+        fit = 20 * d + (8 * sum(hidden) + 2 * passing if settings.value == "network" else 0)
+        step = chains * steps * 2 * d + max(step, window + samples * fit)
     return _number(settings) * max(step, chains * settings.burn_in * (random + d + 2))
 
 

@@ -90,7 +90,7 @@ class NeuralSettings(Table):
         "quadratic in the inputs (exact for linear dynamics and quadratic costs) or a network of the policy's widths",
     )
     trace: Annotated[float, PlainValidator(ranged("a number from 0 to 1", lambda x: 0.0 <= x <= 1.0))] = Field(
-        0.7,
+        0.8,
         description="lambda of the returns with a value function: 0 trusts it after one step (little noise), 1 at the end of "
         "the window alone",
     )
