@@ -24,7 +24,7 @@ OBSERVE = {"theta1": "atan2(o1, o0)", "theta2": "atan2(o3, o2)", "omega1": "o4",
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", nargs="+", default=["10,10,9,11", "14,14,15,21", "20,20,21,31"])
+    parser.add_argument("--points", nargs="+", default=["10,10,9,11", "14,14,15,21", "20,20,21,31", "24,24,27,37"])
     parser.add_argument("--episodes", type=int, default=1000)
     given = parser.parse_args()
     for points in given.points:
