@@ -10,6 +10,8 @@ from scipy import sparse
 
 import wassgrid as wg
 
+pytestmark = pytest.mark.thorough
+
 GALLERY = Path(__file__).resolve().parent.parent / "gallery"
 ENDS = np.array([np.pi, np.pi, 4.0 * np.pi, 9.0 * np.pi])
 STEP = 0.2

@@ -14,6 +14,8 @@ from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.control_problem import ProblemError
 from wassgrid.runs.grid_solver import GridSolver
 
+pytestmark = pytest.mark.thorough
+
 LINE = """
 [states.x]
 next = "0.8*x + 0.5*gear*PUSH"

@@ -30,6 +30,7 @@ def film(path: Path, steps: int) -> _Film:
         return _Film.of(file, list(range(steps)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("states", "actions"), [("x", ("u", "$v_1$")), ("xy", ("u",)), ("xyz", ("u",))])
 def test_a_film_has_every_frame(tmp_path: Path, states: str, actions: tuple[str, ...]) -> None:
     path = animate(write(tmp_path / "run.h5", states, actions, 5), tmp_path / "films" / "run.gif")

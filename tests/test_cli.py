@@ -243,6 +243,7 @@ def test_earlier_results_are_kept(case, capsys):
     assert Path("tiny.h5").read_bytes() == before
 
 
+@pytest.mark.thorough
 def test_python_m_wassgrid_on_a_terminal_shows_a_bar(case):
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "wassgrid", "run", "tiny.toml"]
@@ -459,6 +460,7 @@ def test_a_signal_during_compilation(case, number, tmp_path, monkeypatch, capsys
     assert_same_numbers("whole.h5", "tiny.h5")
 
 
+@pytest.mark.thorough
 def test_compilation_is_announced_once(case, monkeypatch, capsys):
     assert main(["run", "tiny.toml", "-q"]) == 0  # from here on nothing is compiled but what the test does
     first = GridSolver.start
@@ -698,6 +700,7 @@ method = "euler"
 VARIANCE = 0.25 / (1 - 0.64)
 
 
+@pytest.mark.thorough
 def test_simulated_cost_is_the_exact_one_within_its_standard_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ar.toml").write_text(AUTOREGRESSIVE)

@@ -62,6 +62,7 @@ def solved(folder: Path, name: str, seed: int, particles: int = 2, text: str | N
     return path
 
 
+@pytest.mark.thorough
 def test_compare_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = solved(tmp_path, "one", 1), solved(tmp_path, "two", 2, particles=3)
     found = compare(first, second, points=5)

@@ -406,6 +406,7 @@ class Given:
         return self.normals
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("backend", ["numpy", "jax"])
 @pytest.mark.parametrize("periodic", [True, False])
 @pytest.mark.parametrize("scheme", [None, "euler", pytest.param("rk4", marks=pytest.mark.thorough)])

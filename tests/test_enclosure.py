@@ -95,7 +95,7 @@ def test_bounds_of_matched_weights_hold_at_any_noise(boundary, ratios):
     profiles = Profiles.build([np.array(ratios)])
     u, polynomial, w = np.zeros((4, 300)), np.zeros(3), np.zeros((3, 300))
     some = 0
-    for _ in range(60):
+    for _ in range(35):
         ratio = float(rng.uniform(min(ratios), max(ratios)))
         radius = SPACING * 10.0 ** rng.uniform(-4, 0.3)
         place = rng.integers(1, NODES - 2)

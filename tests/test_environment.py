@@ -169,6 +169,7 @@ def test_actions_may_be_bounded_for_libraries_that_ask_for_it():
         make_env(wg.Case.load(CASES / "pendulum.toml"), bounds=(-3.0, 3.0))
 
 
+@pytest.mark.thorough
 def test_simulate_runs_a_policy_in_an_environment(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["--set", "grid.points.theta=96", "--set", "policy.particles=1", "--set", "flow.stop.gap=1e-3"]

@@ -31,6 +31,7 @@ def test_two_absorbing_wells_are_named_with_the_remedy():
     assert "noise" in message
 
 
+@pytest.mark.thorough
 def test_two_wells_are_well_posed_when_discounted():
     discounted = ("criterion.kind=discounted", "criterion.discount=0.9", "flow.method=rk4")
     before = solve(load("two_wells", *discounted, "flow.stop.steps=0"))

@@ -20,6 +20,8 @@ from wassgrid.chain.stationary import ReducibleChainError, StationaryError
 from wassgrid.finite_mdp import FiniteMDPError
 from wassgrid.transition.sparse import TransitionOperator
 
+pytestmark = pytest.mark.thorough
+
 INF = np.inf
 # Howard 1960: towns, and cruise, stand or radio; the second town has no radio
 TAXI = np.array([

@@ -29,6 +29,8 @@ from wassgrid.runs.grid_solver import GridSolver
 from wassgrid.runs.start import Start, StartError
 from wassgrid.storage import ResultFile
 
+pytestmark = pytest.mark.thorough
+
 # a gear whose cost and push jump with it, and a throttle; 1/gear has no value between the values
 LINE = """
 [states.x]

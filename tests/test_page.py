@@ -70,6 +70,7 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_the_page_says_what_the_file_holds(folder):
     read = Reader(page(folder / "small.h5"))
     text = " ".join(read.text)

@@ -107,8 +107,15 @@ def assert_complete(figure) -> None:
         assert overlap_x < 2 or overlap_y < 2
 
 
-@pytest.mark.parametrize(("states", "actions"), [("x", ("u", "$v_1$")), ("xy", ("u",)), ("xyz", ("u", "$v_1$"))])
-@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.thorough), 12])
+@pytest.mark.parametrize(
+    ("states", "actions", "steps"),
+    [
+        pytest.param("x", ("u", "$v_1$"), 1, marks=pytest.mark.thorough),
+        pytest.param("xy", ("u",), 12, marks=pytest.mark.thorough),
+        pytest.param("xyz", ("u", "$v_1$"), 1, marks=pytest.mark.thorough),
+        ("xyz", ("u", "$v_1$"), 12),
+    ],
+)
 def test_every_figure_is_complete(tmp_path, states, actions, steps):
     figures = plotting.figures([write(tmp_path / "run.h5", states, actions, steps)])
     assert list(figures) == [f"run_{kind}" for kind in ("convergence", "policy", "stationary", "value", "trajectories")]

@@ -51,7 +51,7 @@ def function_of(line: Line, proof):
     return spline_of(spline.coefficients[:, 0], knots.low, knots.spacing, period), knots
 
 
-def check_residuals(line: Line, proof, seed: int, count: int = 12) -> None:
+def check_residuals(line: Line, proof, seed: int, count: int = 8) -> None:
     """Assert that g lies in its bounds at random means, and that its own range is most of them."""
     u, _ = function_of(line, proof)
     low, high = proof.attempt.residual.low, proof.attempt.residual.high
@@ -134,7 +134,7 @@ def lines(draw) -> Line:
 
 
 @pytest.mark.thorough
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(lines())
 def test_random_problems(line):
     proof = prove(Case.from_text(line.text(), "line"), width=1e-2, seconds=3.0)

@@ -154,7 +154,7 @@ def test_residuals_by_quadrature_lie_within_the_bounds(plane, panels, error):
     proof = proof_of(plane, 3e-2, 5.0)
     assert proof.relative_width < 0.1
     check_enclosures(plane, proof, seed=2)
-    check_residuals(plane, proof, 3, 10 if panels > 1000 else 4, panels, error)
+    check_residuals(plane, proof, 3, 6 if panels > 1000 else 3, panels, error)
 
 
 COUPLED = """

@@ -179,6 +179,7 @@ def test_the_history_is_what_a_file_holds(solution, tmp_path):
     np.testing.assert_array_equal(wg.Policy.load(path).actions, solution.policy.actions)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("steps", [2, pytest.param(200, marks=pytest.mark.thorough)])
 def test_a_saved_solution_is_resumed_as_a_run_is(steps, tmp_path, monkeypatch, capsys):
     """Stopped early or converged; the rows of the resumed file are those of a run that never stopped."""
@@ -216,6 +217,7 @@ def test_run_writes_what_the_command_writes(tmp_path, monkeypatch):
     assert not (tmp_path / "refused.h5").exists()
 
 
+@pytest.mark.thorough
 def test_figures_of_a_solution(solution, tmp_path):
     figures = solution.plot(tmp_path / "figures")
     assert sorted(figures) == ["convergence", "policy", "stationary", "value"]
@@ -247,6 +249,7 @@ def test_a_missing_package_is_named(solution, monkeypatch):
 # ---- starts ----
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["solution", "policy", "file", "path"])
 def test_a_start_from_what_is_known(kind, tmp_path):
     coarse = wg.solve(held("grid.points.x=16", "grid.points.y=11", text=PLANE))

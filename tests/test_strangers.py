@@ -315,6 +315,7 @@ def test_loading_a_policy_returns_no_bytes_of_other_files(ours, tmp_path):
         ParticlePolicy.load(ours)
 
 
+@pytest.mark.thorough
 def test_other_links_and_kinds_of_members(ours, tmp_path, capsys, unrehearsed):
     sound = ours.read_bytes()
 
@@ -337,6 +338,7 @@ def test_other_links_and_kinds_of_members(ours, tmp_path, capsys, unrehearsed):
     attack("trajectory/step", lambda g, k, s: g.create_dataset(k, s, np.float64), "/trajectory/step", "kind")
 
 
+@pytest.mark.thorough
 def test_shapes_that_disagree_and_sizes_that_lie(ours, tmp_path, capsys):
     sound = ours.read_bytes()
 
@@ -459,6 +461,7 @@ def test_a_long_message_keeps_its_reason(capsys):
         assert len(line) <= 2000 and "name too long" in line.lower()
 
 
+@pytest.mark.thorough
 def test_every_truncation_is_refused(ours, tmp_path):
     sound = ours.read_bytes()
     generator = random.Random(1)
@@ -468,6 +471,7 @@ def test_every_truncation_is_refused(ours, tmp_path):
             ResultFile(ours)
 
 
+@pytest.mark.thorough
 def test_a_flipped_bit_of_an_array_is_named(ours, tmp_path, unrehearsed):
     """Bytes of every stored array: a changed one is refused with the name of the array, by whoever reads it."""
     sound = bytearray(ours.read_bytes())

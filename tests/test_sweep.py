@@ -62,20 +62,20 @@ def test_commas_within_brackets_and_quotes_separate_nothing(text: str, values: l
 
 @pytest.mark.thorough
 def test_every_combination_is_solved_once(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["sweep", "held.toml", "--set", "parameters.r=0.1,0.5", "--set", "flow.method=newton,full_newton,rk4"]
+    command = ["sweep", "held.toml", "--set", "parameters.r=0.1,0.5", "--set", "flow.method=newton,rk4"]
     command += ["--set", "policy.particles=1"]
     assert main(command) == 0
     printed = capsys.readouterr()
-    assert printed.err.count("\n") == 6 and "1/6 parameters.r=0.1, flow.method=newton: J = " in printed.err
+    assert printed.err.count("\n") == 4 and "1/4 parameters.r=0.1, flow.method=newton: J = " in printed.err
     table = Path("held_sweep/sweep.csv")
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [(row["parameters.r"], row["flow.method"]) for row in rows] == [
-        (r, method) for r in ("0.1", "0.5") for method in ("newton", "full_newton", "rk4")
+        (r, method) for r in ("0.1", "0.5") for method in ("newton", "rk4")
     ]
     assert Path("held_sweep/sweep.png").stat().st_size > 10_000
     for row in rows:
         assert row["objective"][:8] in printed.out
-    for row in (rows[0], rows[5]):
+    for row in (rows[0], rows[3]):
         settings = [f"--set=parameters.r={row['parameters.r']}", f"--set=flow.method={row['flow.method']}"]
         assert main(["run", "held.toml", "-q", "-o", "one.h5", *settings, "--set=policy.particles=1"]) == 0
         assert_same_numbers(Path("one.h5"), Path("held_sweep") / row["file"])
@@ -89,7 +89,7 @@ def test_every_combination_is_solved_once(case: Path, capsys: pytest.CaptureFixt
     # a case that was changed since is solved anew, and the earlier file is kept
     case.write_text(CASE.replace("0.8*s", "0.7*s"))
     assert main([*command, "-q"]) == 0
-    assert len(list(Path("held_sweep").glob("*.h5"))) == 12
+    assert len(list(Path("held_sweep").glob("*.h5"))) == 8
     again = csv.DictReader(table.read_text(encoding="utf-8").splitlines())
     assert [row["objective"] for row in again] != [row["objective"] for row in rows]
 
@@ -185,6 +185,7 @@ def test_files_of_values_that_look_alike_are_two(case: Path) -> None:
         Sweep.of(case, [])
 
 
+@pytest.mark.thorough
 def test_the_figure_takes_numbers_words_and_failures(case: Path) -> None:
     from wassgrid.plotting import sweep
 
