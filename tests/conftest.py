@@ -3,11 +3,21 @@
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # the first call of a compiled kernel may take seconds: times of single examples say nothing
 settings.register_profile("wassgrid", deadline=None)
 settings.load_profile("wassgrid")
+
+
+@pytest.fixture
+def double():
+    """JAX in double precision."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield
 
 
 def _drop_stale_kernels() -> None:

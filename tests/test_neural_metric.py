@@ -20,12 +20,6 @@ from wassgrid.problem.exact import ScalarLQ
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture
-def double():
-    with jax.enable_x64(True):
-        yield
-
-
 def problem(samples=40, seed=0):
     """A tangent space with its dense Jacobian, and gradients to project."""
     policy = push_forward(3, 2, hidden=(6,))

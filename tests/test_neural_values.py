@@ -19,12 +19,6 @@ from wassgrid.problem.exact import ScalarLQ
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture
-def double():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.parametrize("hidden", [(), (5,), (4, 3)])
 def test_a_value_function_equals_its_literal_twin(hidden, double):
     policy = push_forward(periodic=((1, -1.0, 2.0),), activation="silu", latent_dimension=2)

@@ -22,6 +22,7 @@ from wassgrid.storage import ResultFile, StorageError
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
+    from wassgrid.problem.control_problem import ControlProblem
 
 _MODES = 1.25  # times the distance of their means: neighbours that differ so much in a quantile have it in different modes
 
@@ -82,6 +83,13 @@ class ParticlePolicy:
             raise PolicyError("actions that are values of a list must be the same in every cell")
         if self.listed and (self.categorical or len(self.listed) != self.action_dimension):
             raise PolicyError(f"listed must say of {self.action_dimension} actions which take values, beside others that do not")
+
+    @classmethod
+    def of(cls, problem: ControlProblem, grid: StateGrid, actions: np.ndarray, weights: np.ndarray) -> ParticlePolicy:
+        """Return the policy of a problem with actions (cells, N, m) and weights (cells, N): it knows the bounds and the lists."""
+        listed = tuple(problem.listed.tolist()) if problem.mixed else ()
+        actions, categorical = np.ascontiguousarray(actions), problem.choices is not None
+        return cls(grid, actions, weights, categorical, problem.limits, listed, problem.value_names)
 
     @property
     def particles(self) -> int:
@@ -479,8 +487,7 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     weights = weights / weights.max()  # their sum may overflow
     weights = np.tile(weights / weights.sum(), (grid.size, 1))
     if problem.choices is not None:
-        actions = np.tile(problem.choices, (grid.size, 1, 1))
-        return ParticlePolicy(grid, actions, weights, True, problem.limits, (), problem.value_names)
+        return ParticlePolicy.of(problem, grid, np.tile(problem.choices, (grid.size, 1, 1)), weights)
     rng = np.random.default_rng(settings.seed)
     low, high = (limit[:, None] for limit in problem.limits_at(grid.states))
     shape = (grid.size, settings.particles, problem.action_dimension)
@@ -503,5 +510,4 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     if problem.mixed:
         numbers = np.arange(settings.particles) % len(problem.combinations)
         actions = problem.chosen(actions, problem.combinations[numbers])
-    listed = tuple(problem.listed.tolist()) if problem.mixed else ()
-    return ParticlePolicy(grid, np.ascontiguousarray(actions), weights, False, problem.limits, listed, problem.value_names)
+    return ParticlePolicy.of(problem, grid, actions, weights)

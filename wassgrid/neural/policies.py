@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -76,17 +77,8 @@ class PushForwardPolicy(eqx.Module):
 
     def initial_parameters(self, key: Array) -> Array:
         """Draw theta (parameter_count,): hidden weights N(0, 1/fan_in) (LeCun), everything else zero."""
-        parts = []
         shapes = self.parameter_shapes()
-        first_layer = 1 if self.linear_path else 0
-        for index, shape in enumerate(shapes):
-            hidden_weight = len(shape) == 2 and first_layer <= index < len(shapes) - 2
-            if hidden_weight:
-                draw = jax.random.normal(jax.random.fold_in(key, index), shape, self.scale.dtype)
-                parts.append((draw / math.sqrt(shape[0])).ravel())
-            else:
-                parts.append(jnp.zeros(math.prod(shape), self.scale.dtype))
-        return jnp.concatenate(parts)
+        return drawn(key, shapes, range(1 if self.linear_path else 0, len(shapes) - 2), self.scale.dtype)
 
     def inputs(self, states: Array, latents: Array) -> Array:
         """Return the network's inputs (..., input_dimension) at states (..., d) and latents (..., l)."""
@@ -103,23 +95,50 @@ class PushForwardPolicy(eqx.Module):
 
     def __call__(self, parameters: Array, states: Array, latents: Array) -> Array:
         x = self.inputs(states, latents)
-        arrays, start = [], 0
-        for shape in self.parameter_shapes():
-            size = math.prod(shape)
-            arrays.append(parameters[start : start + size].reshape(shape))
-            start += size
+        arrays = cut(parameters, self.parameter_shapes())
         y = jnp.zeros((*x.shape[:-1], self.action_dimension), x.dtype)
         if self.linear_path:
             y = y + x @ arrays.pop(0)
-        hidden = x
-        activation = ACTIVATIONS[self.activation]
-        while len(arrays) > 2:
-            weight, bias, *arrays = arrays
-            hidden = activation(hidden @ weight + bias)
-        y = y + (hidden @ arrays[0] + arrays[1] if self.hidden else arrays[0])
+        *layers, last = arrays
+        if self.hidden:
+            *layers, weight = layers
+            last = passed(x, layers, self.activation) @ weight + last
+        y = y + last
         if self.base is not None:
             y = y + self.base(states)
         return squash(y, self.low, self.high)
+
+
+def drawn(key: Array, shapes: list[tuple[int, ...]], hidden: range, dtype: Any) -> Array:
+    """Draw parameters of these shapes, one after the other: weights of hidden layers N(0, 1/fan_in) (LeCun), all else zero.
+
+    hidden: where the hidden layers stand among the shapes.
+    """
+    parts = []
+    for index, shape in enumerate(shapes):
+        if len(shape) == 2 and index in hidden:
+            draw = jax.random.normal(jax.random.fold_in(key, index), shape, dtype)
+            parts.append((draw / math.sqrt(shape[0])).ravel())
+        else:
+            parts.append(jnp.zeros(math.prod(shape), dtype))
+    return jnp.concatenate(parts)
+
+
+def cut(parameters: Array, shapes: list[tuple[int, ...]]) -> list[Array]:
+    """Return the arrays of these shapes that follow each other in parameters (n,)."""
+    arrays, start = [], 0
+    for shape in shapes:
+        size = math.prod(shape)
+        arrays.append(parameters[start : start + size].reshape(shape))
+        start += size
+    return arrays
+
+
+def passed(x: Array, layers: list[Array], activation: str) -> Array:
+    """Return what hidden layers, weight and bias in turn, make of inputs x (..., n)."""
+    for weight, bias in zip(layers[::2], layers[1::2], strict=True):
+        x = ACTIVATIONS[activation](x @ weight + bias)
+    return x
 
 
 def squash(y: Array, low: tuple[float, ...], high: tuple[float, ...]) -> Array:

@@ -21,7 +21,7 @@ from wassgrid.neural.computed_policy import NeuralPolicy, blueprint_of, precisio
 from wassgrid.neural.dynamics import Dynamics
 from wassgrid.neural.ergodic import ErgodicCost, draw, first_bad, measure, simulate
 from wassgrid.neural.policies import PushForwardPolicy
-from wassgrid.neural.training import StepOutcome, TrainingState
+from wassgrid.neural.training import TrainingState
 from wassgrid.runs.loop import CONVERGED, STOPPED, StepRecord, Verdict
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ class NeuralSolver:
                 )
             facts = {"objective": float(cost), "step_length": 0.0}
             while int(training_state.step) < 0:
-                training_state, outcome = training.advance(self.settings, self.dynamics, policy, training_state)
-                self._require_finite(self._facts(outcome))
+                training_state, _ = self._advanced(policy, training_state)
         state = NeuralState(policy, training_state, facts, np.zeros(0), time.perf_counter() - began)
         return self._measured(state)
 
@@ -120,21 +119,17 @@ class NeuralSolver:
         """
         began = time.perf_counter()
         with precision(self.settings):
-            following, outcome = training.advance(self.settings, self.dynamics, state.policy, state.training)
-            facts = self._facts(outcome)
-        self._require_finite(facts)
+            following, facts = self._advanced(state.policy, state.training)
         agreements = np.append(state.agreements, facts["agreement"])
         elapsed = state.elapsed + time.perf_counter() - began
         return self._measured(NeuralState(state.policy, following, facts, agreements, elapsed))
 
-    def _facts(self, outcome: StepOutcome) -> dict[str, float]:
+    def _advanced(self, policy: PushForwardPolicy, state: TrainingState) -> tuple[TrainingState, dict[str, float]]:
+        """Return the state one step later, and the facts of the step.  Raises ChainsDivergedError."""
+        following, outcome = training.advance(self.settings, self.dynamics, policy, state)
         facts = {name: float(value) for name, value in jax.device_get(outcome)._asdict().items()}
         if self.settings.value == "none":
             del facts["value_error"]
-        return facts
-
-    def _require_finite(self, facts: dict[str, float]) -> None:
-        """Take what was bad out of the facts of a step.  Raises ChainsDivergedError."""
         bad, count = int(facts.pop("bad_step")), int(facts.pop("bad_chains"))
         if bad >= 0:
             raise ChainsDivergedError(
@@ -147,6 +142,7 @@ class NeuralSolver:
                 "the gradient is not finite although states and costs are: shorten neural.horizon or neural.tail, or take "
                 'neural.precision = "float64"'
             )
+        return following, facts
 
     def record(self, state: NeuralState) -> StepRecord:
         """Describe a state: the objective is that of the policy the last step started from, over the step's own window."""

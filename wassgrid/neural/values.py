@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from wassgrid.neural.metric import conjugate_gradients, tangent
-from wassgrid.neural.policies import ACTIVATIONS, PushForwardPolicy
+from wassgrid.neural.policies import PushForwardPolicy, cut, drawn, passed
 
 WINDOWS = 20  # of a run's first policy, to which V is fitted before the first optimisation step
 RATE = 0.05  # share of a Gauss and Newton step that is taken, at least; (1 + window)^-1/2 before
@@ -59,31 +59,17 @@ class ValueFunction(eqx.Module):
 
     def initial_parameters(self, key: Array) -> Array:
         """Draw phi (parameter_count,): hidden weights N(0, 1/fan_in) (LeCun), everything else zero."""
-        parts, dtype = [], self.inputs.scale.dtype
-        for index, shape in enumerate(self.parameter_shapes()):
-            if index >= 2 and len(shape) == 2:
-                weights = jax.random.normal(jax.random.fold_in(key, index), shape, dtype) / math.sqrt(shape[0])
-                parts.append(weights.ravel())
-            else:
-                parts.append(jnp.zeros(math.prod(shape), dtype))
-        return jnp.concatenate(parts)
+        shapes = self.parameter_shapes()
+        return drawn(key, shapes, range(2, len(shapes)), self.inputs.scale.dtype)
 
     def __call__(self, parameters: Array, states: Array) -> Array:
         latents = jnp.zeros((*states.shape[:-1], self.inputs.latent_dimension), states.dtype)
         x = self.inputs.inputs(states, latents)[..., : self.input_dimension]
-        arrays, start = [], 0
-        for shape in self.parameter_shapes():
-            size = math.prod(shape)
-            arrays.append(parameters[start : start + size].reshape(shape))
-            start += size
-        linear, square, *layers = arrays
+        linear, square, *layers = cut(parameters, self.parameter_shapes())
         value = x @ linear + jnp.sum((x @ square) * x, axis=-1)
         if layers:
             *layers, last = layers
-            hidden = x
-            for weight, bias in zip(layers[::2], layers[1::2], strict=True):
-                hidden = ACTIVATIONS[self.inputs.activation](hidden @ weight + bias)
-            value = value + hidden @ last
+            value = value + passed(x, layers, self.inputs.activation) @ last
         return self.unit * value
 
     def slopes(self, parameters: Array, states: Array) -> Array:

@@ -296,11 +296,8 @@ class GridSolver:
 
     def restore(self, checkpoint: Mapping[str, Any]) -> GridState:
         """Return the state of a checkpoint: its evaluation is repeated from the same warm start as then."""
-        problem = self.case.problem
-        policy = ParticlePolicy(
-            self.grid, np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"]), problem.choices is not None,
-            problem.limits, tuple(problem.listed.tolist()) if problem.mixed else (), problem.value_names,
-        )  # fmt: skip
+        actions, weights = np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"])
+        policy = ParticlePolicy.of(self.case.problem, self.grid, actions, weights)
         warm = np.asarray(checkpoint["warm_law"]), np.asarray(checkpoint["warm_value"])
         width = float(checkpoint["width"])
         if width >= 0.0:

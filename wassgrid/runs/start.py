@@ -95,11 +95,7 @@ class Start:
                     "has a price: take a policy of the same particles and bounds"
                 )
             actions, weights = atoms, np.maximum(weights, LEAST_WEIGHT)
-        listed = tuple(case.problem.listed.tolist()) if case.problem.mixed else ()
-        return ParticlePolicy(
-            grid, np.ascontiguousarray(actions), weights, choices is not None, case.problem.limits, listed,
-            case.problem.value_names,
-        )  # fmt: skip
+        return ParticlePolicy.of(case.problem, grid, actions, weights)
 
     def fields_on(self, grid: StateGrid) -> tuple[np.ndarray, np.ndarray] | None:
         """Return law and value on another grid, None where they are not known or nothing of the law lies there."""
