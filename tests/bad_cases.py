@@ -191,10 +191,6 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         changed('method = "newton"', 'method = "rk4"\ngeometry = "fisher_rao"', changed("particles = 16", "particles = 1")),
         ("policy.particles: the weight of a single particle",),
     ),
-    "curvature of weights": (
-        changed('method = "newton"', 'geometry = "wasserstein_fisher_rao"') + "[output]\ncurvature_every = 1\n",
-        ("output.curvature_every: the Hessian", "use 0"),
-    ),
     "weights of a network": (
         changed('method = "newton"', 'geometry = "wasserstein_fisher_rao"') + '[solver]\nkind = "neural"\n',
         ("flow.geometry:", "only solver.kind"),

@@ -28,7 +28,7 @@ FLOORS = [
     {"entropy", "resources"},
     {"chain"},
     {"evaluation"},
-    {"metric", "resolution"},
+    {"metric", "resolution", "tangent"},
     {"fisher_rao", "hessian", "method.box_step", "method.outcome", "method.monotone_search"},
     {"certificate"},
     {"estimate", "memory"},

@@ -155,8 +155,9 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     yield from _unresolved(case, model)
     if text := unseen(case.flow.method, case.flow.geometry, case.flow.escapes, case.problem.jumps):
         yield Finding("jumps", text, WARN)
-    if not evaluation.at_rest and METHOD_FACTS[case.flow.method].follows:
-        yield from _derivatives(check_derivatives(evaluator, evaluation), model)
+    metric = Metric.from_case(case)
+    if metric.weights or METHOD_FACTS[case.flow.method].follows:
+        yield from _derivatives(check_derivatives(evaluator, evaluation, metric=metric), model)
     looks = _first_steps(case)
     yield looks.finding
     # a policy that nobody chose says little of where the chain will be

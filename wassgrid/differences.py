@@ -8,8 +8,9 @@ import numpy as np
 
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.hessian import second_derivative
-from wassgrid.metric import inner
+from wassgrid.metric import WASSERSTEIN, Metric
 from wassgrid.problem.boundary import BOUNDARIES
+from wassgrid.tangent import ParticleGeodesic, Variation, without_mean
 
 _STEPS = (1e-2, 5e-4)  # of the differences, in noises or cells that a particle's mean moves; short ones meet few kinks
 GRADIENT_TOLERANCE, HESSIAN_TOLERANCE = 1e-4, 1e-3  # relative
@@ -37,37 +38,59 @@ class DerivativeCheck:
         return max(self.slope_error / GRADIENT_TOLERANCE, self.curvature_error / HESSIAN_TOLERANCE, self.kinks / KINKS) <= 1.0
 
 
-def check_derivatives(evaluator: Evaluator, evaluation: Evaluation, seed: int = 0) -> DerivativeCheck:
+def check_derivatives(
+    evaluator: Evaluator, evaluation: Evaluation, seed: int = 0, metric: Metric = WASSERSTEIN
+) -> DerivativeCheck:
     """Hold gradient and Hessian of J at one policy against fourth-order central differences along a random tangent field.
 
     dJ by (8 (J(t) - J(-t)) - (J(2t) - J(-2t)))/12t, likewise d2J from dJ(t) = <grad J, v> at a + t v; of two step
-    lengths t the better one counts. Components within reach of an action bound are not moved.
+    lengths t the better one counts. Components within reach of an action bound are not moved. Where weights move, the way is the
+    geodesic that begins with the field (`ParticleGeodesic`).
     """
     policy = evaluation.policy
-    size = _action_scale(evaluation)
-    low, high = evaluation.model.limits
-    field = size * np.random.default_rng(seed).uniform(-1.0, 1.0, policy.actions.shape)
-    farthest = 2 * max(_STEPS) * field
-    field[..., evaluation.model.problem.listed] = 0.0
-    field = np.where((policy.actions - np.abs(farthest) < low) | (policy.actions + np.abs(farthest) > high), 0.0, field)
-    bent = _near_kinks(evaluation, 2 * max(_STEPS) * field)
-    field[bent] = 0.0
+    rng = np.random.default_rng(seed)
+    field, bent = np.zeros(policy.actions.shape), np.zeros(policy.weights.shape, bool)
+    if metric.actions:
+        field = _action_scale(evaluation) * rng.uniform(-1.0, 1.0, policy.actions.shape)
+        low, high = evaluation.model.limits
+        # along a geodesic of particles and weights a little farther
+        longest = 2 * max(_STEPS) * (1.1 if metric.weights else 1.0)
+        farthest = longest * field
+        field[..., evaluation.model.problem.listed] = 0.0
+        field = np.where((policy.actions - np.abs(farthest) < low) | (policy.actions + np.abs(farthest) > high), 0.0, field)
+        bent = _near_kinks(evaluation, longest * field)
+        field[bent] = 0.0
+    if metric.weights:
+        # the faster the actions of a state move, the faster do weights in this metric
+        r = without_mean(policy.weights, rng.uniform(-1.0, 1.0, policy.weights.shape))
+        fastest = metric.rate**0.5 * np.linalg.norm(field, axis=2).max(axis=1, keepdims=True)
+        field /= np.maximum(fastest, 1.0)[:, :, None]
+        field = np.concatenate([field, r[:, :, None]], axis=2)
+    path = ParticleGeodesic(policy, field, metric.rate) if metric.weights else None
     kinks = float(np.einsum("k,ki,ki->", evaluation.law, policy.weights, bent))
 
-    def slope(at: Evaluation) -> float:
-        return inner(at.law, policy.weights, at.q_gradient, field)
+    def slope(at: Evaluation, velocity: np.ndarray) -> float:
+        return float(at.law @ Variation(at, metric).slope(velocity))
 
-    exact = slope(evaluation)
-    local, transport = second_derivative(evaluation, field)
+    def there(time: float) -> tuple[float, float]:
+        """Return J and dJ/dt at a time."""
+        moved = policy.moved(policy.actions + time * field) if path is None else path.at(time)
+        at = evaluator.evaluate(moved, evaluation)
+        return at.objective, slope(at, field if path is None else path.velocity(time))
+
+    exact = slope(evaluation, field)
+    local, transport = second_derivative(evaluation, field, metric=metric)
+    variation = Variation(evaluation, metric)
     size_of_slope = np.sqrt(
-        inner(evaluation.law, policy.weights, evaluation.q_gradient, evaluation.q_gradient)
-        * inner(evaluation.law, policy.weights, field, field)
+        evaluation.law
+        @ variation.product(variation.gradient, variation.gradient)
+        * (evaluation.law @ variation.product(field, field))
     )
     errors = []
     for t in _STEPS:
-        ahead = [evaluator.evaluate(policy.moved(policy.actions + k * t * field), evaluation) for k in (1, -1, 2, -2)]
+        ahead, back, farther, far_back = (there(k * t) for k in (1, -1, 2, -2))
         differences = [
-            (8 * (f(ahead[0]) - f(ahead[1])) - (f(ahead[2]) - f(ahead[3]))) / (12 * t) for f in (lambda e: e.objective, slope)
+            (8 * (ahead[k] - back[k]) - (farther[k] - far_back[k])) / (12 * t) for k in range(2)
         ]
         errors.append((abs(differences[0] - exact), abs(differences[1] - local - transport)))
     slope_error, curvature_error = np.min(errors, axis=0)

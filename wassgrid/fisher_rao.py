@@ -10,6 +10,7 @@ import numpy as np
 from wassgrid.entropy import LEAST_WEIGHT
 from wassgrid.evaluation import Evaluation
 from wassgrid.policy import ParticlePolicy, PolicyError
+from wassgrid.tangent import pushed_weights
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,4 @@ class WeightGeodesic:
         change = (first * variation).sum(axis=1)
         local = float(law @ (second * variation + 4.0 * price * speed**2).sum(axis=1))
         lifted = evaluation.chain.right(change).values
-        return float(law @ change), local, 2.0 * float(_pushed(evaluation, first) @ lifted)
-
-
-def _pushed(evaluation: Evaluation, change: np.ndarray) -> np.ndarray:
-    """Return g mu P' for a change of the weights (cells, N), the signed measure (cells,): what rises less what falls."""
-    model, law, weights = evaluation.model, evaluation.law, evaluation.policy.weights
-    result = np.zeros(law.size)
-    for sign in (1.0, -1.0):
-        part = np.maximum(sign * change, 0.0)
-        mass = part.sum(axis=1)
-        moved = np.where(mass[:, None] > 0.0, part / np.where(mass > 0.0, mass, 1.0)[:, None], weights)
-        result += sign * model.operator(evaluation.mean, moved).push(law * mass)
-    return evaluation.discount * result
+        return float(law @ change), local, 2.0 * float(pushed_weights(evaluation, first) @ lifted)

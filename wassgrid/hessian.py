@@ -12,8 +12,9 @@ from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.errors import WassgridError
 from wassgrid.evaluation import Evaluation
-from wassgrid.metric import free_components
+from wassgrid.metric import WASSERSTEIN, Metric, free_components
 from wassgrid.resources import one_blas_thread
+from wassgrid.tangent import Variation, without_mean
 
 MOST_DENSE = 5000  # unknowns of a full matrix, 0.2 GiB each
 MASS_FLOOR = 1e-10  # of the stationary probability: a cell with less is not part of the Hessian
@@ -27,19 +28,18 @@ class CurvatureError(WassgridError, ValueError):
     """An eigenvalue of the Hessian that could not be computed to the tolerance."""
 
 
-def second_derivative(evaluation: Evaluation, v: np.ndarray, tolerance: float | None = None) -> tuple[float, float]:
+def second_derivative(
+    evaluation: Evaluation, v: np.ndarray, tolerance: float | None = None, metric: Metric = WASSERSTEIN
+) -> tuple[float, float]:
     """Return the local and the transport part of d^2/dt^2 J(a + t v) at t = 0, for a tangent field v (cells, N, m).
 
-    int mu int pi v . (D^2_a Q) v   and   2 mu Pdot_v D g_v. One solve with the chain, to `tolerance`.
+    int mu int pi v . (D^2_a Q) v   and   2 mu Pdot_v D g_v. One solve with the chain, to `tolerance`. In a metric whose weights
+    move v is (cells, N, m + 1), and the derivative that along the geodesic which begins with it (`Hessian`, `ParticleGeodesic`).
     """
-    local = np.einsum("k,ki,kia,kiab,kib->", evaluation.law, evaluation.policy.weights, v, evaluation.q_hessian, v)
-    lifted = evaluation.chain.right(_first_order(evaluation, v), tolerance=tolerance).values
-    return float(local), 2.0 * float(evaluation.pushed_law_derivative(v) @ lifted)
-
-
-def _first_order(evaluation: Evaluation, w: np.ndarray) -> np.ndarray:
-    """Return g_w(s) = int pi_s(da) grad_a Q . w, (cells,)."""
-    return np.einsum("ki,kia,kia->k", evaluation.policy.weights, evaluation.q_gradient, w)
+    variation = Variation(evaluation, metric)
+    local = evaluation.law @ variation.product(v, variation.bent(v))
+    lifted = evaluation.chain.right(variation.slope(v), tolerance=tolerance).values
+    return float(local), 2.0 * float(variation.pushed(v) @ lifted)
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,20 @@ class Hessian:
 
         H w = (D^2_a Q) w  +  grad_a p (D g_w)  +  (y_w / mu) grad_a Q,    y_w = mu Pdot_w D.
 
-    Tangent fields have shape (cells, N, m). The operator acts on the components in `domain` and is zero elsewhere: cells
-    with more than `floor` of the probability, particles of positive weight, components not held by an action bound, nor values of
-    a list.
+    Where weights move (`Metric`), w = (v, r) and straight moves are the geodesics of particles and weights, state by state
+    (`ParticleGeodesic`): with n(s) = sum_i w_i (|v_i|^2 + r_i^2/kappa), a_i'' = -r_i v_i and w_i'' = w_i (r_i^2 + kappa |v_i|^2 -
+    kappa n)/2. With the first variation phi_i (Q_i; where entropy has the price eps, Q_i + eps log(w_i/rho_i)), its mean V, and
+    g_w(s) = sum_i w_i (grad_a Q . v_i + phi_i r_i), Pdot_w(s, ds') = sum_i w_i (v_i . grad_a p_i + r_i p_i),
+
+        B(w, w) = int mu sum_i w_i (v_i . (D^2_a Q) v_i + r_i grad_a Q . v_i + eps r_i^2 + (phi_i - V)(r_i^2 + kappa |v_i|^2)/2)
+                + 2 mu Pdot_w D g_w
+
+        H w = ((D^2_a Q) v + (r_i grad_a Q + kappa (phi_i - V) v)/2,  kappa (eps r_i + ((phi_i - V) r_i + grad_a Q . v)/2))
+            + (grad_a p (D g_w) + (y_w/mu) grad_a Q,  kappa (p_i (D g_w) + (y_w/mu) phi_i)),  all of r less its mean.
+
+    Tangent fields have shape (cells, N, m), and (cells, N, m + 1) where weights move, r the last column. The operator acts on
+    the components in `domain` and is zero elsewhere: cells with more than `floor` of the probability, particles of positive
+    weight, components not held by an action bound, nor values of a list; and on r of mean zero, less its mean.
     One product costs two solves with the chain, which share its factors. `tolerance` is that of the solves (default:
     the evaluation's).
     """
@@ -67,6 +78,11 @@ class Hessian:
     evaluation: Evaluation
     tolerance: float | None = None
     floor: float = MASS_FLOOR
+    metric: Metric = WASSERSTEIN
+
+    @cached_property
+    def _variation(self) -> Variation:
+        return Variation(self.evaluation, self.metric)
 
     @cached_property
     def mass(self) -> np.ndarray:
@@ -78,38 +94,48 @@ class Hessian:
 
     @cached_property
     def domain(self) -> np.ndarray:
-        """Components (cells, N, m) that the Hessian acts on."""
+        """Components (cells, N, m), or (cells, N, m + 1), that the Hessian acts on."""
         evaluation, model = self.evaluation, self.evaluation.model
-        free = free_components(evaluation.q_gradient, evaluation.policy.actions, model.limits, model.problem.listed)
-        return free & (self.mass > 0)[:, :, None]
+        domain = np.zeros(self._variation.shape, dtype=bool)
+        alive, m = self.mass > 0.0, evaluation.policy.action_dimension
+        if self.metric.actions:
+            free = free_components(evaluation.q_gradient, evaluation.policy.actions, model.limits, model.problem.listed)
+            domain[..., :m] = free & alive[:, :, None]
+        if self.metric.weights:
+            # the weight of a single particle is one
+            domain[..., m] = alive & (alive.sum(axis=1) > 1)[:, None]
+        return domain
 
     def restrict(self, field: np.ndarray) -> np.ndarray:
-        """Return the field with zeros outside the domain."""
-        return np.where(self.domain, field, 0.0)
+        """Return the field with zeros outside the domain, r less its mean."""
+        field = np.where(self.domain, field, 0.0)
+        if self.metric.weights:
+            field[..., -1] = np.where(self.domain[..., -1], without_mean(self.evaluation.policy.weights, field[..., -1]), 0.0)
+        return field
 
     def inner(self, v: np.ndarray, w: np.ndarray) -> float:
         """Return <v, w> over the cells with mass."""
-        return float(np.einsum("ki,kia,kia->", self.mass, v, w))
+        return float(np.einsum("ki,kia,kia->", self.mass, v, self._variation.lowered(w)))
 
     @property
     def gradient(self) -> np.ndarray:
-        """grad J = grad_a Q on the domain, zero elsewhere."""
-        return self.restrict(self.evaluation.q_gradient)
+        """grad J = (grad_a Q, kappa (phi - V)) on the domain, zero elsewhere."""
+        return self.restrict(self._variation.gradient)
 
     def local(self, w: np.ndarray) -> np.ndarray:
-        """Return (D^2_a Q) w on the domain."""
-        return self.restrict(np.einsum("kiab,kib->kia", self.evaluation.q_hessian, self.restrict(w)))
+        """Return the local part of H w on the domain, (D^2_a Q) w where weights rest."""
+        return self.restrict(self._variation.bent(self.restrict(w)))
 
     def transport(self, w: np.ndarray) -> np.ndarray:
-        """Return grad_a p (D g_w) + (y_w / mu) grad_a Q on the domain."""
-        evaluation, w = self.evaluation, self.restrict(w)
-        law, chain = evaluation.law, evaluation.chain.repeated
+        """Return the transport part of H w, grad_a p (D g_w) + (y_w / mu) grad_a Q, on the domain."""
+        w, variation = self.restrict(w), self._variation
+        law, chain = self.evaluation.law, self.evaluation.chain.repeated
         # y_w = mu Pdot_w D
-        pushed = chain.left(evaluation.pushed_law_derivative(w), tolerance=self.tolerance).values
+        pushed = chain.left(variation.pushed(w), tolerance=self.tolerance).values
         density = np.divide(pushed, law, out=np.zeros_like(pushed), where=law > self.floor)
         # grad_a p (D g_w)
-        lifted = chain.right(_first_order(evaluation, w), tolerance=self.tolerance).values
-        return self.restrict(evaluation.pushed_gradient(lifted) + density[:, None, None] * evaluation.q_gradient)
+        lifted = chain.right(variation.slope(w), tolerance=self.tolerance).values
+        return self.restrict(variation.gradient_of(lifted) + density[:, None, None] * variation.gradient)
 
     def apply(self, w: np.ndarray) -> np.ndarray:
         """Return H w."""
@@ -117,7 +143,7 @@ class Hessian:
 
     def curvature(self, v: np.ndarray) -> tuple[float, float]:
         """Return the local and the transport part of B(v, v) on the domain, with a single solve."""
-        return second_derivative(self.evaluation, self.restrict(v), self.tolerance)
+        return second_derivative(self.evaluation, self.restrict(v), self.tolerance, self.metric)
 
     @cached_property
     def kinked(self) -> np.ndarray:
@@ -126,12 +152,13 @@ class Hessian:
         Compared are grad_a Q(a + e) and grad_a Q(a - e), e a 1e-5th of the range of one action (of the largest one in use where
         it has no bounds): where Q is smooth they differ by 2 e D^2_a Q and a cube of e.
         """
-        evaluation, kinked = self.evaluation, np.zeros(self.domain.shape[:2], dtype=bool)
-        cells = np.flatnonzero(self.domain.any(axis=(1, 2)))
+        evaluation = self.evaluation
+        domain = self.domain[..., : evaluation.policy.action_dimension]
+        kinked, cells = np.zeros(domain.shape[:2], dtype=bool), np.flatnonzero(domain.any(axis=(1, 2)))
         if cells.size == 0:
             return kinked
-        actions, inside = evaluation.policy.actions[cells], self.domain[cells]
-        low, high = (np.broadcast_to(end, self.domain.shape)[cells] for end in evaluation.model.limits)
+        actions, inside = evaluation.policy.actions[cells], domain[cells]
+        low, high = (np.broadcast_to(end, domain.shape)[cells] for end in evaluation.model.limits)
         used = np.abs(actions).max(axis=(0, 1))
         reach = _BESIDE * np.where(np.isfinite(high - low), high - low, np.where(used > 0, used, 1.0))
         found = np.zeros_like(inside)
@@ -157,53 +184,86 @@ class Hessian:
         return kinks_named(self.kinks)
 
     @cached_property
-    def _index(self) -> np.ndarray:
-        return np.flatnonzero(self.domain)
+    def _roots(self) -> np.ndarray:
+        """sqrt(mu w), and sqrt(mu w/kappa) of r: z = root v is orthonormal where v is so in the metric."""
+        roots = np.broadcast_to(np.sqrt(self.mass)[:, :, None], self.domain.shape)
+        if not self.metric.weights:
+            return roots
+        return np.concatenate([roots[..., :-1], roots[..., -1:] / self.metric.rate**0.5], axis=2)
 
     @cached_property
-    def _scale(self) -> np.ndarray:
-        """sqrt(mu w) of every component of the domain: z = sqrt(mu w) v is orthonormal where v is so in the metric."""
-        mass = np.broadcast_to(self.mass[:, :, None], self.domain.shape)
-        return np.sqrt(mass.ravel()[self._index])
+    def _mirror(self) -> tuple[np.ndarray, np.ndarray]:
+        """The particle (cells,) whose r follows from the others of its cell, and normals (cells, N) of mirrors for each cell.
+
+        Reflected in it (Householder), the coordinates sqrt(w_i) r_i of r are zero at this particle where sum_i w_i r_i = 0.
+        """
+        unit = np.where(self.domain[..., -1], np.sqrt(self.evaluation.policy.weights), 0.0)
+        cells, held = np.arange(len(unit)), unit.argmax(axis=1)
+        unit[cells, held] += 1.0
+        return held, unit / np.linalg.norm(unit, axis=1, keepdims=True)
+
+    def _mirrored(self, z: np.ndarray) -> np.ndarray:
+        """Return coordinates (cells, N, m + 1) with those of r reflected."""
+        normal = self._mirror[1]
+        of_weights = z[..., -1] - 2.0 * normal * (normal * z[..., -1]).sum(axis=1, keepdims=True)
+        return np.concatenate([z[..., :-1], of_weights[..., None]], axis=2)
+
+    @cached_property
+    def _index(self) -> np.ndarray:
+        used = self.domain
+        if self.metric.weights:
+            used = used.copy()
+            used[np.arange(len(used)), self._mirror[0], -1] = False
+        return np.flatnonzero(used)
 
     @property
     def unknowns(self) -> int:
-        """Number of components in the domain."""
+        """Number of components in the domain; of weights one less than particles in every cell."""
         return self._index.size
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """The cell of every unknown, (unknowns,)."""
+        return self._index // (self.domain.shape[1] * self.domain.shape[2])
 
     def field(self, z: np.ndarray) -> np.ndarray:
         """Return the tangent field of scaled coordinates z (unknowns,)."""
         field = np.zeros(self.domain.shape)
-        field.ravel()[self._index] = z / self._scale
-        return field
+        field.ravel()[self._index] = z
+        if self.metric.weights:
+            field = self._mirrored(field)
+        return np.divide(field, self._roots, out=np.zeros_like(field), where=self.domain)
 
     def coordinates(self, field: np.ndarray) -> np.ndarray:
         """Return the scaled coordinates (unknowns,) of a tangent field; <v, w> is their Euclidean product."""
-        return field.ravel()[self._index] * self._scale
+        scaled = np.where(self.domain, field * self._roots, 0.0)
+        if self.metric.weights:
+            scaled = self._mirrored(scaled)
+        return np.asarray(scaled.ravel()[self._index])
 
     def matrices(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the local and the transport part as symmetric matrices (unknowns, unknowns) of scaled coordinates.
 
-        With e_k the unit functions of the cells, transport = A + A',  A_ij = mu w_i grad_a p(D e_k(j)) w_j grad_a Q / (s_i s_j),
-        k(j) the cell of component j and s = sqrt(mu w): a solve for every cell in the domain.
+        With e_k the unit functions of the cells, transport = A + A',  A_ij = z_i(grad p(D e_k(j))) z_j(grad J)/mu_k(j), k(j) the
+        cell of component j and z the scaled coordinates: a solve for every cell in the domain.
         """
         evaluation, index = self.evaluation, self._index
-        cells, particles, m = self.domain.shape
-        cell, row, action = np.unravel_index(index, self.domain.shape)
-        slope = (evaluation.policy.weights[:, :, None] * evaluation.q_gradient).ravel()[index] / self._scale
+        cells, cell = len(self.domain), self.cells
+        slope = self.coordinates(self._variation.gradient) / evaluation.law[cell]
         transport = np.empty((index.size, index.size))
         chain = evaluation.chain.repeated
         for k in np.unique(cell):
             lifted = chain.right(np.eye(1, cells, k)[0], tolerance=self.tolerance).values
             here = np.flatnonzero(cell == k)
-            transport[:, here] = np.outer(self.coordinates(evaluation.pushed_gradient(lifted)), slope[here])
+            transport[:, here] = np.outer(self.coordinates(self._variation.gradient_of(lifted)), slope[here])
         local = np.zeros_like(transport)
-        place = np.full((cells, particles, m), -1)
-        place.ravel()[index] = np.arange(index.size)
-        for other in range(m):
-            column = place[cell, row, other]
-            free = column >= 0
-            local[np.flatnonzero(free), column[free]] = evaluation.q_hessian[cell, row, action, other][free]
+        # it acts within cells: one product for the n-th unknown of all cells
+        number = np.arange(index.size) - np.searchsorted(cell, cell)
+        for n in range(number.max(initial=-1) + 1):
+            column = np.flatnonzero(number == n)
+            image = self.coordinates(self.local(self.field((number == n).astype(float))))
+            own = np.flatnonzero(np.isin(cell, cell[column]))
+            local[own, column[np.searchsorted(cell[column], cell[own])]] = image[own]
         return local, transport + transport.T
 
 
@@ -322,7 +382,11 @@ def spectrum(hessian: Hessian) -> Spectrum:
 
 def _require_free(hessian: Hessian) -> None:
     if hessian.unknowns == 0:
-        raise CurvatureError("the Hessian has no free component: every particle is held by an action bound")
+        held = "every particle is held by an action bound"
+        if hessian.metric.weights:
+            held = "in every state one particle has all of the weight, and it is held by an action bound"
+            held = held if hessian.metric.actions else held.partition(", and")[0]
+        raise CurvatureError(f"the Hessian has no free component: {held}")
 
 
 @one_blas_thread()
@@ -385,7 +449,6 @@ def _curvature(hessian: Hessian, z: np.ndarray) -> Curvature:
     local, transport = hessian.inner(field, image_local), hessian.inner(field, image_transport)
     value = local + transport
     defect = image_local + image_transport - value * field
-    share = np.einsum("ki,kia->k", hessian.mass, field**2)
-    return Curvature(
-        value, local, transport, float(np.sqrt(hessian.inner(defect, defect))), field, int(share.argmax())
-    )
+    residual = float(np.sqrt(hessian.inner(defect, defect)))
+    share = np.bincount(hessian.cells, hessian.coordinates(field) ** 2)
+    return Curvature(value, local, transport, residual, field, int(share.argmax()))

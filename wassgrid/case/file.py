@@ -427,10 +427,6 @@ class Case(CaseTables):
             return
         if self.solver.kind != "grid":
             raise CaseError(f'flow.geometry: "{flow.geometry}" moves weights of particles, which only solver.kind = "grid" has')
-        if self.output.curvature_every:
-            raise CaseError(
-                'output.curvature_every: the Hessian is that of actions that move alone, use 0 or flow.geometry = "wasserstein"'
-            )
         if self.policy.particles == 1 and not facts.actions:
             raise CaseError("policy.particles: the weight of a single particle is one and cannot move, use more")
 

@@ -65,11 +65,11 @@ ENTROPY = {
 }
 CURVATURE = {
     curvature("min"): ("smallest eigenvalue of the Hessian of J in the metric", "1"),
-    curvature("min", "_local"): ("its local part, from the curvature of Q in the action", "1"),
+    curvature("min", "_local"): ("its local part, from the curvature of Q in the action, V at rest", "1"),
     curvature("min", "_transport"): ("its transport part, from the dynamics", "1"),
     curvature("min", "_residual"): ("norm of its residual", "1"),
     curvature("max"): ("largest eigenvalue of the Hessian of J in the metric", "1"),
-    curvature("max", "_local"): ("its local part, from the curvature of Q in the action", "1"),
+    curvature("max", "_local"): ("its local part, from the curvature of Q in the action, V at rest", "1"),
     curvature("max", "_transport"): ("its transport part, from the dynamics", "1"),
     curvature("max", "_residual"): ("norm of its residual", "1"),
     phase_time("curvature"): ("wall time spent on the eigenvalues of the Hessian", "s"),

@@ -442,7 +442,7 @@ class GridSolver:
         began = time.perf_counter()
         if step % every == 0:
             with suppress(CurvatureError):
-                found = curvature_range(Hessian(evaluation))
+                found = curvature_range(Hessian(evaluation, metric=self._metric))
                 for end, pair in zip(CURVATURE_ENDS, (found.smallest, found.largest), strict=True):
                     for part in CURVATURE_PARTS:
                         columns[curvature(end, part)] = getattr(pair, part.removeprefix("_") or "value")
@@ -637,7 +637,7 @@ class GridSolver:
             "boundary_mass": self._boundary_mass(self._shares(self._on_the_way(evaluation))),
             "cells": self.grid.size,
             "entries": evaluation.chain.operator.entries,
-            **({ON_KINKS: Hessian(evaluation).kinks} if self.case.output.curvature_every and not evaluation.at_rest else {}),
+            **({ON_KINKS: Hessian(evaluation, metric=self._metric).kinks} if self.case.output.curvature_every else {}),
         }
 
     def _chain_facts(self, evaluation: Evaluation) -> dict[str, Any]:
