@@ -17,7 +17,8 @@ from rich.table import Table
 
 from wassgrid.case import Case
 from wassgrid.evaluation import Evaluation, Evaluator
-from wassgrid.method.flow import SCHEMES, flow_step
+from wassgrid.method.flow import flow_step
+from wassgrid.method.schemes import SCHEMES
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.exact import ScalarLQ
 from wassgrid.runs.solvers import solve

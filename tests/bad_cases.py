@@ -271,8 +271,8 @@ BAD_CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     # entropy
     "free entropy": (changed("seed = 1", "entropy = 0", LISTED), ("policy.entropy: expected a positive number",)),
     "entropy of particles that move": (
-        changed("seed = 1", "entropy = 0.1", LISTED) + 'geometry = "wasserstein_fisher_rao"\n',
-        ('flow.geometry: "wasserstein_fisher_rao" moves particles', "fisher_rao"),
+        changed("seed = 1", "entropy = 0.1", LISTED) + 'geometry = "wasserstein_fisher_rao"\nmethod = "newton"\n',
+        ("flow.method: where entropy has a price newton moves no actions, take euler", "fisher_rao"),
     ),
     "entropy by newton": (
         changed("seed = 1", "entropy = 0.1", LISTED) + 'method = "newton"\n',

@@ -365,3 +365,18 @@ def soft_problem(seed: int) -> str:
     policy = f"[policy]\nentropy = {price!r}\nreference = {law}\nparticles = {count}\n{ends}{weights}"
     text = re.sub(r"\[policy\]\n(?:.*\n)*?(?=\[flow\])", policy, text)
     return text.replace("[flow]\n", f'[flow]\nmethod = "{method}"\n').replace("steps = 10", "steps = 30")
+
+
+def blob_problem(seed: int) -> str:
+    """Return the text of a case of `soft_problem` whose policy is one of blobs that slide, weights at rest or moving too."""
+    rng = np.random.default_rng([seed, 23])
+    for attempt in range(1000):
+        text = soft_problem(1000 * seed + attempt)
+        if "values =" not in text:
+            break
+    geometry = rng.choice(["wasserstein", "wasserstein_fisher_rao"])
+    text = re.sub(r'method = "\w+"', f'method = "{rng.choice(["euler", "heun", "rk4"])}"\ngeometry = "{geometry}"', text)
+    text = re.sub(r"\nweights = .*", "", text)
+    given = f"blobs = {int(rng.integers(1, 4)) ** text.count('[actions.')}\n" if rng.random() < 0.6 else ""
+    given += f"bandwidth = {rng.choice([0.3, 0.5, 1.0])}\n" if rng.random() < 0.4 and "particles = 2\n" not in text else ""
+    return text.replace("[policy]\n", "[policy]\n" + given).replace("steps = 30", "steps = 12")

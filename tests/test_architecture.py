@@ -23,7 +23,7 @@ FLOORS = [
     {"errors", "interrupt", "text", "version"},
     {"problem", "storage", "method.facts"},
     {"case"},
-    {"grid"},
+    {"blobs", "grid"},
     {"action_distribution", "policy", "transition"},
     {"entropy", "resources"},
     {"chain"},

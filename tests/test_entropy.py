@@ -21,7 +21,8 @@ from wassgrid.check import check_case
 from wassgrid.compare import compare, objective_along
 from wassgrid.entropy import Entropy, EntropyError
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, objective_rounding
-from wassgrid.method.flow import SCHEMES, flow_step
+from wassgrid.method.flow import flow_step
+from wassgrid.method.schemes import SCHEMES
 from wassgrid.method.weights import exponential_step
 from wassgrid.metric import Metric, gradient_norm, mean_q, step_length
 from wassgrid.policy import ParticlePolicy, PolicyError, initial_policy

@@ -15,7 +15,8 @@ from wassgrid.differences import check_derivatives
 from wassgrid.evaluation import Evaluator, ImproperPolicyError
 from wassgrid.grid import StateGrid
 from wassgrid.grid.start import law_on_grid
-from wassgrid.method.flow import SCHEMES, flow_step
+from wassgrid.method.flow import flow_step
+from wassgrid.method.schemes import SCHEMES
 from wassgrid.metric import gradient_norm
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.prove import prove

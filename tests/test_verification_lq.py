@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import lq_flow
-from wassgrid.method.flow import SCHEMES
+from wassgrid.method.schemes import SCHEMES
 
 
 @pytest.mark.parametrize("points", [25, 41])

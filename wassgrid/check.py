@@ -153,7 +153,8 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {slope:.4g}")
     yield from _cut_goal(model)
     yield from _unresolved(case, model)
-    if text := unseen(case.flow.method, case.flow.geometry, case.flow.escapes, case.problem.jumps):
+    sees = case.flow.escapes or case.policy.blobs is not None  # of blobs no derivative is taken
+    if text := unseen(case.flow.method, case.flow.geometry, sees, case.problem.jumps):
         yield Finding("jumps", text, WARN)
     metric = Metric.from_case(case)
     if metric.weights or METHOD_FACTS[case.flow.method].follows:

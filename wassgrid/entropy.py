@@ -115,9 +115,10 @@ class Entropy:
         """The least price of a step over all policies and all cells: that of the reference law itself."""
         return float(self.constant[self.free].min())
 
-    def cost(self, weights: np.ndarray) -> np.ndarray:
-        """Return eps KL(w | rho) of every cell, (cells,), for weights (cells, N)."""
-        return np.where(self.free, self.strength * relative_entropy(weights, self.shares), 0.0) + self.constant
+    def cost(self, weights: np.ndarray, cells: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return eps KL(w | rho) of every cell, or of chosen ones, (K,), for weights (K, N)."""
+        price = self.strength * relative_entropy(weights, self.shares)
+        return np.where(self.free[cells], price, 0.0) + self.constant[cells]
 
     def rounding(self, weights: np.ndarray) -> float:
         """Return what rounding may make of `cost`, in any cell: of every x_i, and of the sum over them."""

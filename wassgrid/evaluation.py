@@ -457,7 +457,10 @@ class Evaluator:
             return policy
         actions, weights = policy.actions[goal.nearest], policy.weights[goal.nearest]
         same = np.array_equal(actions, policy.actions) and np.array_equal(weights, policy.weights)
-        return policy if same else policy.moved(actions, weights)
+        if same:
+            return policy
+        blobs = None if policy.blobs is None else policy.blobs.of(goal.nearest)
+        return replace(policy.moved(actions, weights), blobs=blobs)
 
     def _admitted(self, policy: ParticlePolicy) -> ParticlePolicy:
         """Return the policy with allowed values only: its particles move to them, or their weights where particles stay."""

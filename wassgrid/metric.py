@@ -94,15 +94,25 @@ def gradient_norm(evaluation: Evaluation, metric: Metric = WASSERSTEIN) -> float
     """Return |grad J|_pi, that of grad_a Q over the free components (Dus 2026: grad J = grad_a Q), and of kappa (Q - V).
 
         |grad J|^2 = int mu(ds) sum_i w_i (|grad_a Q|^2 + kappa (Q_i - V)^2)
+
+    Of blobs that slide the same of the first variation mollified (`Blobs.mollified`) in place of Q.
     """
-    policy, length = evaluation.policy, 0.0
-    if metric.actions:
-        field = free_gradient(evaluation.q_gradient, policy.actions, evaluation.model.limits)
-        length = norm(evaluation.law, policy.weights, field)
+    policy, blobs, length = evaluation.policy, evaluation.policy.blobs, 0.0
+    weights, variation = policy.weights, evaluation.first_variation
+    if blobs is not None:
+        weights, (variation, gradient) = blobs.shares, blobs.mollified(variation)
+        length = norm(evaluation.law, weights, free_gradient(gradient, blobs.centres, blobs.limits))
+    elif metric.actions:
+        length = norm(evaluation.law, weights, free_gradient(evaluation.q_gradient, policy.actions, evaluation.model.limits))
     if not metric.weights:
         return length
-    excess = (evaluation.first_variation - mean_q(evaluation)[:, None])[:, :, None]
-    return float(np.hypot(length, metric.rate**0.5 * norm(evaluation.law, policy.weights, excess)))
+    excess = (variation - np.einsum("ki,ki->k", weights, variation)[:, None])[:, :, None]
+    return float(np.hypot(length, metric.rate**0.5 * norm(evaluation.law, weights, excess)))
+
+
+def cloud(policy: ParticlePolicy) -> tuple[np.ndarray, np.ndarray]:
+    """Return what of a policy moves: actions (cells, N, m) and weights (cells, N) of its particles, of its blobs if any."""
+    return (policy.actions, policy.weights) if policy.blobs is None else (policy.blobs.centres, policy.blobs.shares)
 
 
 def step_length(law: np.ndarray, old: ParticlePolicy, new: ParticlePolicy, metric: Metric = WASSERSTEIN) -> float:
@@ -111,10 +121,11 @@ def step_length(law: np.ndarray, old: ParticlePolicy, new: ParticlePolicy, metri
     Actions move straight, weights along the geodesic of Fisher and Rao, whose length is 2/sqrt(kappa) times the angle between
     the square roots: sum_i w_i r_i^2/kappa = 4 |d sqrt(w)|^2/kappa.
     """
-    moved = norm(law, old.weights, new.actions - old.actions)
+    (actions, weights), (ends, others) = cloud(old), cloud(new)
+    moved = norm(law, weights, ends - actions)
     if not metric.weights:
         return moved
-    chord = np.sqrt(np.square(np.sqrt(new.weights) - np.sqrt(old.weights)).sum(axis=1))
+    chord = np.sqrt(np.square(np.sqrt(others) - np.sqrt(weights)).sum(axis=1))
     angle = 2.0 * np.arcsin(np.minimum(0.5 * chord, 1.0))
     turned = 2.0 * np.sqrt(np.maximum(law, 0.0) @ angle**2 / metric.rate)
     return float(np.hypot(moved, turned))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wassgrid.action_distribution import ActionDistribution
+from wassgrid.blobs import Blobs
 from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
 from wassgrid.problem.limits import ActionLimits
@@ -43,7 +44,8 @@ class ParticlePolicy:
     Weights are nonnegative and sum to one in every cell. categorical: actions are values of a list, the same in every cell, and
     nothing between them is one. Raises PolicyError otherwise. limits: bounds of the actions where these depend on the state;
     between cells actions are clipped to those of the state itself. listed: which actions (m,) take values of a list, where others
-    do not; empty: none, or all. value_names: of every action (m) the names of its values, which may be none.
+    do not; empty: none, or all. value_names: of every action (m) the names of its values, which may be none. blobs: the particles
+    that slide where `actions` are the nodes on which they are laws, and `weights` theirs; None elsewhere.
 
     Methods take one state or many, as an array (..., d) in the order of the axes or as a dict by name (StateError otherwise), and
     know what is between cells: the mean is multilinear, the distribution the displacement interpolation of the neighbours', of
@@ -65,6 +67,7 @@ class ParticlePolicy:
     limits: ActionLimits | None = None
     listed: tuple[bool, ...] = ()
     value_names: tuple[Mapping[float, str], ...] = ()
+    blobs: Blobs | None = None
 
     def __repr__(self) -> str:
         return f"<ParticlePolicy on {self.grid.described}, {self.particles} particles, {self.action_dimension} actions>"
@@ -100,9 +103,13 @@ class ParticlePolicy:
         return self.actions.shape[2]
 
     def moved(self, actions: np.ndarray, weights: np.ndarray | None = None) -> ParticlePolicy:
-        """Return the policy with other actions and the same weights, or others."""
+        """Return the policy with other actions and the same weights, or others; they are those of no blobs any more."""
         weights = self.weights if weights is None else weights
-        return replace(self, actions=np.ascontiguousarray(actions), weights=weights)
+        return replace(self, actions=np.ascontiguousarray(actions), weights=weights, blobs=None)
+
+    def of_blobs(self, blobs: Blobs) -> ParticlePolicy:
+        """Return the policy on the same nodes that particles are which slide over them."""
+        return replace(self, weights=blobs.weights, blobs=blobs)
 
     def named(self, actions: ArrayLike) -> np.ndarray:
         """Return actions (..., m) with the names of values in place of their numbers, as objects (..., m); others as they are.
@@ -510,4 +517,5 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     if problem.mixed:
         numbers = np.arange(settings.particles) % len(problem.combinations)
         actions = problem.chosen(actions, problem.combinations[numbers])
-    return ParticlePolicy.of(problem, grid, actions, weights)
+    policy = ParticlePolicy.of(problem, grid, actions, weights)
+    return policy if settings.blobs is None else policy.of_blobs(Blobs.even(case, grid.states))

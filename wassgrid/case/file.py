@@ -37,6 +37,7 @@ MOST_CHOICES = 4096  # actions, where they take values of lists
 MOST_BESIDE = 64  # combinations of values beside actions between bounds: each is searched like an action of its own
 LEAST_DISCOUNTING = 1e-8  # of 1 - discount: V grows like its inverse, and so does what rounding makes of (1 - discount) V
 LEAST_SHARE = 1e-100  # of a reference law, relative to the largest
+_NARROWEST = 0.7  # distances of the particles: of blobs of this width the sum over the particles is even to 1e-4
 OF_FUNCTIONS = "functions"  # the key of a case that was given as Python functions
 # tables of problem and grid
 _STATED = {"actions", "cost", "criterion", "goal", "grid", "indices", "parameters", "start", "states", "time"}
@@ -216,11 +217,7 @@ class Case(CaseTables):
         listed = any(action.values is not None for action in self.actions.values())
         if self.solver.kind != "grid":
             raise CaseError('policy.entropy: networks have no density, use solver.kind = "grid"')
-        if "geometry" in flow.model_fields_set and flow.geometry != "fisher_rao":
-            raise CaseError(
-                f'flow.geometry: "{flow.geometry}" moves particles, which have no density and no entropy: leave it out, or '
-                '"fisher_rao", where they stay and their weights move'
-            )
+        geometry = flow.geometry if "geometry" in flow.model_fields_set else "fisher_rao"
         if flow.escape:
             raise CaseError("flow.escape: where entropy has a price particles stay, and all have weight already: leave it out")
         if not listed and initial.distribution != "even":
@@ -230,6 +227,8 @@ class Case(CaseTables):
                     'out, or "even", the nodes of a quadrature from bound to bound or from low to high'
                 )
             initial = initial.model_copy(update={"distribution": "even"})
+        if listed and GEOMETRY_FACTS[geometry].actions:
+            raise CaseError('flow.geometry: actions with values stay, and weights move: leave it out, or "fisher_rao"')
         if policy.reference == "lebesgue" and listed:
             raise CaseError(
                 'policy.reference: values of a list have no volume, use "uniform", from which counting them differs by eps times '
@@ -242,13 +241,46 @@ class Case(CaseTables):
                 )
             if min(policy.reference) < LEAST_SHARE * max(policy.reference):
                 raise CaseError(f"policy.reference: numbers apart by a factor of more than {1.0 / LEAST_SHARE:.0e}")
-        method = flow.method if "method" in flow.model_fields_set else "policy_iteration"
-        return self.model_copy(
-            update={
-                "flow": flow.model_copy(update={"geometry": "fisher_rao", "method": method}),
-                "policy": policy.model_copy(update={"initial": initial}),
-            }
-        )
+        slides = GEOMETRY_FACTS[geometry].actions
+        if not slides and (policy.blobs, policy.bandwidth) != (None, None):
+            key = "bandwidth" if policy.blobs is None else "blobs"
+            raise CaseError(f'policy.{key}: blobs slide where flow.geometry is "wasserstein" or "wasserstein_fisher_rao", add it')
+        method = flow.method if "method" in flow.model_fields_set else "heun" if slides else "policy_iteration"
+        flow = flow.model_copy(update={"geometry": geometry, "method": method})
+        policy = policy.model_copy(update={"initial": initial})
+        resolved = self.model_copy(update={"flow": flow, "policy": policy})
+        return resolved._of_blobs() if slides else resolved
+
+    def _of_blobs(self) -> Case:
+        """Return the case with a number of blobs that slide over its particles, and their bandwidth.  Raises CaseError."""
+        flow, policy = self.flow, self.policy
+        if not METHOD_FACTS[flow.method].blobs:
+            able = ", ".join(name for name, facts in METHOD_FACTS.items() if facts.blobs)
+            raise CaseError(
+                f"flow.method: where entropy has a price {flow.method} moves no actions, take {able}; weights alone "
+                '(flow.geometry = "fisher_rao") take policy_iteration'
+            )
+        if policy.weights is not None:
+            raise CaseError("policy.weights: those of the particles are given by the blobs that slide over them, leave it out")
+        m = sum(len(self._members(key)) for key in self.actions)
+        side = round(policy.particles ** (1.0 / m))
+        if side < 2:
+            raise CaseError(f"policy.particles: blobs slide over two particles of every action at least, take {2**m} or more")
+        blobs = policy.blobs or max(2, side // 2) ** m
+        number = round(blobs ** (1.0 / m))
+        if number**m != blobs:
+            near = sorted((max(number + k, 1) ** m for k in (-1, 0, 1)), key=lambda count: abs(count - blobs))[:2]
+            raise CaseError(f"policy.blobs: {blobs} blobs do not stand evenly over {m} actions, take {near[0]} or {near[1]}")
+        distance = 1.0 / (side - 1)
+        width = max(distance, 0.5 / number) if policy.bandwidth is None else policy.bandwidth
+        if width < _NARROWEST * distance:
+            raise CaseError(
+                f"policy.bandwidth: {width:g} of the way from low to high is less than the particles are apart ({distance:.3g}), "
+                f"between which blobs would fall: take at least {_NARROWEST * distance:.3g}, or more particles"
+            )
+        if width > 1.0:
+            raise CaseError(f"policy.bandwidth: expected a share of the way from low to high, at most 1, got {width:g}")
+        return self.model_copy(update={"policy": policy.model_copy(update={"blobs": blobs, "bandwidth": width})})
 
     def _of_values(self) -> Case:
         """Return the case with what goes with actions that take values of lists.  Raises CaseError."""
@@ -419,6 +451,8 @@ class Case(CaseTables):
             )
         if not isinstance(flow.step, str) and not METHOD_FACTS[flow.method].sized:
             raise CaseError(f'flow.step: {flow.method} has no step length, its step is the limit of long ones: use "adaptive"')
+        if self.policy.blobs is not None and self.output.curvature_every:
+            raise CaseError("output.curvature_every: the Hessian is not known where entropy has a price, use 0")
         if not facts.weights:
             if flow.weight_rate is not None:
                 raise CaseError(

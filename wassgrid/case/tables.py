@@ -219,12 +219,23 @@ class PolicyTable(Table):
     entropy: PositiveNumber | None = Field(
         None,
         description="eps, the price of entropy, in the unit of the stage cost or rate: eps times that of the policy relative to "
-        "reference is added; particles stay where they are, evenly from bound to bound, and weights move (default: none)",
+        "reference is added; particles stay where they are, evenly from bound to bound, and weights move, or blobs slide over "
+        "them (default: none)",
     )
     reference: Annotated[str | tuple[float, ...], PlainValidator(read_reference)] = Field(
         "uniform",
         description="the law that entropy is relative to: uniform over bounds or values, lebesgue (of bounds or of low to "
         "high, not normalised: minus eps times the differential entropy is added), or positive numbers, one per particle",
+    )
+    blobs: Annotated[int, PlainValidator(integer(1))] | None = Field(
+        None,
+        description="where entropy has a price and flow.geometry moves actions: blobs per state that slide over the particles, "
+        "each of them a normal law on these (default: half as many as particles, of every action)",
+    )
+    bandwidth: PositiveNumber | None = Field(
+        None,
+        description="standard deviation of a blob, as a share of the way from low to high (default: the distance of the "
+        "particles, or half the distance of blobs that stand evenly, if that is more)",
     )
 
     @model_validator(mode="after")
@@ -233,6 +244,9 @@ class PolicyTable(Table):
             raise keyed_error("weights", f"expected {self.particles} numbers, one per particle, got {len(self.weights)}")
         if self.entropy is None and self.reference != "uniform":
             raise keyed_error("reference", "not used without policy.entropy, the price of entropy relative to it")
+        for key in ("blobs", "bandwidth"):
+            if self.entropy is None and getattr(self, key) is not None:
+                raise keyed_error(key, "not used without policy.entropy: particles without a price of entropy have no width")
         return self
 
 

@@ -60,7 +60,8 @@ class Method:
 
 def _flow(name: str) -> Method:
     def step(ask: StepRequest) -> StepOutcome:
-        from wassgrid.method.flow import SCHEMES, timed_flow_step
+        from wassgrid.method.flow import timed_flow_step
+        from wassgrid.method.schemes import SCHEMES
 
         return timed_flow_step(
             ask.evaluator, ask.evaluation, SCHEMES[name], ask.size, ask.fixed, ask.remaining, ask.metric

@@ -27,7 +27,8 @@ class MethodFacts:
     """escapes: particles may jump to better actions that the certificate found. rests: a step whose moves are rounding is its
     end, since those of the next one would be their squares; of the gradient flow it says nothing. inexact: its steps need V only
     to a fraction of what is left to gain. asked: particles jump only where the case asks for it. sized: a step has a length.
-    follows: its steps follow derivatives of Q in the action, which do not see jumps. geometries: in which it is defined."""
+    follows: its steps follow derivatives of Q in the action, which do not see jumps. geometries: in which it is defined. blobs:
+    whether it moves blobs too, where entropy has a price."""
 
     escapes: bool
     rests: bool
@@ -36,12 +37,13 @@ class MethodFacts:
     sized: bool = True
     follows: bool = True
     geometries: tuple[str, ...] = tuple(GEOMETRY_FACTS)
+    blobs: bool = False
 
 
 METHOD_FACTS = {
-    "euler": MethodFacts(escapes=False, rests=False),
-    "heun": MethodFacts(escapes=False, rests=False),
-    "rk4": MethodFacts(escapes=False, rests=False),
+    "euler": MethodFacts(escapes=False, rests=False, blobs=True),
+    "heun": MethodFacts(escapes=False, rests=False, blobs=True),
+    "rk4": MethodFacts(escapes=False, rests=False, blobs=True),
     "newton": MethodFacts(escapes=True, rests=True, inexact=True, geometries=(_ONLY_ACTIONS, _BOTH)),
     "full_newton": MethodFacts(escapes=True, rests=True, geometries=(_ONLY_ACTIONS,)),
     "proximal": MethodFacts(escapes=True, rests=True, follows=False, geometries=(_ONLY_ACTIONS,)),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from wassgrid.chain.stationary import StationaryError
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, objective_rounding
+from wassgrid.method.blobs import blob_step
 from wassgrid.method.monotone_search import monotone_search
 from wassgrid.method.outcome import StepOutcome
+from wassgrid.method.schemes import Scheme
 from wassgrid.method.weights import cooled, reweighted
 from wassgrid.metric import WASSERSTEIN, Metric, free_gradient, gradient_norm
 from wassgrid.problem.control_problem import ProblemError
@@ -20,29 +22,6 @@ _GROWTH, _SHRINK = 1.5, 0.3
 _REJECTIONS = 30  # of one step, each shorter
 _GUARDED_SHARE = 1e-3  # of particles held back from which the step is too long
 _STABLE = 2.0  # step |D^2_a Q| up to which every scheme damps a particle's own motion
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """An explicit Runge-Kutta scheme for the flow: a_{n+1} = a_n + h sum_q b_q k_q, k_q = -grad_a Q at stage q.
-
-    Of weights that move the logarithms are advanced, (log w)' = -kappa (Q - V): they stay positive and of sum one, at the same
-    order; the step of euler is the exponential one. Where entropy has a price, Q + eps log(w/rho) stands for Q.
-
-    order: the declared order of accuracy in h; couplings: strictly lower triangle of the tableau; weights: b.
-    """
-
-    name: str
-    order: int
-    couplings: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
-
-
-SCHEMES = {
-    "euler": Scheme("euler", 1, ((),), (1.0,)),
-    "heun": Scheme("heun", 2, ((), (1.0,)), (0.5, 0.5)),
-    "rk4": Scheme("rk4", 4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
-}
 
 
 def flow_step(
@@ -56,6 +35,8 @@ def flow_step(
     during the step. Particles for which the step is beyond the stability of explicit schemes are searched in any case: in cells
     that are hardly ever visited J would not see them go.
     """
+    if evaluation.policy.blobs is not None:
+        return blob_step(evaluator, evaluation, scheme, step, metric)
     limits = low, high = evaluation.model.limits
     policy = evaluation.policy
     start = policy.actions
@@ -152,12 +133,20 @@ def adaptive_flow_step(
 def initial_step(evaluation: Evaluation, metric: Metric = WASSERSTEIN) -> float:
     """Return a first step length: half the inverse of the fastest rate of a cell that carries mass.
 
-    The rate is the largest curvature |D^2_a Q|, and kappa times the range of the first variation over the particles, and eps.
+    The rate is the largest curvature |D^2_a Q| (of blobs: the largest speed over their bandwidth), and kappa times the range of
+    the first variation over the particles, and eps.
     """
-    rates = [np.abs(evaluation.q_hessian).sum(axis=3).max(axis=(1, 2))] if metric.actions else []
+    rates: list[np.ndarray]
+    variation, blobs = evaluation.first_variation, evaluation.policy.blobs
+    if blobs is not None:
+        variation, gradient = blobs.mollified(variation)
+        widths = blobs.bandwidth * (blobs.high - blobs.low)
+        rates = [(np.abs(gradient).max(axis=1) / np.where(widths > 0.0, widths, 1.0)).max(axis=1)] if metric.actions else []
+    else:
+        rates = [np.abs(evaluation.q_hessian).sum(axis=3).max(axis=(1, 2))] if metric.actions else []
     if metric.weights:
         price = 0.0 if evaluation.entropy is None else evaluation.entropy.strength
-        rates.append(metric.rate * (np.ptp(evaluation.first_variation, axis=1) + price))
+        rates.append(metric.rate * (np.ptp(variation, axis=1) + price))
     curvature = np.max(rates, axis=0)
     carried = curvature[evaluation.law > 1e-6 * evaluation.law.max()]
     top = float(carried.max()) if carried.size else float(curvature.max())

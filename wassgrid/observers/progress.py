@@ -121,7 +121,8 @@ def shown(case: Case, console: Console) -> Iterator[list[Any]]:
         progress = ProgressBar(console) if console.is_terminal else ProgressLines(console)
         observers: list[Any] = [stack.enter_context(progress)]
         if SOLVERS[case.solver.kind].gridded:
-            if line := unseen(case.flow.method, case.flow.geometry, case.flow.escapes, case.problem.jumps):
+            sees = case.flow.escapes or case.policy.blobs is not None
+            if line := unseen(case.flow.method, case.flow.geometry, sees, case.problem.jumps):
                 observers.append(Notice(console, line))
             observers.append(stack.enter_context(CompilationNotice(console)))
         yield observers

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
 
 FRAMES = "trajectory"  # the series of the frames
+CENTRES, SHARES = "blob_centres", "blob_shares"  # of blobs that slide over the particles
 GRID_COLUMNS = {
     phase_time("assembly"): ("wall time spent on tables and transition operator", "s"),
     phase_time("stationary"): ("wall time spent on the stationary law", "s"),
@@ -81,7 +82,10 @@ def grid_checkpoint(case: Case) -> dict[str, tuple[int, ...]]:
     cells, particles = StateGrid.from_case(case).size, case.policy.particles
     actions = (cells, particles, case.problem.action_dimension)
     best = {"best_actions": (cells, actions[2]), "best_values": (cells,), "best_lead": (cells,)}
-    return {"actions": actions, "weights": actions[:2], "warm_law": (cells,), "warm_value": (cells,), **best}
+    blobs: dict[str, tuple[int, ...]] = {}
+    if case.policy.blobs is not None:
+        blobs = {CENTRES: (cells, case.policy.blobs, actions[2]), SHARES: (cells, case.policy.blobs)}
+    return {"actions": actions, "weights": actions[:2], "warm_law": (cells,), "warm_value": (cells,), **best, **blobs}
 
 
 def grid_layout(case: Case) -> dict[str, Any]:
@@ -108,6 +112,13 @@ def grid_layout(case: Case) -> dict[str, Any]:
         "stationary": Variable(grid.names, "stationary probability of the cell", "1"),
         "value": Variable(grid.names, "relative value V", value_units),
     }
+    if case.policy.blobs is not None:
+        blob = "blob" if "blob" not in grid.names else "blob_axis"
+        axes.append(Axis(blob, np.arange(case.policy.blobs), "blob number"))
+        of = trajectory["actions"].units
+        spread = (*grid.names, blob, *([action] if len(actions) > 1 else []))
+        trajectory[CENTRES] = Variable(spread, "centres of the blobs, whose laws the weights of the particles are", of)
+        trajectory[SHARES] = Variable((*grid.names, blob), "weights of the blobs", "1")
     columns = COLUMNS | GRID_COLUMNS | (CURVATURE if case.output.curvature_every else {})
     columns |= {} if case.policy.entropy is None else ENTROPY
     columns |= WEIGHTS if GEOMETRY_FACTS[case.flow.geometry].weights else {}

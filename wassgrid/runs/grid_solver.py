@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wassgrid.blobs import Blobs
 from wassgrid.certificate import BestActions, bound_of, certify, find_best, restored_best
 from wassgrid.chain.classes import LISTED, is_single_class, period, reached_together, recurrent_classes
 from wassgrid.chain.reductions import dot, largest
@@ -24,13 +25,14 @@ from wassgrid.hessian import CurvatureError, Hessian, curvature_range
 from wassgrid.memory import estimate_memory, require_memory
 from wassgrid.method import METHODS, Method, StepRequest
 from wassgrid.method.outcome import StepOutcome
-from wassgrid.metric import Metric, gradient_norm, mean_q, step_length
+from wassgrid.metric import Metric, cloud, gradient_norm, mean_q, step_length
 from wassgrid.policy import ParticlePolicy, initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.model import ProblemError
 from wassgrid.resolution import resolution
 from wassgrid.resources import one_blas_thread
 from wassgrid.runs import stopping
+from wassgrid.runs.grid_schema import CENTRES, SHARES
 from wassgrid.runs.loop import CONVERGED, INTERRUPTED, StepRecord, Verdict
 from wassgrid.runs.schema import (
     BOUND_FOUND,
@@ -298,6 +300,9 @@ class GridSolver:
         """Return the state of a checkpoint: its evaluation is repeated from the same warm start as then."""
         actions, weights = np.asarray(checkpoint["actions"]), np.asarray(checkpoint["weights"])
         policy = ParticlePolicy.of(self.case.problem, self.grid, actions, weights)
+        if self.case.policy.blobs is not None:
+            centres, shares = np.asarray(checkpoint[CENTRES]), np.asarray(checkpoint[SHARES])
+            policy = policy.of_blobs(Blobs.even(self.case, self.grid.states).moved(centres, shares))
         warm = np.asarray(checkpoint["warm_law"]), np.asarray(checkpoint["warm_value"])
         width = float(checkpoint["width"])
         if width >= 0.0:
@@ -345,7 +350,7 @@ class GridSolver:
         new, best, found, seconds = self._searched(new, (state.best, old.value))
         facts = {
             STEP_LENGTH: moved,
-            LARGEST_MOVE: float(np.abs(new.policy.actions - old.policy.actions).max()),
+            LARGEST_MOVE: float(np.abs(cloud(new.policy)[0] - cloud(old.policy)[0]).max()),
             "guarded": float(outcome.guarded),
             "escaped": float(outcome.escaped),
             "rejected": float(outcome.rejected),
@@ -517,12 +522,20 @@ class GridSolver:
     def _frame(self, state: GridState, law: np.ndarray) -> dict[str, Any]:
         evaluation, shape = state.evaluation, self.grid.shape
         policy = evaluation.policy
-        actions = policy.actions.reshape(*shape, policy.particles, policy.action_dimension)
+
+        def shaped(actions: np.ndarray) -> np.ndarray:
+            actions = actions[..., 0] if policy.action_dimension == 1 else actions
+            return actions.reshape(*shape, *actions.shape[1:])
+
+        blobs = {}
+        if policy.blobs is not None:
+            blobs = {CENTRES: shaped(policy.blobs.centres), SHARES: policy.blobs.shares.reshape(*shape, -1)}
         return {
-            "actions": actions[..., 0] if policy.action_dimension == 1 else actions,
+            "actions": shaped(policy.actions),
             "weights": policy.weights.reshape(*shape, policy.particles),
             "stationary": self._shares(law).reshape(shape),
             "value": (evaluation.value * self._value_unit).reshape(shape),
+            **blobs,
         }
 
     def _on_the_way(self, evaluation: Evaluation) -> np.ndarray:
@@ -546,7 +559,7 @@ class GridSolver:
         if state.final:
             return {} if state.before is None else self._checkpoint(state.before)
         evaluation = state.evaluation
-        rough = evaluation.width is not None
+        rough, blobs = evaluation.width is not None, evaluation.policy.blobs
         return {
             "step": state.step,
             "flow_time": state.flow_time,
@@ -571,6 +584,7 @@ class GridSolver:
             "best_actions": state.best.actions,
             "best_values": state.best.values,
             "best_lead": state.best.lead,
+            **({} if blobs is None else {CENTRES: blobs.centres, SHARES: blobs.shares}),
         }
 
     def verdict(self, state: GridState) -> Verdict | None:

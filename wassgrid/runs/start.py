@@ -87,6 +87,11 @@ class Start:
         if choices is not None:
             actions = np.tile(choices, (grid.size, 1, 1))
         weights = weights / weights.sum(axis=1, keepdims=True)
+        if case.policy.blobs is not None:
+            raise StartError(
+                "initial: blobs begin evenly, of a policy on the particles it is not known where they are: leave it out, or "
+                'use flow.geometry = "fisher_rao"'
+            )
         if case.policy.entropy is not None:
             atoms = initial_policy(case, grid).actions
             if not np.allclose(actions, atoms, rtol=0.0, atol=_SAME * np.ptp(atoms)):
