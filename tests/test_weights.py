@@ -20,8 +20,8 @@ from wassgrid.certificate import BestActions, find_best
 from wassgrid.chain.reductions import dot
 from wassgrid.evaluation import Evaluation, Evaluator, objective_rounding
 from wassgrid.method.flow import flow_step
-from wassgrid.method.schemes import SCHEMES
 from wassgrid.method.newton import newton_step
+from wassgrid.method.schemes import SCHEMES
 from wassgrid.method.weights import born, cooled, exponential_step, reweighted
 from wassgrid.metric import Metric, gradient_norm, inner, mean_q, step_length
 from wassgrid.plotting.trajectories import trajectories
