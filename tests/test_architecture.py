@@ -29,7 +29,7 @@ FLOORS = [
     {"chain"},
     {"evaluation"},
     {"metric", "resolution", "tangent"},
-    {"fisher_rao", "hessian", "method.box_step", "method.outcome", "method.monotone_search"},
+    {"fisher_rao", "hessian", "shortfall", "method.box_step", "method.outcome", "method.monotone_search"},
     {"certificate"},
     {"estimate", "memory"},
     {"method"},

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from wassgrid import plotting
 from wassgrid.cli import main
-from wassgrid.plotting.fields import Frame, _draw_map, _where_it_is
+from wassgrid.plotting.fields import Frame, _where_it_is, draw_map
 from wassgrid.plotting.style import canvas, label
 from wassgrid.plotting.trajectories import _telling_cells
 from wassgrid.problem.states import StateError
@@ -283,7 +283,7 @@ def test_contours_carry_the_share_that_is_inside(tmp_path):
     law = np.exp(-0.5 * (x[:, None] ** 2 + y**2) / 0.8)
     frame = replace(Frame.read(path), axes=(x, y), law=law / law.sum())
     figure, axes = canvas(1, 1)
-    _draw_map(figure, axes[0, 0], frame, frame.law, (0, 1), "stationary density")
+    draw_map(figure, axes[0, 0], frame, frame.law, (0, 1), "stationary density")
     FigureCanvasAgg(figure).draw()
     names = {text.get_text(): text.get_position() for text in axes[0, 0].texts}
     assert sorted(names) == ["50 %", "90 %", "99 %"]

@@ -262,7 +262,10 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FIGURE", help="Figure.")] = Path("comparison.png"),
     points: Annotated[int, typer.Option(min=2, max=100_000, help="Policies along the geodesic that are evaluated.")] = 21,
 ) -> None:
-    """Compare the policies of two result files: Wasserstein distance, and J along the geodesic between them."""
+    """Compare the policies of two result files: distance, J along the geodesic between them, and where one loses.
+
+    One of them may be of a neural run: its policy is put on the grid of the other.
+    """
     from wassgrid import plotting
     from wassgrid.compare import compare as compare_files
     from wassgrid.report import print_rows

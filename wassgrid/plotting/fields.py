@@ -245,7 +245,7 @@ def policy(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float
     columns = max(1 if any(frame.listed) else len(kinds), len(planes))
     figure, axes = canvas(len(pairs) * len(planes) // columns, columns, width=3.8, height=3.0)
     for axis, ((text, field, look), plane) in zip(axes.flat, itertools.product(pairs, planes), strict=True):
-        _draw_map(figure, axis, frame, frame.sliced(field, plane, cell), plane, text, look)
+        draw_map(figure, axis, frame, frame.sliced(field, plane, cell), plane, text, look)
     _title(figure, frame, cell)
     return figure
 
@@ -257,14 +257,14 @@ def stationary(path: str | os.PathLike[str], index: int = -1) -> Figure:
     frame = Frame.read(path, index)
     if len(frame.axes) == 1:
         figure, axes = canvas(1, 1, width=5.0, height=3.2)
-        _curve(axes[0, 0], frame, frame.law / frame.volume, "stationary density", filled=True)
+        draw_curve(axes[0, 0], frame, frame.law / frame.volume, "stationary density", filled=True)
     else:
         figure, axes = _grid_of_planes(frame)
         for axis, plane in zip(axes, frame.planes(), strict=True):
             area = np.prod([frame.axes[k][1] - frame.axes[k][0] for k in plane])
             density = frame.marginal(plane) / area
             scale = LogNorm(density.max() * 10.0**-_DECADES, density.max(), clip=True)
-            _draw_map(figure, axis, frame, density, plane, "stationary density", {"norm": scale}, zoomed=True)
+            draw_map(figure, axis, frame, density, plane, "stationary density", {"norm": scale}, zoomed=True)
     _title(figure, frame)
     return figure
 
@@ -276,11 +276,11 @@ def value(path: str | os.PathLike[str], index: int = -1, at: Mapping[str, float]
     text, cell = label("value V", frame.value_units), frame.cell_at(at)
     if len(frame.axes) == 1:
         figure, axes = canvas(1, 1, width=5.0, height=3.2)
-        _curve(axes[0, 0], frame, frame.value, text)
+        draw_curve(axes[0, 0], frame, frame.value, text)
     else:
         figure, axes = _grid_of_planes(frame)
         for axis, plane in zip(axes, frame.planes(), strict=True):
-            _draw_map(figure, axis, frame, frame.sliced(frame.value, plane, cell), plane, text)
+            draw_map(figure, axis, frame, frame.sliced(frame.value, plane, cell), plane, text)
     _title(figure, frame, cell)
     return figure
 
@@ -325,7 +325,7 @@ def _particles(frame: Frame) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, frame: Frame, values: np.ndarray, text: str, filled: bool = False) -> None:
+def draw_curve(axis: Axes, frame: Frame, values: np.ndarray, text: str, filled: bool = False) -> None:
     axis.plot(frame.axes[0], values, color=COLOURS[0])
     if filled:
         axis.fill_between(frame.axes[0], values, color=COLOURS[0], alpha=0.2, linewidth=0)
@@ -345,7 +345,7 @@ def _where_it_is(frame: Frame, k: int) -> tuple[float, float] | None:
     return None if end - first > _ZOOMED * last else (float(points[first]), float(points[end]))
 
 
-def _draw_map(
+def draw_map(
     figure: Figure, axis: Axes, frame: Frame, field: np.ndarray, plane: tuple[int, int], text: str,
     look: dict[str, Any] | None = None, zoomed: bool = False,
 ) -> None:  # fmt: skip
