@@ -13,6 +13,7 @@ from random_policies import SETTINGS, random_field, slopes
 
 import wassgrid as wg
 from wassgrid.case import Case
+from wassgrid.check import Finding, findings
 from wassgrid.differences import check_derivatives
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.hessian import CurvatureError, Hessian, curvature_range, second_derivative, spectrum
@@ -275,6 +276,14 @@ def test_lists_goals_and_entropy_bend_as_along_great_circles(more):
         wg.second_order.second_derivative(here, planted)
     with pytest.raises(PolicyError, match=r"expected a tangent field of shape \(12, 3, 1\), or \(12, 3, 2\) with r"):
         wg.second_order.second_derivative(here, planted[:2])
+
+
+def test_blobs_have_no_second_order_and_are_checked_without_it():
+    text = LISTS.replace("values = [1, -1, 0]", "bounds = [-1, 1]").replace('method = "exponential"', 'geometry = "wasserstein"')
+    case = Case.from_text(text + "[policy]\nentropy = 0.3\nparticles = 9\n")
+    assert {found.name for found in findings(case) if isinstance(found, Finding)} >= {"initial policy", "time"}
+    with pytest.raises(CurvatureError, match=r'not known where blobs slide .* flow.geometry = "fisher_rao"'):
+        wg.second_order.ends(case)
 
 
 def test_differences_find_a_wrong_second_derivative(monkeypatch):

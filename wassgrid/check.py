@@ -157,7 +157,7 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     if text := unseen(case.flow.method, case.flow.geometry, sees, case.problem.jumps):
         yield Finding("jumps", text, WARN)
     metric = Metric.from_case(case)
-    if metric.weights or METHOD_FACTS[case.flow.method].follows:
+    if case.policy.blobs is None and (metric.weights or METHOD_FACTS[case.flow.method].follows):
         yield from _derivatives(check_derivatives(evaluator, evaluation, metric=metric), model)
     looks = _first_steps(case)
     yield looks.finding

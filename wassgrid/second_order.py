@@ -27,8 +27,8 @@ import numpy as np
 
 from wassgrid import differences, hessian
 from wassgrid.differences import DerivativeCheck
-from wassgrid.geometry import Source, at, tangent
-from wassgrid.hessian import Curvature, CurvatureRange, Hessian, Spectrum
+from wassgrid.geometry import Point, Source, at, tangent
+from wassgrid.hessian import Curvature, CurvatureError, CurvatureRange, Hessian, Spectrum
 from wassgrid.metric import WASSERSTEIN, Metric
 from wassgrid.policy import PolicyError
 from wassgrid.tangent import without_mean
@@ -50,7 +50,7 @@ def operator(what: Source, floor: float = hessian.MASS_FLOOR) -> Hessian:
     chain, by factors where they fit.
     """
     point = at(what)
-    return Hessian(point.evaluation, floor=floor, metric=Metric.from_case(point.case))
+    return Hessian(point.evaluation, floor=floor, metric=_metric(point))
 
 
 def second_derivative(what: Source, v: np.ndarray) -> tuple[float, float]:
@@ -60,7 +60,7 @@ def second_derivative(what: Source, v: np.ndarray) -> tuple[float, float]:
     along the geodesic that begins with it. Raises PolicyError for another shape, and where sum_i w_i r_i is not zero.
     """
     point = at(what)
-    metric, field, shape = Metric.from_case(point.case), np.asarray(v, dtype=float), point.policy.actions.shape
+    metric, field, shape = _metric(point), np.asarray(v, dtype=float), point.policy.actions.shape
     if not metric.weights or field.shape == shape:
         return hessian.second_derivative(point.evaluation, tangent(point, field), metric=WASSERSTEIN)
     if field.shape != (*shape[:2], shape[2] + 1):
@@ -99,4 +99,14 @@ def check(what: Source, seed: int = 0) -> DerivativeCheck:
     Eight solves; `.slope_error` and `.curvature_error` are relative, `.passed` says whether they are small.
     """
     point = at(what)
-    return differences.check_derivatives(point.evaluator, point.evaluation, seed, Metric.from_case(point.case))
+    return differences.check_derivatives(point.evaluator, point.evaluation, seed, _metric(point))
+
+
+def _metric(point: Point) -> Metric:
+    """Return the metric of the case.  Raises CurvatureError where there is no second order in it."""
+    if point.policy.blobs is not None:
+        raise CurvatureError(
+            "the Hessian is not known where blobs slide and entropy has a price: it is where weights alone move, with "
+            'flow.geometry = "fisher_rao"'
+        )
+    return Metric.from_case(point.case)
