@@ -11,10 +11,11 @@ Counted are violations:
     converged   "converged" by the gap, and some policy is better by more than the gap
     tables      cost or mean of some action differ from the text, and no jump within rounding explains it
     limits      a particle stands outside the bounds of its cell, or beside the values of a list that are allowed
-    classes     a chain with several recurrent classes passes as one
+    classes     a chain with several recurrent classes passes as one, or a policy that does not reach its goal as one that does
     traceback   an exception that is not one of the package's own
     warning     a warning of Python or NumPy that a user would see
 
+    python benchmarks/soundness.py --problems 500 --kinks 200 --moving 150 --soft 200 --mixed 150 --blobs 150 --whole 1650
     python benchmarks/soundness.py --problems 5000 --kinks 1000 --processes 1 --log soundness.jsonl
     python benchmarks/soundness.py --wells
 
@@ -28,6 +29,7 @@ import json
 import math
 import sys
 import time
+import tomllib
 import traceback
 import warnings
 from collections import Counter
@@ -43,9 +45,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from oracle import DenseProblem, classes, stationary_laws  # noqa: E402
-from random_problems import mixed_problem, soft_problem, wide_problem  # noqa: E402
+from random_problems import blob_problem, mixed_problem, soft_problem, whole_problem, wide_problem  # noqa: E402
 
-KINDS = ("wide", "kinks", "moving", "soft", "mixed")
+KINDS = ("wide", "kinks", "moving", "soft", "mixed", "blobs", "whole")
+_DRAWN = {"soft": soft_problem, "mixed": mixed_problem, "blobs": blob_problem, "whole": whole_problem}
 _EPS = np.finfo(float).eps
 _TOLERANCE = 2e-12  # of the size of the costs: rounding of J, beside that of the kernels' weights times the spread of V
 _WOUND = 1e-12  # cells that rounding may move a mean that winds or folds; actions beyond are no candidates
@@ -63,10 +66,10 @@ def judge(text: str) -> dict[str, Any]:
             warnings.simplefilter("always")
             case = wg.Case.from_text(text)
             solution = wg.solve(case)
+            kernels = {str(row["state"]): str(row["kernel"]) for row in solution.summary["resolution"]}
         if raised:
             found["violations"].append("warning")
             found["warning"] = f"{raised[0].filename.rpartition('/')[2]}:{raised[0].lineno} {raised[0].message}"
-        kernels = {str(row["state"]): str(row["kernel"]) for row in solution.summary["resolution"]}
     except Exception as error:
         own = type(error).__module__.startswith("wassgrid.") and "\n" not in str(error)
         found["status"], found["reason"] = "refused" if own else "traceback", f"{type(error).__name__}: {error}"[:400]
@@ -98,7 +101,8 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
         """Where text and tables lie on different sides of a jump, up to rounding; differences otherwise are a violation."""
         options = {"strict": False} if "strict" in signature(case.problem.action_tables).parameters else {}
         some = np.isfinite(problem.costs(cells, actions)) & np.isfinite(problem.means(cells, actions)).all(axis=1)
-        some &= problem.permitted(cells, actions)  # others stand for their nearest
+        # others stand for their nearest, and in a goal there are none
+        some &= problem.permitted(cells, actions) & ~problem.inside[cells]
         rows = np.flatnonzero(some)
         if rows.size == 0:
             return some
@@ -119,13 +123,14 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
         """Cells (K,) of an axis by which rounding moves means that wind around it or fold at its ends."""
         return 2.0 * _EPS * (np.abs(problem.means(cells, actions)) / spacing * folds).max(axis=1)
 
-    flat = policy.actions.reshape(-1, policy.actions.shape[2])
-    own = np.repeat(np.arange(problem.size), policy.actions.shape[1])
+    free = np.flatnonzero(~problem.inside)  # where actions mean something
+    flat = policy.actions[free].reshape(-1, policy.actions.shape[2])
+    own = np.repeat(free, policy.actions.shape[1])
     ends = problem.bounds_at(states)[own]
     beyond = 64.0 * _EPS * (1.0 + np.abs(flat))  # expressions of their own
     if np.any((flat < ends[:, :, 0] - beyond) | (flat > ends[:, :, 1] + beyond)):
         found["violations"].append("limits")
-    if not problem.permitted(own, flat)[policy.weights.ravel() > 0.0].all():
+    if not problem.permitted(own, flat)[policy.weights[free].ravel() > 0.0].all():
         found["violations"].append("limits")
     if any(values and not np.isin(flat[:, a], values).all() for a, values in enumerate(problem.lists)):
         found["violations"].append("limits")
@@ -138,7 +143,7 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
     price, law = problem.policy.get("entropy"), None
     if price is not None:
         atoms, law = problem.reference_law()
-        if np.abs(atoms - policy.actions).max() > 1e-12 * np.abs(atoms).max():
+        if np.abs(atoms - policy.actions)[free].max() > 1e-12 * np.abs(atoms).max():
             found["violations"].append("tables")
             return
         # its rounding is that of eps times a logarithm
@@ -146,6 +151,11 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
     size = float(np.abs(cost).max())
     # the oracle's own rounding: weights of the kernels differ by some units
     slack = _TOLERANCE * size + 16.0 * _EPS * float(np.ptp(value))
+    steps = problem.steps(matrix) if problem.total else 0.0
+    if problem.total and not math.isfinite(steps):
+        found["violations"].append("classes")
+        return
+    slack *= 1.0 + steps
     if law is not None:
         slack += 16.0 * _EPS * price * float(np.abs(np.log(law.sum(axis=1))).max())
         # particles stand on ends of bounds and on kinks there: a root of rounding is no rounding
@@ -158,7 +168,7 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
     wound = 2.0 * moved * float(np.ptp(value))
     low, high = bracket(solution)
     found |= {"J": solution.objective, "exact": exact, "low": low, "high": high, "bound": solution.lower_bound, "slack": slack}
-    if problem.discount == 1.0 and not signed and len(classes(matrix)) > 1:
+    if problem.discount == 1.0 and not problem.total and not signed and len(classes(matrix)) > 1:
         found["violations"].append("classes")
         return
     if not low - slack - wound <= exact <= high + slack + wound and not signed and not doubtful:
@@ -183,7 +193,8 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
             policy.actions,
             policy.weights,
             lambda cells, actions: (
-                excused(cells, actions) | (astray(cells, actions) > _WOUND) | ~problem.permitted(cells, actions)
+                ~problem.inside[cells]
+                & (excused(cells, actions) | (astray(cells, actions) > _WOUND) | ~problem.permitted(cells, actions))
             ),
         )
     found["best"] = best
@@ -214,11 +225,34 @@ def solve_one(task: tuple[str, int]) -> dict[str, Any]:
     """
     kind, n = task
     moving = kind == "moving"
-    if kind in ("soft", "mixed"):
-        text = soft_problem(n) if kind == "soft" else mixed_problem(n)
+    if kind in _DRAWN:
+        text = _DRAWN[kind](n)
     else:
         text = wide_problem(n, kind == "kinks" or (moving and n % 2 == 1), moving=moving)
-    return {"kind": kind, "n": n, **judge(text + ("[output]\nestimate = false\n" if n % 10 else ""))}
+    return {"kind": kind, "n": n, "drawn": drawn(text), **judge(text + ("[output]\nestimate = false\n" if n % 10 else ""))}
+
+
+def drawn(text: str) -> list[str]:
+    """Return the parts of the language that the text of a case has."""
+    case = tomllib.loads(text)
+    actions, policy, flow = case["actions"].values(), case["policy"], case["flow"]
+    lists = ["values" in table for table in actions]
+    ends = [end for table in actions for end in table.get("bounds", [])]
+    criterion, goal = case.get("criterion", {}).get("kind", "average"), case.get("goal")
+    found = {
+        "values of lists alone": all(lists), "values of lists beside bounds": any(lists) and not all(lists),
+        "values allowed in some states": any("allowed" in table for table in actions),
+        "bounds that depend on the states": any(isinstance(end, str) for end in ends),
+        "actions without bounds": any("bounds" not in table and "values" not in table for table in actions),
+        "entropy on lists": "entropy" in policy and all(lists),
+        "entropy on nodes": "entropy" in policy and not any(lists) and "geometry" not in flow,
+        "entropy on blobs": "entropy" in policy and "geometry" in flow,
+        "goal that stops": goal is not None and goal.get("then") != "restart",
+        "goal that restarts": goal is not None and goal.get("then") == "restart", "start law": "start" in case,
+        "weights that move": all(lists) or "fisher_rao" in flow.get("geometry", ""),
+    }  # fmt: skip
+    names = [f"{criterion} cost", f"by {flow.get('method', 'the method of its own')}"]
+    return names + [name for name, has in found.items() if has]
 
 
 def campaign(tasks: list[tuple[str, int]], processes: int) -> Iterator[dict[str, Any]]:
@@ -234,7 +268,9 @@ def problems(counts: dict[str, int], first: int, processes: int, log: Path | Non
     """Solve problems first, first + 1, ... of every kind, those that the log holds excepted, and return what was found of all."""
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log is not None and log.exists() else []
     done = {(row["kind"], row["n"]) for row in rows}
-    tasks = [(kind, n) for kind in KINDS for n in range(first, first + counts[kind]) if (kind, n) not in done]
+    # all kinds side by side: what an interrupted run has solved is a sample of all
+    drawn = sorted(((k + 0.5) / counts[kind], kind, first + k) for kind in KINDS for k in range(counts[kind]))
+    tasks = [(kind, n) for _, kind, n in drawn if (kind, n) not in done]
     for row in campaign(tasks, processes):
         rows.append(row)
         if log is not None:
@@ -267,6 +303,12 @@ def report(rows: list[dict[str, Any]]) -> None:
         reasons = Counter(row["reason"].split(":")[0][:60] for row in some if row["status"] not in ("converged", "stopped"))
         for reason, count in reasons.most_common(8):
             print(f"    {count:5d}  {reason}")
+    print(f"\nin all: {len(rows)} problems, {sum(len(row['violations']) for row in rows)} violations; of them with")
+    for name in sorted({name for row in rows for name in row.get("drawn", [])}):
+        some = [row for row in rows if name in row.get("drawn", [])]
+        bounded = sum(math.isfinite(row["bound"]) for row in some if row.get("bound") is not None)
+        bad = sum(len(row["violations"]) for row in some)
+        print(f"  {name:34s} {len(some):5d}, {bounded:5d} with a proven bound, {bad} violations")
 
 
 # -- slow double wells ---------------------------------------------------------------------------------------------------------
@@ -341,6 +383,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--moving", type=int, default=0, help="problems whose bounds of actions depend on the states")
     parser.add_argument("--soft", type=int, default=0, help="problems in which entropy has a price")
     parser.add_argument("--mixed", type=int, default=0, help="problems in which one of two actions takes values of a list")
+    parser.add_argument("--blobs", type=int, default=0, help="problems in which it has one and blobs slide")
+    parser.add_argument("--whole", type=int, default=0, help="problems of all of the language: goals, starts, lists, geometries")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--log", type=Path, default=None)
@@ -349,8 +393,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.wells:
         wells()
         return
-    counts = {"wide": options.problems, "kinks": options.kinks, "moving": options.moving, "soft": options.soft}
-    counts["mixed"] = options.mixed
+    counts = {kind: getattr(options, "problems" if kind == "wide" else kind) for kind in KINDS}
     report(problems(counts, options.first, options.processes, options.log))
 
 

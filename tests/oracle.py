@@ -307,6 +307,14 @@ class DenseProblem:
         self.policy = case.get("policy", {})
         criterion = case.get("criterion", {})
         self.discount = self._number(criterion["discount"]) if criterion.get("kind") == "discounted" else 1.0
+        self.start, goal = case.get("start", {}), case.get("goal", {})
+        self.total, self.restarts = criterion.get("kind") == "total", goal.get("then") == "restart"
+        # cells of the goal, and what being there costs
+        self.inside, self.final = np.zeros(self.size, bool), np.zeros(self.size)
+        if goal:
+            environment = self.names | self.states
+            self.inside = np.array(np.broadcast_to(valued(compiled(goal["where"]), environment), self.size), bool)
+            self.final = np.broadcast_to(valued(compiled(goal.get("cost", "0")), environment), self.size).astype(float)
 
     def bounds_at(self, states: np.ndarray) -> np.ndarray:
         """Return the bounds (K, m, 2) of the actions at states (K, d)."""
@@ -357,16 +365,61 @@ class DenseProblem:
 
     @cached_property
     def initial_law(self) -> np.ndarray:
-        """Uniform over the declared domain, by the trapezoidal rule."""
+        """What the text says of every state (`_start`); of others uniform over the declared domain, by the trapezoidal rule."""
         law = np.ones(1)
-        for axis in self.axes.values():
+        for name, axis in self.axes.items():
             part = np.ones(axis.size)
-            if axis.boundary != "periodic":
+            if name in self.start:
+                part = self._start(axis, self.start[name])
+            elif axis.boundary != "periodic":
                 inner = [round((end - axis.low) / axis.spacing) for end in axis.domain]
                 part[: inner[0]] = part[inner[1] + 1 :] = 0.0
                 part[inner] = 0.5
             law = np.multiply.outer(law, part)
         return law.ravel() / law.sum()
+
+    def _start(self, axis: Axis, given: Any) -> np.ndarray:
+        """The means of the hats of all nodes under a start law, (nodes,): integrals of degree 100 on every cell that it meets.
+
+        A point, a uniform law on [low, high], or a normal one between the ends of the axis and within the tail.
+        """
+        low, high, density = 0.0, 0.0, np.ones_like
+        if isinstance(given, dict):
+            mean, std = self._number(given["mean"]), self._number(given["std"])
+            low, high = mean - TAIL * std, mean + TAIL * std
+            if axis.boundary != "periodic":
+                low, high = max(low, axis.domain[0]), min(high, axis.domain[1])
+            density = lambda x: np.exp(-0.5 * ((x - mean) / std) ** 2)  # noqa: E731
+        else:
+            low, high = (self._number(end) for end in (given if isinstance(given, list) else (given, given)))
+        part, (place, weight) = np.zeros(axis.size), np.polynomial.legendre.leggauss(50)
+        for k in range(math.floor((low - axis.low) / axis.spacing) - 1, math.ceil((high - axis.low) / axis.spacing) + 1):
+            left, right = axis.low + k * axis.spacing, axis.low + (k + 1) * axis.spacing
+            bottom, top = max(left, low), min(right, high)
+            if low == high:
+                x, mass = np.array([low]), np.array([float(left <= low < right)])
+            elif top > bottom:
+                x = 0.5 * (bottom + top) + 0.5 * (top - bottom) * place
+                mass = 0.5 * (top - bottom) * weight * density(x)
+            else:
+                continue
+            share = (x - left) / axis.spacing
+            ends = ((k, 1.0 - share), (k + 1, share))
+            for node, hat in ends:
+                number = node % axis.size if axis.boundary == "periodic" else min(max(node, 0), axis.size - 1)
+                part[number] += float(mass @ hat)
+        return part
+
+    def ended(self, rows: np.ndarray, cost: np.ndarray) -> None:
+        """Put what follows a visit of the goal, and what that costs, into rows (size, ..., size) and costs (size, ...)."""
+        rows[self.inside] = self.initial_law if self.restarts else 0.0
+        cost[self.inside] = self.final[self.inside].reshape(-1, *(1,) * (cost.ndim - 1))
+
+    def steps(self, matrix: np.ndarray) -> float:
+        """Return the expected number of steps to the goal from the start law, infinite for an improper policy."""
+        if max(abs(np.linalg.eigvals(matrix))) >= 1.0 - 1e-12:
+            return math.inf
+        return float(self.initial_law @ np.linalg.solve(np.eye(self.size) - matrix, (~self.inside).astype(float)))
 
     def _environment(self, cells: np.ndarray, actions: np.ndarray) -> dict[str, Any]:
         names = {**self.names, **{name: values[cells] for name, values in self.states.items()}}
@@ -496,10 +549,16 @@ class DenseProblem:
         flat = actions.reshape(-1, m)
         rows = self.rows(numbers, flat).reshape(cells, particles, self.size)
         cost = self.costs(numbers, flat).reshape(cells, particles)
+        self.ended(rows, cost)
         return np.einsum("ki,kil->kl", weights, rows), np.einsum("ki,ki->k", weights, cost)
 
     def value(self, matrix: np.ndarray, cost: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return J and V of a chain; with several recurrent classes J is that of the cheapest."""
+        """Return J and V of a chain; with several recurrent classes J is that of the cheapest. Improper: J is infinite."""
+        if self.total:
+            if not math.isfinite(self.steps(matrix)):
+                return math.inf, np.zeros(self.size)
+            value = np.linalg.solve(np.eye(self.size) - matrix, cost)
+            return float(self.initial_law @ value), value
         if self.discount < 1.0:
             value = np.linalg.solve(np.eye(self.size) - self.discount * matrix, cost)
             return (1.0 - self.discount) * float(self.initial_law @ value), value
@@ -530,6 +589,7 @@ class DenseProblem:
         if excused is not None:
             usable &= ~excused(numbers, flat).reshape(cells, count)
         rows, cost = np.where(usable[:, :, None], rows, 0.0), np.where(usable, cost, np.inf)
+        self.ended(rows, cost)
         least, (_, value) = np.inf, self.value(*self.chain(actions, weights))
         chosen = np.full(cells, -1)
         for _ in range(steps):
@@ -544,6 +604,8 @@ class DenseProblem:
             chosen = best
             gain, value = self.value(rows[np.arange(cells), chosen], cost[np.arange(cells), chosen])
             least = min(least, gain)
+            if not math.isfinite(gain):
+                break
         return least
 
     def candidates(self, actions: np.ndarray, each: int | None = None) -> np.ndarray:
@@ -614,7 +676,7 @@ class DenseProblem:
         near, safe = np.abs(less) < 0.5, np.where(w > 0, w / rho, 1)
         close = (1 + less) * np.log1p(np.where(near, less, 0)) - less
         terms = np.where(near, close, np.where(w > 0, safe * np.log(safe) - safe, 0) + 1)
-        return np.asarray((rho * terms).sum(axis=1) - np.log(mass[:, 0]))
+        return np.where(self.inside, 0, (rho * terms).sum(axis=1) - np.log(mass[:, 0]))
 
     def soft_optimum(
         self, price: float, actions: np.ndarray, law: np.ndarray, value: np.ndarray, steps: int = 3000
@@ -628,6 +690,7 @@ class DenseProblem:
         rows = self.rows(numbers, flat).reshape(cells, count, -1).astype(np.longdouble)
         rows = rows / rows.sum(axis=2, keepdims=True)
         cost, eps = self.costs(numbers, flat).reshape(cells, count).astype(np.longdouble), np.longdouble(price)
+        self.ended(rows, cost)
         value, g = value.astype(np.longdouble), np.longdouble(self.discount)
         mass = law.sum(axis=1)
         mass = np.where(np.abs(mass - 1) < 1e-15, np.longdouble(1), mass)
@@ -641,8 +704,18 @@ class DenseProblem:
             small = np.log1p((law * np.expm1(np.where(near[:, None], power, 0))).sum(axis=1) / mass)
             least = q.min(axis=1)
             large = (mean - least) / eps + np.log((law * np.exp((least[:, None] - q) / eps)).sum(axis=1) / mass)
-            image = mean - eps * np.where(near, small, large) - eps * np.log(mass)
+            image = np.where(self.inside, q[:, 0], mean - eps * np.where(near, small, large) - eps * np.log(mass))
             drift = image - value
+            if self.total:
+                # V is at most this many steps of the largest drift away, for the policy that is best for V at least
+                value, size = image, np.abs(drift).max()
+                if size <= 1e-14 * np.abs(cost).max():
+                    weights = law * np.exp(np.where(self.inside[:, None], 0, (q.min(axis=1, keepdims=True) - q) / eps))
+                    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(float)
+                    away = 2.0 * size * self.steps(np.einsum("ki,kil->kl", weights, rows.astype(float)))
+                    anchor = float(self.initial_law @ value)
+                    return anchor - away, anchor + away
+                continue
             anchor = 0.0 if g == 1.0 else (1 - g) * (self.initial_law @ value)
             low, high = max(low, anchor + drift.min()), min(high, anchor + drift.max())
             if high - low <= 1e-13 * np.abs(cost).max():

@@ -378,5 +378,95 @@ def blob_problem(seed: int) -> str:
     text = re.sub(r'method = "\w+"', f'method = "{rng.choice(["euler", "heun", "rk4"])}"\ngeometry = "{geometry}"', text)
     text = re.sub(r"\nweights = .*", "", text)
     given = f"blobs = {int(rng.integers(1, 4)) ** text.count('[actions.')}\n" if rng.random() < 0.6 else ""
-    given += f"bandwidth = {rng.choice([0.3, 0.5, 1.0])}\n" if rng.random() < 0.4 and "particles = 2\n" not in text else ""
+    if rng.random() < 0.4 and not re.search(r"particles = [24]\n", text):
+        given += f"bandwidth = {rng.choice([0.3, 0.5, 1.0])}\n"
     return text.replace("[policy]\n", "[policy]\n" + given).replace("steps = 30", "steps = 12")
+
+
+# geometries with the methods that they take
+_METHODS = {
+    "wasserstein": ("newton", "full_newton", "proximal", "euler", "rk4"),
+    "fisher_rao": ("exponential", "policy_iteration", "euler", "heun"),
+    "wasserstein_fisher_rao": ("newton", "euler", "heun"),
+}
+
+
+def _listed(text: str, rng: np.random.Generator) -> str:
+    """Return the text with values of lists for all bounds of actions, some not allowed in some states."""
+    for name, low, high in re.findall(r"\[actions\.(\w)\]\nbounds = \[([^\"\]]*), ([^\"\]]*)\]", text):
+        drawn = np.round(rng.uniform(float(low), float(high), 3), 3).tolist()
+        values = list(dict.fromkeys([float(low), *drawn, float(high)]))[: int(rng.integers(2, 6))]
+        table = f"[actions.{name}]\nvalues = {[values[k] for k in rng.permutation(len(values))]}"
+        if rng.random() < 0.4:
+            place = float(re.search(r"domain = \[(.*),", text)[1]) * rng.uniform(-1.0, 1.0)  # type: ignore[index]
+            table += f'\nallowed = "{name} == {values[0]} or x {rng.choice(["<", ">="])} {place:.4g}"'
+        text = text.replace(f"[actions.{name}]\nbounds = [{low}, {high}]", table)
+    text = re.sub(r"\nparticles = \d+", "", text)
+    return re.sub(r"\ninitial = .*", "", text)
+
+
+def _with_goal(text: str, rng: np.random.Generator) -> str:
+    """Return the text with a goal, at which the chain stops or starts again, or with a start law alone.
+
+    Where the total cost counts, the stage cost becomes one of 0.5 to 2.5 of its scale, seen to be positive.
+    """
+    kind = str(rng.choice(["total", "total", "restart", "discounted", "start"]))
+    names = re.findall(r"\[states\.(\w)\]", text)
+    ends = [abs(float(end)) for end in re.findall(r"domain = \[(.*),", text)]
+    sides = [
+        f"{x} {rng.choice(['>=', '<', '>', '<='])} {end * rng.uniform(-0.9, 0.9):.4g}" for x, end in zip(names, ends, strict=True)
+    ]
+    far, joined = f"abs({names[0]}) > {ends[0] * rng.uniform(0.4, 0.9):.4g}", f" {rng.choice(['and', 'or'])} ".join(sides)
+    condition = rng.choice([sides[0], far, joined])
+    scale = re.search(r'stage = "([^*]*)\*\((.*)\)"', text)
+    assert scale is not None
+    growing = f"{scale[1]}*{rng.uniform(0.1, 2.0):.3g}*({names[0]}/{ends[0]!r})**2"
+    final = rng.choice(["0", growing, f"{scale[1]}*{rng.uniform(-1.0, 1.0):.3g}"])
+    start = ""
+    for x, end in zip(names, ends, strict=True):
+        low, high = np.sort(rng.uniform(-end, end, 2))
+        start += str(rng.choice([
+            "", f"{x} = {low:.4g}\n", f"{x} = [{low:.4g}, {high:.4g}]\n", f"{x} = {{ mean = {low:.4g}, std = {0.2 * end:.4g} }}\n"
+        ]))  # fmt: skip
+    start = f"[start]\n{start}" if start else ""
+    goal = f'[goal]\nwhere = "{condition}"\ncost = "{final}"\n'
+    text = re.sub(r"\[criterion\]\n(?:.*=.*\n)*", "", text)
+    discounted = f'[criterion]\nkind = "discounted"\ndiscount = {rng.choice(["0.5", "0.9", "0.99"])}\n'
+    if kind == "total":
+        text = text.replace(scale[0], f'stage = "{scale[1]}*(1.5 + tanh({scale[2]}))"')
+        return f'{text}[criterion]\nkind = "total"\n{goal}{start}'
+    if kind == "restart":
+        return f'{text}{discounted if rng.random() < 0.3 else ""}{goal}then = "restart"\n{start}'
+    return f"{text}{discounted}{goal if kind == 'discounted' else ''}{start}"
+
+
+def whole_problem(seed: int) -> str:
+    """Return the text of a case from all of the language at once.
+
+    Actions between bounds, that may depend on the states, values of lists, some not allowed, one beside the other, prices of
+    entropy on particles or blobs; every geometry and the methods that it takes, jumps and kinks also for those that need no
+    derivatives; two thirds with a goal (total cost, discounted cost, or an average over episodes) or a start law.
+    """
+    rng = np.random.default_rng([seed, 29])
+    kind = str(rng.choice(["wide", "moving", "lists", "mixed", "soft", "blobs"], p=[0.25, 0.1, 0.15, 0.15, 0.2, 0.15]))
+    for attempt in range(1000):
+        number = 1000 * seed + attempt
+        if kind in ("soft", "mixed", "blobs"):
+            text = {"soft": soft_problem, "mixed": mixed_problem, "blobs": blob_problem}[kind](number)
+        else:
+            text = wide_problem(number, kinks=bool(rng.random() < 0.4), moving=kind == "moving")
+        bounded = text.count("bounds = [") == text.count("[actions.")
+        if "[time]" not in text and text.count("[states.") < 3 and (kind != "lists" or bounded):
+            break
+    if kind == "lists":
+        text = _listed(text, rng)
+    if kind not in ("soft", "blobs"):
+        geometry = "fisher_rao" if kind == "lists" else str(rng.choice(list(_METHODS)))
+        method = str(rng.choice(_METHODS[geometry]))
+        escape = "escape = true\n" if method in ("exponential", "policy_iteration") and kind != "lists" else ""
+        text = text.replace("[flow]\n", f'[flow]\ngeometry = "{geometry}"\nmethod = "{method}"\n{escape}')
+        if kind != "lists" and geometry != "wasserstein":
+            text = re.sub(r"\nparticles = 1\n", "\nparticles = 3\n", text)
+    if rng.random() < 0.65:
+        text = _with_goal(text, rng)
+    return text

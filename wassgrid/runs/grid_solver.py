@@ -543,8 +543,12 @@ class GridSolver:
         return evaluation.law if evaluation.controlled is None else np.where(evaluation.controlled, evaluation.law, 0.0)
 
     def _shares(self, law: np.ndarray) -> np.ndarray:
-        """The law as shares of the time, that sum to one: expected visits of an episode are those of all its steps."""
-        return law / law.sum() if self.case.problem.stops else law
+        """The law as shares of the time, that sum to one: expected visits of an episode are those of all its steps.
+
+        Zero where there are none: episodes that start in the goal.
+        """
+        visits = float(law.sum())
+        return law / visits if self.case.problem.stops and visits > 0.0 else law
 
     def _exact_law(self, evaluation: Evaluation) -> np.ndarray:
         """The law to the tolerance; it is not fed back, so that what is stored does not change what is computed."""
@@ -702,6 +706,8 @@ class GridSolver:
         """Return how often every action of a list takes its values, by name where they have names; the most frequent first."""
         problem, policy = self.case.problem, evaluation.policy
         mass = np.maximum(self._on_the_way(evaluation), 0.0)[:, None] * policy.weights
+        if not mass.any():
+            return {}  # episodes that start in the goal
         shares = {}
         for a in np.flatnonzero(problem.listed).tolist():
             values, number = np.unique(policy.actions[..., a], return_inverse=True)
