@@ -712,7 +712,7 @@ class DenseProblem:
                 if size <= 1e-14 * np.abs(cost).max():
                     weights = law * np.exp(np.where(self.inside[:, None], 0, (q.min(axis=1, keepdims=True) - q) / eps))
                     weights = (weights / weights.sum(axis=1, keepdims=True)).astype(float)
-                    away = 2.0 * size * self.steps(np.einsum("ki,kil->kl", weights, rows.astype(float)))
+                    away = 2.0 * float(size) * self.steps(np.einsum("ki,kil->kl", weights, rows.astype(float)))
                     anchor = float(self.initial_law @ value)
                     return anchor - away, anchor + away
                 continue

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracle import DenseProblem, boundary_weights, classes, kernel_weights, stationary
-from random_problems import mixed_problem, wide_problem
+from random_problems import mixed_problem, whole_problem, wide_problem
 
 import wassgrid as wg
 from benchmarks.soundness import WELL, compare, judge
+from wassgrid.entropy import Entropy
+from wassgrid.problem.control_problem import ControlProblem
+from wassgrid.problem.start import Marginal
+from wassgrid.transition.goal import GridGoal
 
 pytestmark = pytest.mark.thorough
 
@@ -49,6 +54,47 @@ def test_problems_whose_bounds_of_actions_depend_on_the_states(seed, kinks):
 @given(st.integers(0, 10**9))
 def test_problems_with_values_of_a_list_beside_bounds(seed):
     assert not fails(mixed_problem(seed))
+
+
+@settings(FEW, max_examples=15)
+@given(st.integers(0, 10**9))
+def test_problems_of_goals_starts_lists_geometries_and_prices_at_once(seed):
+    assert not fails(whole_problem(seed))
+
+
+def _patched(name: str) -> tuple[type, str, Any]:
+    """A fault: where it is planted, and what stands there then."""
+    least, goal, entropy, ramp = (vars(GridGoal)["least_cost"], GridGoal.of, Entropy.of, Marginal.ramp)
+
+    def anywhere(cls: type, *given: Any) -> Any:
+        found = goal(*given)
+        return found if found is None else replace(found, law=np.full(found.inside.size, 1.0 / found.inside.size))
+
+    def everywhere(cls: type, *given: Any) -> Any:
+        found = entropy(*given)
+        return found if found is None else replace(found, free=np.ones_like(found.free))
+
+    return {
+        "least cost": (GridGoal, "least_cost", property(lambda self: 1e3 * float(least.func(self)))),
+        "restart": (GridGoal, "of", classmethod(anywhere)),
+        "price": (Entropy, "of", classmethod(everywhere)),
+        "allowed": (ControlProblem, "admitted", lambda self, states, actions: actions),
+        "start": (Marginal, "ramp", lambda self, x: ramp(self, x - 0.01 * (1.0 + abs(self.high)))),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "violation"),
+    [
+        ("least cost", 36, "bound"), ("restart", 16, "cost"), ("price", 16, "cost"), ("allowed", 22, "limits"),
+        ("start", 19, "cost"),
+    ],
+)  # fmt: skip
+def test_faults_in_goals_starts_prices_and_lists_are_found(name, seed, violation, monkeypatch):
+    text = whole_problem(seed) + "[output]\nestimate = false\n"
+    assert not judge(text)["violations"]
+    monkeypatch.setattr(*_patched(name))
+    assert violation in judge(text)["violations"]
 
 
 # -- the arbiter itself ------------------------------------------------------------------------------------------------------
