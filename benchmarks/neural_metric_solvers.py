@@ -13,6 +13,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jax import Array
 from rich.console import Console
 from rich.table import Table
 
-from wassgrid.neural.metric import Tangent, conjugate_gradients, kernel_form, nystrom, tangent
+from wassgrid.neural.metric import Tangent, conjugate_gradients, kernel_form, nystrom, parameter_gradient, tangent
 from wassgrid.neural.policies import PushForwardPolicy
 
 SITES = 5  # 10 states, 5 actions
@@ -32,14 +33,20 @@ MAXIMUM_ROWS = 6_000  # samples * actions of the kernel form: its Jacobian and k
 REPEATS = 3
 
 Solver = Callable[[Tangent, Array, Array], Array]
+
+
+def by_gradients(iterations: int, at: Tangent, gradients: Array, damping: Array) -> Array:
+    return conjugate_gradients(at, parameter_gradient(at, gradients), damping, iterations, 1e-6).value
+
+
+def by_sketch(rank: int, at: Tangent, gradients: Array, damping: Array) -> Array:
+    return nystrom(at, parameter_gradient(at, gradients), damping, rank, jax.random.key(7)).value
+
+
 SOLVERS: dict[str, Solver] = {
-    "cg, 10 iterations": lambda at, g, damping: conjugate_gradients(at, g, damping, 10, 1e-6).value,
-    "cg, 50 iterations": lambda at, g, damping: conjugate_gradients(at, g, damping, 50, 1e-6).value,
+    **{f"cg, {iterations} iterations": partial(by_gradients, iterations) for iterations in (10, 50)},
     "kernel": lambda at, g, damping: kernel_form(at, g, damping).value,
-    **{
-        f"nystrom, rank {rank}": lambda at, g, damping, rank=rank: nystrom(at, g, damping, rank, jax.random.key(7)).value
-        for rank in RANKS
-    },
+    **{f"nystrom, rank {rank}": partial(by_sketch, rank) for rank in RANKS},
 }
 
 
@@ -64,9 +71,7 @@ def measure(hidden: tuple[int, ...], samples: int, damping: float) -> tuple[int,
     drawn = problem(hidden, samples)  # in single precision: double precision would draw other numbers
     with jax.enable_x64(True):
         policy, theta, states, gradients = (jax.tree.map(lambda x: x.astype(jnp.float64), part) for part in drawn)
-        precise = jax.jit(
-            lambda t, s, g: conjugate_gradients(at_point(policy, t, s), g, damping, 2_000, 1e-6).value
-        )(theta, states, gradients)  # fmt: skip
+        precise = jax.jit(lambda t, s, g: by_gradients(2_000, at_point(policy, t, s), g, damping))(theta, states, gradients)
         best = np.asarray(at_point(policy, theta, states).push(precise))
     policy, theta, states, gradients = drawn
     found = {}

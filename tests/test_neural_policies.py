@@ -1,6 +1,7 @@
 """Push-forward policies: what their parts do exactly."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from neural_cases import drawn_parameters, push_forward
 
-from wassgrid.neural.policies import ACTIVATIONS, squash
+from wassgrid.neural.policies import ACTIVATIONS, SHARPNESS, sharpened, soft_clip, squash
 
 INFINITE = math.inf
 
@@ -68,6 +69,36 @@ def test_squash_has_slope_one_in_the_middle_of_its_box():
     centre = jnp.array([1.0])
     np.testing.assert_allclose(jax.jacobian(lambda y: squash(y, (-1.0,), (3.0,)))(centre), [[1.0]], rtol=1e-6)
     np.testing.assert_array_equal(squash(centre, (-1.0,), (3.0,)), centre)
+
+
+@pytest.mark.parametrize("sharpness", [*SHARPNESS, 3.3])
+def test_the_soft_clip_is_smooth_and_near_the_clip_with_slopes_that_come_back(sharpness):
+    with jax.enable_x64(True):
+        z = jnp.concatenate([jnp.linspace(-6.0, 6.0, 1201), jnp.array([0.0, 1.0, -1.0, 1e9, -1e20])])
+        found = soft_clip(z, jnp.asarray(sharpness))
+        assert np.all(np.diff(found[:1201]) > 0) and float(jnp.abs(found).max()) <= 1.0
+        # farthest from the clip at its corners, 1 - 2^(-1/p)
+        distance = np.abs(np.clip(z, -1, 1) - found)
+        assert distance.max() == pytest.approx(1 - 0.5 ** (1 / sharpness)) == pytest.approx(distance[1202])
+        slope = jax.vmap(jax.grad(lambda x: soft_clip(x, jnp.asarray(sharpness))))(z)
+        expected = (1 + np.abs(np.asarray(z)) ** sharpness) ** (-1 / sharpness - 1)
+        np.testing.assert_allclose(slope, expected, rtol=1e-12)
+    far = jnp.array([5.0, -3e3, 1e20], jnp.float32)
+    single = jax.vmap(jax.value_and_grad(lambda x: soft_clip(x, jnp.float32(sharpness))))(far)
+    np.testing.assert_allclose(single[0], [1.0, -1.0, 1.0], atol=2e-3)
+    assert np.isfinite(single[1]).all() and float(single[1][0]) > 0.0
+
+
+def test_a_policy_sharpens_in_equal_ratios_over_the_steps_of_its_run():
+    tanh = push_forward(low=(-1.0,), high=(3.0,))
+    blunt = replace(tanh, sharpness=jnp.float32(SHARPNESS[0]))
+    found = [float(sharpened(blunt, step, 10).sharpness) for step in range(12)]
+    assert found[0] == SHARPNESS[0] and found[10] == pytest.approx(SHARPNESS[1], rel=1e-6) == found[11]
+    np.testing.assert_allclose(np.diff(np.log(found[:11])), np.log(SHARPNESS[1] / SHARPNESS[0]) / 10, rtol=1e-5)
+    assert sharpened(tanh, 5, 10) is tanh
+    y = jnp.linspace(-6.0, 8.0, 301)[:, None]
+    actions = squash(y, (-1.0,), (3.0,), jnp.float32(8.0))[:, 0]
+    np.testing.assert_allclose(actions, 1.0 + 2.0 * soft_clip((y[:, 0] - 1.0) / 2.0, 8.0), rtol=1e-6)
 
 
 def test_a_periodic_state_enters_by_its_angle():

@@ -21,12 +21,13 @@ from wassgrid.case import Case, CaseError
 from wassgrid.errors import WassgridError
 from wassgrid.neural import NeuralExtraMissingError, make_solver
 from wassgrid.neural.computed_policy import NeuralPolicy
-from wassgrid.neural.solver import ChainsDivergedError
+from wassgrid.neural.policies import SHARPNESS
+from wassgrid.neural.solver import ChainsDivergedError, NeuralSolver
 from wassgrid.observers.recorder import Recorder
 from wassgrid.problem.control_problem import ProblemError
 from wassgrid.problem.exact import ScalarLQ
 from wassgrid.report import expectations
-from wassgrid.runs.loop import RunFailedError
+from wassgrid.runs.loop import RunFailedError, Verdict
 from wassgrid.runs.solvers import solve
 from wassgrid.simulate import simulate_file
 from wassgrid.storage import ResultFile
@@ -79,6 +80,22 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(options):
     resumed = states_of(again, 2, again.restore(checkpoint))
     assert_equal_to_the_bit(again.checkpoint(resumed[-1]), make_solver(case).checkpoint(straight[-1]))
     assert resumed[-1].measured == straight[-1].measured
+
+
+def test_a_run_of_an_earlier_version_keeps_its_tanh():
+    solver = NeuralSolver.of(scalar_lq(actions={"bounds": [-1.0, 1.0]}, steps=2))
+    state = solver.advance(solver.start())
+    stored = solver.checkpoint(state)
+    restored = solver.restore(stored)
+    assert float(restored.policy.sharpness) == SHARPNESS[0]
+    half = np.sqrt(SHARPNESS[0] * SHARPNESS[1])
+    assert float(stored["sharpness"]) == pytest.approx(half, rel=1e-6)
+    solution = solver.solution(state, Verdict("stopped", "", False))
+    assert float(solution.policy.transport.sharpness) == float(stored["sharpness"])
+    earlier = solver.restore({name: value for name, value in stored.items() if name != "sharpness"})
+    assert earlier.policy.sharpness is None and "sharpness" not in solver.checkpoint(earlier)
+    tanh = NeuralSolver.of(scalar_lq(actions={"bounds": [-1.0, 1.0]}, steps=2, squash="tanh"))
+    assert tanh.blueprint.sharpness is None
 
 
 @pytest.mark.thorough

@@ -75,6 +75,7 @@ CASES = {
     "relu": case(activation="relu", hidden=[16]),
     "latents": case(latent_dimension=3),
     "both bounds": case(bounds=((-1.0, 2.0), (-0.5, 0.5))),
+    "both bounds by tanh": case(bounds=((-1.0, 2.0), (-0.5, 0.5)), squash="tanh"),
     "mixed bounds": case(bounds=((-1.0, 0.2), None), latent_dimension=1),
     "base": case(mean="-0.5*x + 0.1*sin(phi)**2 - 1"),
     "base of much": case(mean="max(min(x, 1), -1) + exp(-x**2)/(1 + abs(phi)) - tanh(x)*cos(2*phi) + sqrt(x**2 + 1)*sign(x)"),

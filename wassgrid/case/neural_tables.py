@@ -68,6 +68,11 @@ class NeuralSettings(Table):
     linear_path: Flag = Field(
         True, description="a linear map of the inputs is added to the network: linear feedback is exact"
     )
+    squash: Annotated[str, PlainValidator(choice("clip", "tanh"))] = Field(
+        "clip",
+        description="how the network's output is brought between two bounds of an action: clip, smooth at the corners, which "
+        "sharpen over the steps (optimal actions are clipped so), or tanh",
+    )
     latent_dimension: CountOrZero = Field(
         0, description="dimension of the Gaussian z in the action T(s, z); 0: a deterministic policy"
     )

@@ -23,6 +23,7 @@ from wassgrid.storage import ResultFile
 if TYPE_CHECKING:
     from wassgrid.case import Case
     from wassgrid.neural.computed_policy import NeuralPolicy
+    from wassgrid.neural.policies import PushForwardPolicy
 
 OPERATORS = 17  # version of ONNX's set of operators
 FORMAT = 8  # of its files
@@ -73,7 +74,7 @@ def onnx(parcel: NeuralParcel) -> bytes:
     if any(expression != 0 for expression in parcel.base):
         columns = {symbol: graph.column("states", k) for k, symbol in enumerate(case.problem.model.scalars.states)}
         y = graph.node("Add", y, graph.joined([graph.expression(e, columns) for e in parcel.base]))
-    graph.nodes.append(helper.make_node("Identity", [_squashed(graph, y, transport.low, transport.high)], ["actions"]))
+    graph.nodes.append(helper.make_node("Identity", [_squashed(graph, y, transport)], ["actions"]))
 
     def array(name: str, count: int) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", count])
@@ -193,8 +194,9 @@ def _activated(graph: _Graph, name: str, x: str) -> str:
     return graph.node({"tanh": "Tanh", "softplus": "Softplus", "relu": "Relu"}[name], x)
 
 
-def _squashed(graph: _Graph, y: str, low: tuple[float, ...], high: tuple[float, ...]) -> str:
+def _squashed(graph: _Graph, y: str, transport: PushForwardPolicy) -> str:
     """Write `wassgrid.neural.policies.squash`."""
+    low, high = transport.low, transport.high
     if not any(map(math.isfinite, (*low, *high))):
         return y
     columns = []
@@ -202,7 +204,9 @@ def _squashed(graph: _Graph, y: str, low: tuple[float, ...], high: tuple[float, 
         column = graph.column(y, k)
         if math.isfinite(lower) and math.isfinite(upper):
             centre, half = graph.constant([[(lower + upper) / 2]]), graph.constant([[(upper - lower) / 2]])
-            inner = graph.node("Tanh", graph.node("Div", graph.node("Sub", column, centre), half))
+            inner = graph.node("Div", graph.node("Sub", column, centre), half)
+            sharpness = transport.sharpness
+            inner = graph.node("Tanh", inner) if sharpness is None else _clipped(graph, inner, float(sharpness))
             column = graph.node("Add", centre, graph.node("Mul", half, inner))
         elif math.isfinite(lower):
             end = graph.constant([[lower]])
@@ -212,3 +216,12 @@ def _squashed(graph: _Graph, y: str, low: tuple[float, ...], high: tuple[float, 
             column = graph.node("Sub", end, graph.node("Softplus", graph.node("Sub", end, column)))
         columns.append(column)
     return graph.joined(columns)
+
+
+def _clipped(graph: _Graph, z: str, sharpness: float) -> str:
+    """Write `wassgrid.neural.policies.soft_clip`, as u (1 + min(|z|, 1/|z|)^p)^(-1/p), u the clip of z to -1 and 1."""
+    one, size = graph.constant([[1.0]]), graph.node("Abs", z)
+    outside = graph.node("Max", size, one)
+    ratio = graph.node("Div", graph.node("Min", size, one), outside)
+    power = graph.node("Add", graph.node("Pow", ratio, graph.constant([[sharpness]])), one)
+    return graph.node("Mul", graph.node("Div", z, outside), graph.node("Pow", power, graph.constant([[-1.0 / sharpness]])))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from wassgrid.action_distribution import ActionDistribution
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.grid import StateGrid
-from wassgrid.neural.policies import PushForwardPolicy
+from wassgrid.neural.policies import SHARPNESS, PushForwardPolicy, sharpened
 from wassgrid.policy import ParticlePolicy
 from wassgrid.problem.compilation import compile_functions
 from wassgrid.problem.control_problem import ProblemError
@@ -143,7 +143,10 @@ class NeuralPolicy:
         settings = case.neural or NeuralSettings.model_validate({})
         units = (case.problem.state_dimension,)
         require_arrays(checkpoint, {"input_offset": units, "input_scale": units})
-        transport = with_units(blueprint_of(case, settings), checkpoint["input_offset"], checkpoint["input_scale"])
+        blueprint = as_stored(blueprint_of(case, settings), checkpoint)
+        transport = with_units(blueprint, checkpoint["input_offset"], checkpoint["input_scale"])
+        with precision(settings):
+            transport = sharpened(transport, int(result.steps("neural")[frame]), settings.steps)
         parameters = np.asarray(result.record("neural", frame)["parameters"])
         return cls(transport, parameters.astype(transport.scale.dtype), settings.precision, case.problem.state_names)
 
@@ -180,7 +183,13 @@ def blueprint_of(case: Case, settings: NeuralSettings) -> PushForwardPolicy:
             linear_path=settings.linear_path,
             latent_dimension=settings.latent_dimension,
             base=_base_policy(case),
+            sharpness=None if settings.squash == "tanh" else jnp.asarray(SHARPNESS[0], dtype),
         )
+
+
+def as_stored(policy: PushForwardPolicy, checkpoint: Mapping[str, Any]) -> PushForwardPolicy:
+    """Return the policy with the squash of a stored run: those of earlier versions had a tanh, and do not say so."""
+    return policy if "sharpness" in checkpoint else replace(policy, sharpness=None)
 
 
 def with_units(policy: PushForwardPolicy, offset: ArrayLike, scale: ArrayLike) -> PushForwardPolicy:

@@ -48,19 +48,24 @@ def tangent(act: Callable[[Array], Array], parameters: Array) -> Tangent:
     return Tangent(push, lambda y: transpose(y)[0], actions.shape[0], actions.shape[1], parameters.shape[0])
 
 
+def parameter_gradient(at: Tangent, gradients: Array) -> Array:
+    """Return J'g/n, the gradient of the cost in the parameters, for g = grad_a Q (n, m)."""
+    return at.pull(gradients) / at.samples
+
+
 def metric_product(at: Tangent, w: Array) -> Array:
     """Return G w = J'(J w)/n."""
     return at.pull(at.push(w)) / at.samples
 
 
-def conjugate_gradients(at: Tangent, gradients: Array, damping: Array, iterations: int, tolerance: float) -> Direction:
-    """Solve for w by matrix-free conjugate gradients from zero; a truncated solve is still a descent direction.
+def conjugate_gradients(at: Tangent, right: Array, damping: Array, iterations: int, tolerance: float) -> Direction:
+    """Solve (G + damping) w = right for w by matrix-free conjugate gradients from zero; a truncated solve is still a descent
+    direction. right (parameters,): J'g/n, of more samples than `at` has where G needs fewer.
 
     Stops at the relative residual `tolerance`, after `iterations`, or where rounding has eaten the metric's
     positivity. Costs one push and one pull per iteration, memory of O(n m + parameters). Source: Hestenes and Stiefel
     (1952).
     """
-    right = at.pull(gradients) / at.samples
     start = jnp.vdot(right, right)
 
     def unfinished(state: Iteration) -> Array:
@@ -93,11 +98,11 @@ def kernel_form(at: Tangent, gradients: Array, damping: Array) -> Direction:
     jacobian = jax.vmap(at.pull)(basis)
     kernel = jacobian @ jacobian.T + at.samples * damping * jnp.eye(rows, dtype=gradients.dtype)
     w = jacobian.T @ jax.scipy.linalg.solve(kernel, gradients.ravel(), assume_a="pos")
-    right = at.pull(gradients) / at.samples
+    right = parameter_gradient(at, gradients)
     return Direction(w, jnp.asarray(1), _residual(at, w, right, damping))
 
 
-def nystrom(at: Tangent, gradients: Array, damping: Array, rank: int, key: Array) -> Direction:
+def nystrom(at: Tangent, right: Array, damping: Array, rank: int, key: Array) -> Direction:
     """Solve for w with G replaced by its randomised Nystrom approximation of the given rank, U diag(e) U'.
 
     What lies outside U is damped by the smallest eigenvalue e_r found, so that the direction is
@@ -108,7 +113,6 @@ def nystrom(at: Tangent, gradients: Array, damping: Array, rank: int, key: Array
     once the rank reaches that of G, and good once e_r falls below the damping.
     Source: Frangella, Tropp, Udell (2023), Randomized Nystrom preconditioning, algorithm 2.1 and the preconditioner.
     """
-    right = at.pull(gradients) / at.samples
     rank = min(rank, at.parameters)
     test, _ = jnp.linalg.qr(jax.random.normal(key, (at.parameters, rank), right.dtype))
     sketch = jax.vmap(lambda w: metric_product(at, w), in_axes=1, out_axes=1)(test)

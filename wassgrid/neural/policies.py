@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
+SHARPNESS = (4.0, 12.0)  # of the squash, at the first step of a run and at the last one
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
     "silu": jax.nn.silu,
@@ -32,7 +35,7 @@ class PushForwardPolicy(eqx.Module):
 
     `offset` and `scale` (d,) are the inputs' units (unused for periodic states); `low` and `high` (m,) the action
     bounds, infinite where there is none. `base` maps states (..., d) to the actions (..., m) a run starts from, None
-    meaning 0.
+    meaning 0. `sharpness` (): the power p of `soft_clip` between two bounds, None for a tanh.
     """
 
     offset: Array
@@ -45,6 +48,7 @@ class PushForwardPolicy(eqx.Module):
     linear_path: bool = eqx.field(static=True)
     latent_dimension: int = eqx.field(static=True)
     base: Callable[[Array], Array] | None = eqx.field(static=True, default=None)
+    sharpness: Array | None = None
 
     @property
     def state_dimension(self) -> int:
@@ -106,7 +110,7 @@ class PushForwardPolicy(eqx.Module):
         y = y + last
         if self.base is not None:
             y = y + self.base(states)
-        return squash(y, self.low, self.high)
+        return squash(y, self.low, self.high, self.sharpness)
 
 
 def drawn(key: Array, shapes: list[tuple[int, ...]], hidden: range, dtype: Any) -> Array:
@@ -141,10 +145,36 @@ def passed(x: Array, layers: list[Array], activation: str) -> Array:
     return x
 
 
-def squash(y: Array, low: tuple[float, ...], high: tuple[float, ...]) -> Array:
-    """Map y (..., m) smoothly and increasingly into the open box (low, high), with slope one in its middle.
+def sharpened(policy: PushForwardPolicy, step: ArrayLike, steps: int) -> PushForwardPolicy:
+    """Return the policy as it is at a step of a run of `steps`: its sharpness rises in equal ratios from SHARPNESS[0] to [1].
 
-    Both ends finite: centre + half width * tanh((y - centre)/half width); one end finite: a softplus; none: y itself.
+    Blunt at first, where the gradient has to reach the states that stand on the wrong bound; sharp at last, since an optimal
+    action between bounds is the clip of a smooth function wherever Q is smooth and convex in it.
+    """
+    if policy.sharpness is None:
+        return policy
+    first, last = SHARPNESS
+    share = jnp.clip(jnp.asarray(step, policy.scale.dtype) / max(steps, 1), 0, 1)
+    return replace(policy, sharpness=first * (last / first) ** share)
+
+
+def soft_clip(z: Array, sharpness: Array) -> Array:
+    """Return z/(1 + |z|^p)^(1/p): increasing, of slope one at 0, between -1 and 1, and the clip of z for p to infinity.
+
+    Its slope falls like |z|^-(p+1), not exponentially: what has gone too far comes back.
+    """
+    is_near = jnp.abs(z) < 1
+    inside, outside = jnp.where(is_near, z, 0), jnp.where(is_near, 1, jnp.abs(z))
+    near = inside / (1 + jnp.abs(inside) ** sharpness) ** (1 / sharpness)
+    far = jnp.sign(z) / (1 + outside**-sharpness) ** (1 / sharpness)
+    return jnp.where(is_near, near, far)
+
+
+def squash(y: Array, low: tuple[float, ...], high: tuple[float, ...], sharpness: Array | None = None) -> Array:
+    """Map y (..., m) smoothly and increasingly into the box (low, high), with slope one in its middle.
+
+    Both ends finite: centre + half width * tanh((y - centre)/half width), or `soft_clip` in place of tanh where a sharpness is
+    given; one end finite: a softplus; none: y itself.
     """
     if not any(math.isfinite(bound) for bound in (*low, *high)):
         return y
@@ -153,7 +183,8 @@ def squash(y: Array, low: tuple[float, ...], high: tuple[float, ...]) -> Array:
         column = y[..., k]
         if math.isfinite(lower) and math.isfinite(upper):
             centre, half = (lower + upper) / 2, (upper - lower) / 2
-            column = centre + half * jnp.tanh((column - centre) / half)
+            inner = (column - centre) / half
+            column = centre + half * (jnp.tanh(inner) if sharpness is None else soft_clip(inner, sharpness))
         elif math.isfinite(lower):
             column = lower + jax.nn.softplus(column - lower)
         elif math.isfinite(upper):

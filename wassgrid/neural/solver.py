@@ -17,10 +17,10 @@ from jax import Array
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.errors import WassgridError
 from wassgrid.neural import training
-from wassgrid.neural.computed_policy import NeuralPolicy, blueprint_of, precision, with_units
+from wassgrid.neural.computed_policy import NeuralPolicy, as_stored, blueprint_of, precision, with_units
 from wassgrid.neural.dynamics import Dynamics
 from wassgrid.neural.ergodic import ErgodicCost, draw, first_bad, measure, simulate
-from wassgrid.neural.policies import PushForwardPolicy
+from wassgrid.neural.policies import PushForwardPolicy, sharpened
 from wassgrid.neural.training import TrainingState
 from wassgrid.runs.loop import CONVERGED, STOPPED, StepRecord, Verdict
 
@@ -167,6 +167,7 @@ class NeuralSolver:
             "agreements": state.agreements,
             "facts": dict(state.facts),
             "elapsed": state.elapsed,
+            **({} if state.policy.sharpness is None else {"sharpness": np.asarray(self._sharpened(state).sharpness)}),
         }
 
     def restore(self, checkpoint: Mapping[str, Any]) -> NeuralState:
@@ -178,7 +179,7 @@ class NeuralSolver:
             fields = {name: jnp.asarray(np.asarray(known[name])) for name in TrainingState._fields}
             fields |= {name: fields[name].astype(dtype) for name in ("value_parameters", "value_unit")}
             fields["step"] = fields["step"].astype(jnp.int32)
-            policy = with_units(self.blueprint, checkpoint["input_offset"], checkpoint["input_scale"])
+            policy = with_units(as_stored(self.blueprint, checkpoint), checkpoint["input_offset"], checkpoint["input_scale"])
         agreements = np.asarray(checkpoint["agreements"], dtype=float)
         state = NeuralState(
             policy, TrainingState(**fields), checkpoint["facts"], agreements, float(checkpoint["elapsed"])
@@ -204,9 +205,8 @@ class NeuralSolver:
 
     def solution(self, state: NeuralState, verdict: Verdict) -> NeuralSolution:
         """Return what the caller of `solve` gets."""
-        policy = NeuralPolicy(
-            state.policy, np.asarray(state.training.averaged), self.settings.precision, self.dynamics.problem.state_names
-        )
+        parameters, names = np.asarray(state.training.averaged), self.dynamics.problem.state_names
+        policy = NeuralPolicy(self._sharpened(state), parameters, self.settings.precision, names)
         objective, error = state.facts["objective"], state.facts.get("standard_error", math.nan)
         summary: dict[str, Any] = {"parameters": policy.parameters.size}
         if state.measured is not None:
@@ -228,17 +228,22 @@ class NeuralSolver:
             parameters = jnp.asarray(policy.parameters)
             return measure(self.dynamics, policy.transport, parameters, states, for_chains, burn_in, steps)[0]
 
+    def _sharpened(self, state: NeuralState) -> PushForwardPolicy:
+        with precision(self.settings):
+            return sharpened(state.policy, state.step, self.settings.steps)
+
     def _measured(self, state: NeuralState) -> NeuralState:
         """Measure the ergodic cost of the reported policy once all steps are done, with random numbers of its own."""
         if state.step < self.settings.steps:
             return state
         evaluation = self.settings.evaluation
+        policy = self._sharpened(state)
         with precision(self.settings):
             for_states, for_chains = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), EVALUATION_STREAM))
             # chains of their own: the training chains have seen each other's costs, and are too few
             chains = self.dynamics.initial_states(for_states, evaluation.chains, state.policy.scale.dtype)
             cost, _ = measure(
-                self.dynamics, state.policy, state.training.averaged, chains, for_chains, evaluation.burn_in, evaluation.steps
+                self.dynamics, policy, state.training.averaged, chains, for_chains, evaluation.burn_in, evaluation.steps
             )
         if not (math.isfinite(cost.mean) and math.isfinite(cost.standard_error)):
             raise ChainsDivergedError(

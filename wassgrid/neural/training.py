@@ -27,8 +27,8 @@ from jax import Array
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.neural.dynamics import Dynamics
 from wassgrid.neural.ergodic import Ending, Randomness, Window, draw, first_bad, simulate, window
-from wassgrid.neural.metric import Tangent, conjugate_gradients, kernel_form, nystrom, tangent
-from wassgrid.neural.policies import PushForwardPolicy
+from wassgrid.neural.metric import Tangent, conjugate_gradients, kernel_form, nystrom, parameter_gradient, tangent
+from wassgrid.neural.policies import PushForwardPolicy, sharpened
 from wassgrid.neural.values import WINDOWS, ValueFunction
 
 FIRST_DECREASE = 0.01  # of the mean absolute cost: what the linear model promises of a step while no curvature is known
@@ -123,6 +123,7 @@ def advance(
     for_window, for_samples, for_sketch = jax.random.split(key, 3)
     count, dtype = state.chains.shape[0], state.chains.dtype
     moving, step = state.step >= 0, jnp.maximum(state.step, 0)
+    policy = sharpened(policy, step, settings.steps)
     steps = settings.horizon + settings.tail
     random = draw(dynamics, policy.latent_dimension, for_window, steps, count, dtype)
     value = value_of(settings, policy, state.value_unit)
@@ -141,6 +142,7 @@ def advance(
     gradients = run.action_gradients.reshape(samples, -1)
     everywhere = tangent(lambda theta: policy(theta, visited, latents), state.parameters)
     sampled, sampled_gradients = everywhere, gradients
+    first_order = parameter_gradient(everywhere, gradients)
     if settings.metric_samples is not None and settings.metric_samples < samples:
         chosen = jax.random.choice(for_samples, samples, (settings.metric_samples,), replace=False)
         sampled = tangent(lambda theta: policy(theta, visited[chosen], latents[chosen]), state.parameters)
@@ -150,10 +152,10 @@ def advance(
     iterations, residual = jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
     if settings.method == "natural":
         direction, iterations, residual = natural_direction(
-            settings, sampled, sampled_gradients, state.damping, for_sketch
+            settings, sampled, sampled_gradients, first_order, state.damping, for_sketch
         )
     else:
-        direction = everywhere.pull(gradients) / samples
+        direction = first_order
         if settings.method == "adam":
             moments = optax.ScaleByAdamState(step, first_moment, second_moment)
             direction, moments = optax.scale_by_adam().update(direction, moments)
@@ -249,14 +251,17 @@ def advance(
 
 
 def natural_direction(
-    settings: NeuralSettings, at: Tangent, gradients: Array, damping: Array, key: Array
+    settings: NeuralSettings, at: Tangent, gradients: Array, right: Array, damping: Array, key: Array
 ) -> tuple[Array, Array, Array]:
-    """Return w = (G + damping)^{-1} J'g/n by the settings' metric solver, its iterations and relative residual."""
+    """Return w = (G + damping)^{-1} J'g/n by the settings' metric solver, its iterations and relative residual.
+
+    at, gradients: of the samples of the metric; right (parameters,): J'g/n of all samples, which the kernel form cannot use.
+    """
     if settings.metric_solver == "cg":
-        return conjugate_gradients(at, gradients, damping, settings.cg_iterations, CG_TOLERANCE)
+        return conjugate_gradients(at, right, damping, settings.cg_iterations, CG_TOLERANCE)
     if settings.metric_solver == "kernel":
         return kernel_form(at, gradients, damping)
-    return nystrom(at, gradients, damping, settings.rank, key)
+    return nystrom(at, right, damping, settings.rank, key)
 
 
 def _decrease(

@@ -27,7 +27,10 @@ from wassgrid.neural.metric import conjugate_gradients, tangent
 from wassgrid.neural.policies import PushForwardPolicy, cut, drawn, passed
 
 WINDOWS = 20  # of a run's first policy, to which V is fitted before the first optimisation step
-RATE = 0.05  # share of a Gauss and Newton step that is taken, at least; (1 + window)^-1/2 before
+METRIC_SAMPLES = 2048  # of the states of a window, about, that its metric is made of
+RATE, RATE_STATES = 0.1, 6144  # share of a Gauss and Newton step that is taken, at least, after windows of so many states;
+# it grows as the root of their number, as far as the noise of a window falls, up to MOST; (1 + window)^-1/2 before
+MOST = 0.5
 DAMPING = 0.1  # of its metric, in squared slopes, both in units of the cost, per squared parameter
 
 
@@ -84,10 +87,14 @@ class ValueFunction(eqx.Module):
         window: the number of the fit, from 0; iterations: of conjugate gradients.
         """
         scale = self.inputs.scale / self.unit
-        at = tangent(lambda phi: scale * self.slopes(phi, states), parameters)
-        missing = scale * (samples - self.slopes(parameters, states))
-        move = conjugate_gradients(at, missing, jnp.asarray(DAMPING, missing.dtype), iterations, 1e-4).value
-        rate = jnp.maximum(RATE, 1.0 / jnp.sqrt(1.0 + window)).astype(missing.dtype)
+        some = states[:: max(1, len(states) // METRIC_SAMPLES)]
+        slopes, pull = jax.vjp(lambda phi: scale * self.slopes(phi, states), parameters)
+        missing = scale * samples - slopes
+        right = pull(missing)[0] / len(states)
+        at = tangent(lambda phi: scale * self.slopes(phi, some), parameters)
+        move = conjugate_gradients(at, right, jnp.asarray(DAMPING, missing.dtype), iterations, 1e-4).value
+        least = min(RATE * math.sqrt(len(states) / RATE_STATES), MOST)
+        rate = jnp.maximum(least, 1.0 / jnp.sqrt(1.0 + window)).astype(missing.dtype)
         size = jnp.sum((scale * samples) ** 2)
         error = jnp.sqrt(jnp.sum(missing**2) / jnp.where(size > 0, size, 1))
         return parameters + rate * move, error
