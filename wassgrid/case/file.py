@@ -17,7 +17,7 @@ from pydantic import BaseModel, PrivateAttr, ValidationError
 from wassgrid.case.keys import elsewhere, override, table_at
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.case.readers import CaseError, shown
-from wassgrid.case.tables import CaseTables, InitialTable
+from wassgrid.case.tables import ActionTable, CaseTables, InitialTable
 from wassgrid.method.facts import GEOMETRY_FACTS, METHOD_FACTS
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.names import member, remedy, split_family
@@ -331,9 +331,15 @@ class Case(CaseTables):
         if flow.escape:
             raise CaseError("flow.escape: particles stand on all values of the actions already, leave it out")
         method = flow.method if "method" in flow.model_fields_set else "policy_iteration"
+        if method == "proximal" and policy.entropy is not None:
+            raise CaseError(
+                "flow.method: where entropy has a price, proximal steps between values have no closed form: use policy_iteration "
+                "or exponential"
+            )
+        stay = {"escape": False} if method == "proximal" else {}
         return self.model_copy(
             update={
-                "flow": flow.model_copy(update={"geometry": "fisher_rao", "method": method}),
+                "flow": flow.model_copy(update={"geometry": "fisher_rao", "method": method, **stay}),
                 "policy": policy.model_copy(update={"particles": count}),
             }
         )
@@ -346,6 +352,7 @@ class Case(CaseTables):
         for key, action in self.actions.items():
             if action.allowed is not None and action.values is None:
                 raise CaseError(f"actions.{key}.allowed: {key} takes no values of a list, give it some, or bounds of the states")
+            self._check_distance(key, action)
         self._check_time()
         criterion = self.criterion
         if (criterion.kind == "discounted") != (criterion.discount is not None):
@@ -423,6 +430,46 @@ class Case(CaseTables):
             if getattr(self.expect, key) is not None and not expected:
                 raise CaseError(f"expect.{key}: not of criterion.kind = {kind!r}")
 
+    def _check_distance(self, key: str, action: ActionTable) -> None:
+        """Check that the distances between the values of an action are a metric.  Raises CaseError."""
+        path, given, count = f"actions.{key}.distance", action.distance, len(action.numbers)
+        if given is None:
+            return
+        if action.values is None:
+            raise CaseError(f"{path}: it is one between values of a list, which {key} does not take: leave it out")
+        if isinstance(given, dict):
+            if not action.names:
+                raise CaseError(f"{path}: places are those of names, and the values of {key} have none: give a matrix, or names")
+            if odd := next((name for name in given if name not in action.names), None):
+                raise CaseError(f"{path}.{odd}: unknown value{remedy(odd, list(action.names))}")
+            if odd := next((name for name in action.names if name not in given), None):
+                raise CaseError(f"{path}: {odd} has no place, give it one")
+        named = [str(name) for name in action.names or [f"{number:g}" for number in action.numbers]]
+        if not isinstance(given, dict) and (len(given) != count or len(given[0]) != count):
+            raise CaseError(
+                f"{path}: expected a matrix of {count} rows of {count} numbers, one for each of the values {', '.join(named[:8])}"
+                f"{', ...' if count > 8 else ''}, got {len(given)} of {len(given[0])}"
+            )
+        apart = action.distances
+        for i, one in enumerate(named):
+            for j, other in enumerate(named):
+                wrong = apart[i][j] != apart[j][i] or (apart[i][j] == 0.0) != (i == j) or not 0.0 <= apart[i][j] < math.inf
+                if wrong:
+                    raise CaseError(
+                        f"{path}: {apart[i][j]:g} from {one} to {other} and {apart[j][i]:g} back: distances are positive and the "
+                        "same both ways, and zero from a value to itself alone"
+                    )
+        if isinstance(given, dict):
+            return
+        for k, way in enumerate(named):
+            for i, one in enumerate(named):
+                short = next((j for j in range(count) if apart[i][j] > (apart[i][k] + apart[k][j]) * (1.0 + 1e-12)), None)
+                if short is not None:
+                    raise CaseError(
+                        f"{path}: {apart[i][short]:g} from {one} to {named[short]} is longer than the way by {way}, "
+                        f"{apart[i][k] + apart[k][short]:g}: no distance is"
+                    )
+
     def _check_time(self) -> None:
         """Check that states and cost have the keys of discrete or of continuous time, and no others."""
         discrete, continuous = ("next", "noise", "stage"), ("drift", "diffusion", "rate")
@@ -444,7 +491,14 @@ class Case(CaseTables):
     def _check_geometry(self) -> None:
         """Check what goes with weights that move, and with weights that rest."""
         flow, facts = self.flow, GEOMETRY_FACTS[self.flow.geometry]
-        able = [name for name, method in METHOD_FACTS.items() if flow.geometry in method.geometries]
+        listed = all(action.values is not None for action in self.actions.values())
+        # between values of lists proximal steps move mass, elsewhere actions
+        able = [name for name, each in METHOD_FACTS.items() if flow.geometry in each.geometries or (listed and each.moves_mass)]
+        if flow.regularisation is not None and not (listed and METHOD_FACTS[flow.method].moves_mass):
+            raise CaseError(
+                'flow.regularisation: that of method = "proximal" where all actions take values of lists, between which mass '
+                "spreads: leave it out"
+            )
         if flow.method not in able:
             raise CaseError(
                 f'flow.method: {flow.method} is not defined for geometry = "{flow.geometry}", which takes {", ".join(able)}'

@@ -219,6 +219,20 @@ def read_values(value: Any, info: ValidationInfo) -> tuple[float, ...] | dict[st
     return dict(zip(value, found, strict=True)) if isinstance(value, dict) else found
 
 
+def read_distance(value: Any, info: ValidationInfo) -> tuple[tuple[float, ...], ...] | dict[str, tuple[float, ...]]:
+    """Read a matrix of distances, or a table of coordinates for names."""
+    expected = "a matrix, say [[0, 1], [1, 0]], or coordinates of names, say { off = [0, 0], on = [1, 2] }"
+    rows = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(rows, list | tuple) or not rows:
+        raise ValueError(f"expected {expected}, got {shown(value)}")
+    if isinstance(value, dict):
+        rows = [row if isinstance(row, list | tuple) else [row] for row in rows]
+    if not all(isinstance(row, list | tuple) and row for row in rows) or len({len(row) for row in rows}) > 1:
+        raise ValueError(f"expected {expected}, with as many numbers for each, got {shown(value)}")
+    found = tuple(tuple(read_number(item, info, expected) + 0.0 for item in row) for row in rows)
+    return dict(zip(value, found, strict=True)) if isinstance(value, dict) else found
+
+
 def read_reference(value: Any, info: ValidationInfo) -> str | tuple[float, ...]:
     """Read uniform, lebesgue or a list of positive numbers."""
     if isinstance(value, list | tuple):

@@ -102,7 +102,9 @@ def _action(key: str, name: str, index: Index | None, table: ActionTable) -> Fam
     if table.values is not None:
         numbers = table.numbers
         hull, allowed = (min(numbers), max(numbers)), table.allowed or ""
-        return Family(key, name, index, hull, values=numbers, value_names=table.names, allowed=allowed)
+        return Family(
+            key, name, index, hull, values=numbers, value_names=table.names, allowed=allowed, distances=table.distances
+        )
     low, high = table.bounds or (-float("inf"), float("inf"))
     if isinstance(low, str) or isinstance(high, str):
         ends = [end if isinstance(end, str) else repr(float(end)) for end in (low, high)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import Field, PlainValidator, model_validator
@@ -22,6 +23,7 @@ from wassgrid.case.readers import (
     keyed_error,
     per_key,
     read_bounds,
+    read_distance,
     read_each,
     read_parameters,
     read_positive,
@@ -99,6 +101,13 @@ class ActionTable(Table):
         description="condition on states and actions that take values of lists, under which a value may be taken, such as "
         "gear <= 1 or v > 0.5; where it fails the nearest value that is allowed takes its place (default: always)",
     )
+    distance: Annotated[
+        tuple[tuple[float, ...], ...] | dict[str, tuple[float, ...]], PlainValidator(read_distance)
+    ] | None = Field(
+        None,
+        description="how far apart its values are, for proximal steps: a symmetric matrix in their order, say [[0, 1], [1, 0]], "
+        "or places of its names, { reverse = [0, 1], neutral = [0, 0], drive = [1, 0] } (default: the difference of the numbers)",
+    )
     unit: Word = Field("", description="unit of the action, for figures and result files")
 
     @property
@@ -110,6 +119,14 @@ class ActionTable(Table):
     def names(self) -> tuple[str, ...]:
         """The names of the values, none where these have none."""
         return tuple(self.values) if isinstance(self.values, dict) else ()
+
+    @property
+    def distances(self) -> tuple[tuple[float, ...], ...]:
+        """The matrix of the distances of its values, where they have others than those of the numbers."""
+        if not isinstance(self.distance, dict):
+            return self.distance or ()
+        places = [self.distance[name] for name in self.names]
+        return tuple(tuple(math.dist(one, other) for other in places) for one in places)
 
 
 class TimeTable(Table):
@@ -293,6 +310,13 @@ class FlowTable(Table):
     )
     step: Annotated[str | float, PlainValidator(word_or("adaptive", read_positive))] = Field(
         "adaptive", description='flow time per step of the explicit methods and of proximal, or "adaptive"'
+    )
+    regularisation: PositiveNumber | None = Field(
+        None,
+        description="eps of proximal steps where all actions have values, in the unit of the stage cost (of the rate in "
+        "continuous time): mass moves from value i to j with the probability softmax_j(-(Q_j + d_ij^2/(2 step))/eps), d_ij as "
+        "`distance` says (default: all of it to the least of Q_j + d_ij^2/(2 step)); smaller where J might rise, and where an "
+        "adaptive step would gain little",
     )
     escape: Flag | None = Field(
         None,

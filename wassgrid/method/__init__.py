@@ -21,7 +21,8 @@ class StepRequest:
 
     size: the length that the step before suggested, in the units of the method; fixed: the length that the user set, None:
     adaptive; remaining: flow time that is left, infinite where none was asked for; best: where particles may escape to;
-    width: of the bracket to which an inexact method evaluates, None: to the tolerance; metric: which of actions and weights move.
+    width: of the bracket to which an inexact method evaluates, None: to the tolerance; metric: which of actions and weights move;
+    regularisation: of proximal steps between values of lists, 0 where there is none.
     """
 
     evaluator: Evaluator
@@ -32,6 +33,7 @@ class StepRequest:
     best: BestActions | None
     width: float | None
     metric: Metric
+    regularisation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,20 @@ def _proximal_step(ask: StepRequest) -> StepOutcome:
     from wassgrid.method.proximal import proximal_step
 
     length = min(ask.size if ask.fixed is None else ask.fixed, ask.remaining)
+    if ask.evaluation.model.problem.choices is not None:
+        from wassgrid.method.transport import transport_step
+
+        return transport_step(ask.evaluator, ask.evaluation, length, ask.regularisation, ask.fixed is None, ask.remaining)
     return proximal_step(ask.evaluator, ask.evaluation, length, ask.best, ask.fixed is None)
 
 
 def _first_proximal_step(evaluation: Evaluation, metric: Metric) -> float:
     from wassgrid.method.proximal import first_proximal_step
 
+    if evaluation.model.problem.choices is not None:
+        from wassgrid.method.transport import first_transport_step
+
+        return first_transport_step(evaluation)
     return first_proximal_step(evaluation)
 
 

@@ -28,7 +28,8 @@ class MethodFacts:
     end, since those of the next one would be their squares; of the gradient flow it says nothing. inexact: its steps need V only
     to a fraction of what is left to gain. asked: particles jump only where the case asks for it. sized: a step has a length.
     follows: its steps follow derivatives of Q in the action, which do not see jumps. geometries: in which it is defined. blobs:
-    whether it moves blobs too, where entropy has a price."""
+    whether it moves blobs too, where entropy has a price. moves_mass: whether it moves mass between values of lists, in a metric
+    that they have of their own."""
 
     escapes: bool
     rests: bool
@@ -38,6 +39,7 @@ class MethodFacts:
     follows: bool = True
     geometries: tuple[str, ...] = tuple(GEOMETRY_FACTS)
     blobs: bool = False
+    moves_mass: bool = False
 
 
 METHOD_FACTS = {
@@ -46,7 +48,7 @@ METHOD_FACTS = {
     "rk4": MethodFacts(escapes=False, rests=False, blobs=True),
     "newton": MethodFacts(escapes=True, rests=True, inexact=True, geometries=(_ONLY_ACTIONS, _BOTH)),
     "full_newton": MethodFacts(escapes=True, rests=True, geometries=(_ONLY_ACTIONS,)),
-    "proximal": MethodFacts(escapes=True, rests=True, follows=False, geometries=(_ONLY_ACTIONS,)),
+    "proximal": MethodFacts(escapes=True, rests=True, follows=False, geometries=(_ONLY_ACTIONS,), moves_mass=True),
     "exponential": MethodFacts(escapes=True, rests=True, asked=True, follows=False, geometries=(_ONLY_WEIGHTS,)),
     "policy_iteration": MethodFacts(
         escapes=True, rests=True, asked=True, sized=False, follows=False, geometries=(_ONLY_WEIGHTS,)

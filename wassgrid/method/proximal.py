@@ -4,8 +4,9 @@
 
 the implicit Euler scheme of the gradient flow, one particle at a time (De Giorgi 1993; Jordan, Kinderlehrer and Otto 1998).
 Nothing is differentiated: costs and laws that jump with the action will do. A particle's own Q does not rise, whatever tau, and
-by the performance difference J does not either; as tau grows the step becomes policy iteration. Between values of a list the
-distance is that of their numbers: every combination of values is searched.
+by the performance difference J does not either; as tau grows the step becomes policy iteration. Between values of a list, which
+other actions lie beside, the distance is that of the ground metric (`ControlProblem.squared_distances`): every combination of
+values is searched. Where all actions take values, mass moves instead (`transport`).
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ _AT_ONCE = 1 << 21  # places whose Q is computed at once
 
 @dataclass(frozen=True)
 class _Near:
-    """Particles (R,) and what they minimise: Q(s, a') + |a' - a|^2/(2 tau), over boxes low, high (R, m) of their cells."""
+    """Particles (R,) and what they minimise: Q(s, a') + |a' - a|^2/(2 tau), over boxes low, high (R, m) of their cells.
+
+    squares (R,): of the distance between the values that a particle has and those of the box.
+    """
 
     q: ActionValue
     tau: float
@@ -53,9 +57,10 @@ class _Near:
     actions: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    squares: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> _Near:
-        parts = (part[rows] for part in (self.cells, self.actions, self.low, self.high))
+        parts = (part[rows] for part in (self.cells, self.actions, self.low, self.high, self.squares))
         return _Near(self.q, self.tau, *parts)
 
     def values(self, places: np.ndarray) -> np.ndarray:
@@ -68,9 +73,11 @@ class _Near:
         return result + self.far(places)
 
     def far(self, places: np.ndarray) -> np.ndarray:
-        """Return |a' - a|^2/(2 tau), (R, P)."""
+        """Return |a' - a|^2/(2 tau), (R, P), between values that of the ground metric."""
+        slides = ~self.q.evaluation.model.problem.listed
         with np.errstate(over="ignore", invalid="ignore"):
-            far = np.square(places - self.actions[:, None]).sum(axis=2) / (2.0 * self.tau)
+            slid = np.square(places - self.actions[:, None])[..., slides].sum(axis=2)
+            far = (slid + self.squares[:, None]) / (2.0 * self.tau)
         # what is no number is nowhere
         return np.asarray(np.where(np.isnan(far), np.inf, far))
 
@@ -158,8 +165,10 @@ def _nearby_in(
 
     Infinite where none is better than the action itself.
     """
-    evaluation, m, listed = q.evaluation, actions.shape[1], q.evaluation.model.problem.listed
-    near = _Near(q, tau, cells, actions, low[cells], high[cells])
+    evaluation, m, problem = q.evaluation, actions.shape[1], q.evaluation.model.problem
+    listed = problem.listed
+    squares = problem.squared_distances[problem.combination_of(actions), problem.combination_of(low[cells])]
+    near = _Near(q, tau, cells, actions, low[cells], high[cells], squares)
     pattern = _sliding_places(listed)
     # the whole box, the same places for all particles of a cell
     own, rows = np.unique(cells, return_inverse=True)
@@ -168,12 +177,12 @@ def _nearby_in(
     centre[cells] = actions
     with np.errstate(over="ignore", invalid="ignore"):
         wide = probe_actions(pattern, low[own], high[own], centre[own], bounded)
-    everywhere = _Near(q, np.inf, own, centre[own], low[own], high[own]).values(wide)
+    everywhere = _Near(q, np.inf, own, centre[own], low[own], high[own], np.zeros(own.size)).values(wide)
     # the least that there may be, and what other values are away from the particle's own
     least, level = everywhere.min(axis=1)[rows], rounding(evaluation)
     if best is not None:
         least = np.minimum(least, best.values[cells])
-    least = np.minimum(least + np.square(near.low - actions)[:, listed].sum(axis=1) / (2.0 * tau), values)
+    least = np.minimum(least + squares / (2.0 * tau), values)
     result, reached_there = actions.copy(), np.full(len(actions), np.inf)
     if best is not None:
         # a particle whose Q is the least known has nowhere to go

@@ -178,6 +178,11 @@ class ControlProblem:
         """All combinations (B, l) of the values of those l actions, the last one changes fastest; of none the empty one."""
         return self.model.combinations
 
+    @property
+    def squared_distances(self) -> Array:
+        """Squares of the distances between combinations of values (B, B), in the ground metric that the case gives its lists."""
+        return self.model.squared_distances
+
     def admitted(self, states: Array, actions: Array) -> Array:
         """Return actions (K, N, m) at states (K, d), with the nearest values that are allowed there for those that are not."""
         return actions if self.limits is None else self.limits.admitted(states, actions)

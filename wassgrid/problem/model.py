@@ -28,6 +28,7 @@ class Family:
     values: all that an action takes, none where it takes a whole interval; value_names: their names, where they have names.
     ends: texts of its bounds, where one of them depends on the states, whose interval is infinite then.
     allowed: text of the condition under which an action of a list may take a value, empty: always.
+    distances: how far its values are apart, a matrix in their order, empty: as far as the numbers.
     law: text of `next` (discrete time) or `drift`; noise: text of `noise` or `diffusion`; both empty for actions.
     """
 
@@ -42,6 +43,7 @@ class Family:
     value_names: tuple[str, ...] = ()
     ends: tuple[str, str] | None = None
     allowed: str = ""
+    distances: tuple[tuple[float, ...], ...] = ()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -182,6 +184,17 @@ class Model:
         if not lists:
             return np.zeros((1, 0))
         return np.stack(np.meshgrid(*lists, indexing="ij"), axis=-1).reshape(-1, len(lists))
+
+    @cached_property
+    def squared_distances(self) -> NDArray[np.float64]:
+        """Squares of the distances between combinations (B, B): sums of those between the values of every action."""
+        squares = np.zeros((1, 1))
+        for family in self.actions:
+            for _ in family.members if family.values else ():
+                apart = np.array(family.distances or np.subtract.outer(family.values, family.values))
+                size = len(squares) * len(apart)
+                squares = (squares[:, None, :, None] + np.square(apart)[None, :, None, :]).reshape(size, size)
+        return squares
 
     def of_states(self, key: str, text: str, what: str, condition: bool = False) -> sp.Expr:
         """Parse an expression of states and parameters, or a condition on them (1 where it holds, 0 elsewhere).

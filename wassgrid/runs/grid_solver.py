@@ -466,7 +466,8 @@ class GridSolver:
             width = max(wanted, floor) if state.gap_found > 30 * floor or wanted_gap(flow.stop, state.evaluation) else None
         return method.step(
             StepRequest(
-                self.evaluator, state.evaluation, state.step_size, self._fixed_step, remaining, best, width, self._metric
+                self.evaluator, state.evaluation, state.step_size, self._fixed_step, remaining, best, width, self._metric,
+                flow.regularisation or 0.0,
             )
         )
 
