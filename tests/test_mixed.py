@@ -295,7 +295,8 @@ def test_files_hold_them_and_other_verbs_say_what_they_cannot(solved, tmp_path):
     other = tmp_path / "other.h5"
     wg.run(Case.from_text(PLANE, "other", ["output.estimate=false", "flow.stop.steps=1", "policy.particles=18"]), other)
     apart = compare(other, path, points=2)
-    assert apart.distance > 0.0 and apart.along is None and "value of a list" in apart.rows()[-1][1]
+    assert apart.distance > 0.0 and apart.along is None
+    assert any("value of a list" in said for _, said in apart.rows())
     assert comparison(apart).axes
     with pytest.raises(PolicyError, match="no policy"):
         wg.geometry.geodesic(other, path).at(0.5)
