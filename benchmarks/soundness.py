@@ -11,6 +11,8 @@ Counted are violations:
     converged   "converged" by the gap, and some policy is better by more than the gap
     tables      cost or mean of some action differ from the text, and no jump within rounding explains it
     limits      a particle stands outside the bounds of its cell, or beside the values of a list that are allowed
+    rise        a proximal step raises J, of chains solved by the oracle
+    step        a proximal step costs a particle more than it gains: Q(a') + d(a', a)^2/(2 tau) > Q(a), or raises the mean of Q
     classes     a chain with several recurrent classes passes as one, or a policy that does not reach its goal as one that does
     traceback   an exception that is not one of the package's own
     warning     a warning of Python or NumPy that a user would see
@@ -45,18 +47,30 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from oracle import DenseProblem, classes, stationary_laws  # noqa: E402
-from random_problems import blob_problem, mixed_problem, soft_problem, whole_problem, wide_problem  # noqa: E402
+from random_problems import (  # noqa: E402
+    blob_problem,
+    mixed_problem,
+    proximal_problem,
+    soft_problem,
+    whole_problem,
+    wide_problem,
+)
 
-KINDS = ("wide", "kinks", "moving", "soft", "mixed", "blobs", "whole")
-_DRAWN = {"soft": soft_problem, "mixed": mixed_problem, "blobs": blob_problem, "whole": whole_problem}
+_DRAWN = {
+    "soft": soft_problem, "mixed": mixed_problem, "blobs": blob_problem, "whole": whole_problem, "proximal": proximal_problem,
+}  # fmt: skip
+KINDS = ("wide", "kinks", "moving", *_DRAWN)
 _EPS = np.finfo(float).eps
 _TOLERANCE = 2e-12  # of the size of the costs: rounding of J, beside that of the kernels' weights times the spread of V
 _WOUND = 1e-12  # cells that rounding may move a mean that winds or folds; actions beyond are no candidates
 _LOST = 1e-6  # cells: beyond, the law of a policy is not known from its text
 
 
-def judge(text: str) -> dict[str, Any]:
-    """Solve a case, compare what the solution claims with the oracle, and return what was found, ready for JSON."""
+def judge(text: str, steps: int = 0) -> dict[str, Any]:
+    """Solve a case, compare what the solution claims with the oracle, and return what was found, ready for JSON.
+
+    steps: how many proximal steps of the run are looked at one by one (`follow`).
+    """
     import wassgrid as wg
 
     began = time.process_time()
@@ -83,6 +97,8 @@ def judge(text: str) -> dict[str, Any]:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         compare(text, kernels, case, solution, found)
+        if steps:
+            follow(text, kernels, case, found, steps)
     found["seconds"] = time.process_time() - began
     return found
 
@@ -205,6 +221,69 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
         found["violations"].append("converged")
 
 
+def follow(text: str, kernels: dict[str, str], case: Any, found: dict[str, Any], steps: int) -> None:
+    """Add to `found` what the oracle says of the first proximal steps of a run: `rise` and `step` among its violations.
+
+    Only policies and lengths of steps are the run's; J, V and Q are the oracle's, distances those of the text.
+    """
+    from wassgrid.runs.grid_solver import GridSolver
+
+    problem = DenseProblem(text, kernels)
+    spacing = np.array([axis.spacing for axis in problem.axes.values()])
+    folds = np.array([axis.boundary in ("reflect", "periodic") for axis in problem.axes.values()])
+    solver = GridSolver.from_case(case)
+    state, followed = solver.start(), 0
+    for _ in range(steps):
+        old = state.evaluation.policy
+        state, before = solver.advance(state), state
+        new, tau = state.evaluation.policy, state.flow_time - before.flow_time
+        matrices = [problem.chain(policy.actions, policy.weights) for policy in (old, new)]
+        if any(matrix.min() < 0.0 or (problem.discount == 1.0 and len(classes(matrix)) > 1) for matrix, _ in matrices):
+            break
+        own = np.repeat(np.arange(problem.size), old.actions.shape[1])
+        ends = [policy.actions.reshape(own.size, -1) for policy in (old, new)]
+        apart = np.zeros(own.size, bool)
+        for actions in ends:
+            # on different sides of a jump, or wound too far: known from the text no longer
+            tables = case.problem.action_tables(old.grid.states[own], actions[:, None, :], 0, strict=False)
+            cost, mean = problem.costs(own, actions), problem.means(own, actions)
+            apart |= ~(np.abs(tables.cost[:, 0] - cost) <= 1e-9 * (np.abs(cost) + np.median(np.abs(cost))))
+            apart |= ~(np.abs(tables.mean[:, 0] - mean) <= 1e-9 * (spacing + np.abs(mean))).all(axis=1)
+            apart |= 2.0 * _EPS * (np.abs(mean) / spacing * folds).max(axis=1) > _WOUND
+        if apart.any():
+            continue
+        (first, value), (second, _) = (problem.value(*matrix) for matrix in matrices)
+        size = max(float(np.abs(cost).max()) for _, cost in matrices)
+        slack = 1e-11 * (size + float(np.ptp(value)))
+        if second > first + slack:
+            found["violations"].append("rise")
+        q = [problem.costs(own, actions) + problem.discount * problem.rows(own, actions) @ value for actions in ends]
+        if all(problem.lists):
+            gained = (new.weights * q[1].reshape(new.weights.shape) - old.weights * q[0].reshape(old.weights.shape)).sum(axis=1)
+            worse = gained > slack
+        else:
+            worse = q[1] + squares(text, ends[0], ends[1]) / (2.0 * tau) > q[0] + slack
+        if worse.any():
+            found["violations"].append("step")
+        followed += 1
+        if solver.verdict(state) is not None:
+            break
+    found["followed"], found["violations"] = followed, list(dict.fromkeys(found["violations"]))
+
+
+def squares(text: str, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the squares of the distances of actions (K, m) and others, along lists those that the text gives."""
+    total = np.zeros(len(one))
+    for a, table in enumerate(tomllib.loads(text)["actions"].values()):
+        if "distance" in table:
+            values = np.array(table["values"], dtype=float)
+            rows, columns = ((ends[:, a, None] == values).argmax(axis=1) for ends in (one, other))
+            total += np.array(table["distance"], dtype=float)[rows, columns] ** 2
+        else:
+            total += (one[:, a] - other[:, a]) ** 2
+    return total
+
+
 def bracket(solution: Any) -> tuple[float, float]:
     """Return the ends of the interval that is claimed to hold J of the policy; runs that claim none claim J itself."""
     if hasattr(solution, "bracket"):
@@ -229,7 +308,8 @@ def solve_one(task: tuple[str, int]) -> dict[str, Any]:
         text = _DRAWN[kind](n)
     else:
         text = wide_problem(n, kind == "kinks" or (moving and n % 2 == 1), moving=moving)
-    return {"kind": kind, "n": n, "drawn": drawn(text), **judge(text + ("[output]\nestimate = false\n" if n % 10 else ""))}
+    text += "[output]\nestimate = false\n" if n % 10 else ""
+    return {"kind": kind, "n": n, "drawn": drawn(text), **judge(text, 3 if kind == "proximal" else 0)}
 
 
 def drawn(text: str) -> list[str]:
@@ -297,7 +377,7 @@ def report(rows: list[dict[str, Any]]) -> None:
         bounded = sum(math.isfinite(row["bound"]) for row in some if row.get("bound") is not None)
         print(f"\n{kind}: {len(some)} problems, {sum(row['seconds'] for row in some):.0f} s of processor time")
         print("  " + ", ".join(f"{count} {name}" for name, count in outcomes.most_common()) + f"; {bounded} with a proven bound")
-        names = ("bound", "bracket", "cost", "converged", "tables", "limits", "classes", "traceback", "warning")
+        names = ("bound", "bracket", "cost", "converged", "tables", "limits", "rise", "step", "classes", "traceback", "warning")
         print("  violations: " + ", ".join(f"{violations[name]} {name}" for name in names))
         print(f"  cost not compared: {jumped} whose actions stand on a jump to rounding, {lost} whose means rounding moves")
         reasons = Counter(row["reason"].split(":")[0][:60] for row in some if row["status"] not in ("converged", "stopped"))
@@ -385,6 +465,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mixed", type=int, default=0, help="problems in which one of two actions takes values of a list")
     parser.add_argument("--blobs", type=int, default=0, help="problems in which it has one and blobs slide")
     parser.add_argument("--whole", type=int, default=0, help="problems of all of the language: goals, starts, lists, geometries")
+    parser.add_argument("--proximal", type=int, default=0, help="problems that are solved by proximal steps")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--log", type=Path, default=None)

@@ -331,6 +331,42 @@ def mixed_problem(seed: int) -> str:
     return text.replace(f"[actions.{name}]\nbounds = [{low}, {high}]", table)
 
 
+def proximal_problem(seed: int) -> str:
+    """Return the text of a case that is solved by proximal steps: a third with a list beside bounds, a third with lists alone.
+
+    Most terms have kinks or jumps. Lists have the distances of their numbers or a matrix of their own, those alone a
+    regularisation as often as not; steps are adaptive, or of one length, 1e-4 to 1e4 in units of the problem.
+    """
+    rng = np.random.default_rng([seed, 23])
+    kind, kinks = seed % 3, bool(rng.random() < 0.7)
+    text = mixed_problem(seed) if kind == 1 else wide_problem(seed, kinks=kinks, moving=kind == 0 and bool(rng.random() < 0.2))
+    if kind == 2:
+        for attempt in range(1000):
+            bounds = re.findall(r"\[actions\.(\w)\]\nbounds = \[([^\"\]]*), ([^\"\]]*)\]", text)
+            if len(bounds) == text.count("[actions."):
+                break
+            text = wide_problem(1000 * seed + attempt, kinks=kinks)
+        text = text.replace(" == ", " >= ")  # at a value rounding decides what is equal to it
+        for name, low, high in bounds:
+            drawn = sorted({float(low), float(high), *np.round(rng.uniform(float(low), float(high), 3), 3).tolist()})
+            values = [drawn[k] for k in rng.permutation(len(drawn))]
+            text = text.replace(f"[actions.{name}]\nbounds = [{low}, {high}]", f"[actions.{name}]\nvalues = {values}")
+        text = re.sub(r"\[policy\]\n(?:.*\n)*?(?=\[flow\])", "[policy]\nseed = 1\n", text)
+    scale = abs(float(re.search(r'(?:rate|stage) = "([^*]*)\*', text)[1]))  # type: ignore[index]
+    for values in re.findall(r"\[actions\.\w\]\nvalues = (\[.*\])", text):
+        if rng.random() < 0.5:
+            count = values.count(",") + 1
+            apart = np.round(rng.uniform(1.0, 2.0, (count, count)), 3)
+            matrix = (np.triu(apart, 1) + np.triu(apart, 1).T).tolist()
+            text = text.replace(f"values = {values}", f"values = {values}\ndistance = {matrix}")
+    flow = '[flow]\nmethod = "proximal"\n'
+    if rng.random() < 0.5:
+        flow += f"step = {10.0 ** rng.uniform(-4.0, 4.0) / scale!r}\n"
+    if kind == 2 and rng.random() < 0.5:
+        flow += f"regularisation = {scale * 10.0 ** rng.uniform(-3.0, 1.0)!r}\n"
+    return text.replace("[flow]\n", flow)
+
+
 def soft_problem(seed: int) -> str:
     """Return the text of a case of `wide_problem` whose entropy has a price: on a list of values or on even nodes.
 

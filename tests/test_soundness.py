@@ -10,11 +10,14 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from oracle import DenseProblem, boundary_weights, classes, kernel_weights, stationary
-from random_problems import mixed_problem, whole_problem, wide_problem
+from random_problems import mixed_problem, proximal_problem, whole_problem, wide_problem
 
 import wassgrid as wg
 from benchmarks.soundness import WELL, compare, judge
+from wassgrid.certificate.action_value import ActionValue
 from wassgrid.entropy import Entropy
+from wassgrid.method import transport
+from wassgrid.method.proximal import _Near
 from wassgrid.problem.control_problem import ControlProblem
 from wassgrid.problem.start import Marginal
 from wassgrid.transition.goal import GridGoal
@@ -25,9 +28,9 @@ pytestmark = pytest.mark.thorough
 FEW = settings(max_examples=30, derandomize=True, phases=(Phase.explicit, Phase.generate))
 
 
-def fails(text: str) -> str:
+def fails(text: str, steps: int = 0) -> str:
     """What is wrong with the claims of a run of a case, and the case; empty: nothing."""
-    found = judge(text)
+    found = judge(text, steps)
     return f"{found}\n{text}" if found["violations"] else ""
 
 
@@ -95,6 +98,32 @@ def test_faults_in_goals_starts_prices_and_lists_are_found(name, seed, violation
     assert not judge(text)["violations"]
     monkeypatch.setattr(*_patched(name))
     assert violation in judge(text)["violations"]
+
+
+@settings(FEW, max_examples=6)
+@given(st.integers(0, 10**9))
+def test_problems_solved_by_proximal_steps(seed):
+    """Steps too: none raises J, and none costs a particle more than it gains."""
+    assert not fails(proximal_problem(seed), 2)
+
+
+_far, _values = _Near.far, ActionValue.values
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "fault", "seed"),
+    [
+        (_Near, "far", lambda near, places: 0.25 * _far(near, places), 1),  # distances count too little
+        (ActionValue, "values", lambda q, cells, places: _values(q, np.maximum(cells - 1, 0), places), 3),  # Q of another cell
+        (transport, "_TRIALS", 0, 14),  # mass leaks from the best value
+    ],
+    ids=["short ways", "another cell", "leaks"],
+)
+def test_faults_in_proximal_steps_are_found(place, name, fault, seed, monkeypatch):
+    text = proximal_problem(seed) + "[output]\nestimate = false\n"
+    assert not judge(text, 2)["violations"]
+    monkeypatch.setattr(place, name, fault)
+    assert "step" in judge(text, 2)["violations"]
 
 
 # -- the arbiter itself ------------------------------------------------------------------------------------------------------
