@@ -192,7 +192,7 @@ def compare(text: str, kernels: dict[str, str], case: Any, solution: Any, found:
     if not low - slack <= solution.objective <= high + slack or solution.objective < solution.lower_bound - slack:
         found["violations"].append("bracket")
     if signed:
-        if abs(exact - solution.objective) > 1e-8 * size:
+        if abs(exact - solution.objective) > 1e-8 * size + slack:
             found["violations"].append("cost")
         return
     bounded, gap = np.isfinite(solution.lower_bound), case.flow.stop.gap
