@@ -21,6 +21,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "wassgrid"
 # from its own floor and from the floors before it.
 FLOORS = [
     {"errors", "interrupt", "text", "version"},
+    {"ranks"},
     {"problem", "storage", "method.facts"},
     {"case"},
     {"blobs", "grid"},
@@ -34,7 +35,7 @@ FLOORS = [
     {"estimate", "memory"},
     {"method"},
     {"finite_mdp", "runs.loop", "runs.history", "runs.schema", "runs.solution", "runs.start", "runs.stopping"},
-    {"runs.grid_schema", "runs.grid_solver", "neural"},
+    {"runs.grid_schema", "runs.grid_solver", "runs.together", "neural"},
     {"runs", "load_policy"},
     {"differences", "simulate", "compare", "export", "observers", "prove", "environment", "case_environment"},
     {"closed_loop", "sweep"},

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wassgrid.observers.recorder import Recorder
+    from wassgrid.ranks import Ranks
 
 LONGEST_LINE = 2000  # characters of a message
 DONE, UNCONVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -56,8 +57,36 @@ Version = Annotated[bool, typer.Option("--version", help="Print the version and 
 
 
 @app.callback()
-def _options(version: Version = False) -> None:
-    pass
+def _options(context: typer.Context, version: Version = False) -> None:
+    from wassgrid.ranks import started
+
+    if started()[0] > 1:
+        _join(context.invoked_subcommand or "")
+
+
+_SHARED = ("run", "resume")  # verbs that several processes do together
+
+
+def _join(verb: str) -> None:
+    """Take part in what several processes do together; refuse a verb that they would each do for themselves."""
+    global _ranks
+    from wassgrid.ranks import Ranks, started
+
+    count, own = started()
+    try:
+        if verb not in _SHARED:
+            raise WassgridError(f"mpiexec: {count} processes would each do '{verb}': start one, or share 'run' or 'resume'")
+        _ranks = Ranks.world()
+    except WassgridError:
+        if own == 0:
+            raise
+        raise typer.Exit(BAD_INPUT) from None  # the first process says why
+    if _ranks.size == 1:
+        raise WassgridError(f"mpiexec: its {count} processes do not find each other: mpi4py needs the MPI that mpiexec is of")
+
+
+_ranks: "Ranks | None" = None  # the processes that share this command, where there are several
+_PATIENCE = 20.0  # seconds that a process which fails waits for the others, which then fail alike
 
 
 @app.command()
@@ -70,8 +99,13 @@ def run(case: CaseFile, output: Output = None, overrides: Overrides = None, quie
     from wassgrid.case import Case
     from wassgrid.observers.recorder import Recorder
 
-    loaded = Case.load(case, overrides or ())
-    _solve(lambda: Recorder.create(output or Path(f"{loaded.name}.h5"), loaded), quiet)
+    def create() -> "Recorder":
+        loaded = Case.load(case, overrides or ())
+        return Recorder.create(output or Path(f"{loaded.name}.h5"), loaded)
+
+    if _ranks is not None:
+        _solve_together(_ranks, create, quiet)
+    _solve(create, quiet)
 
 
 @app.command()
@@ -126,6 +160,8 @@ def resume(file: ResultPath, overrides: Overrides = None, quiet: Quiet = False) 
     from wassgrid.runs.solvers import SOLVERS
     from wassgrid.storage import ResultFile
 
+    if _ranks is not None:
+        _solve_together(_ranks, lambda: Recorder.resume(file, overrides or ()), quiet)
     with ResultFile(file) as result:
         # what opening needs is imported here, where a signal ends at once: a file that is being opened is waited for
         case = case_of(result)
@@ -418,8 +454,14 @@ def _console(stderr: bool = False) -> "Console":
     return Console(stderr=stderr, width=None if stream.isatty() else 160)
 
 
-def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
-    """Solve the recorder's case, report, and leave with the exit status of the outcome."""
+def _solve(
+    open_recorder: "Callable[[], Recorder]", quiet: bool, solved: "Callable[[Recorder, list[Any]], Any] | None" = None,
+    wish: Callable[[], None] | None = None,
+) -> NoReturn:  # fmt: skip
+    """Solve the recorder's case, report, and leave with the exit status of the outcome.
+
+    solved: how, with the observers; wish: what a signal does in the middle of a step, in place of ending it.
+    """
     from wassgrid.observers.progress import Notice, shown
     from wassgrid.observers.watches import FinitenessWatch, SignalWatch
     from wassgrid.runs.loop import RunFailedError, RunInterrupted
@@ -428,7 +470,7 @@ def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
 
     # a file that is being opened must not be left in the middle
     recorder: Recorder | None = None
-    watch = SignalWatch(lambda: recorder is None or recorder.busy)
+    watch = SignalWatch(lambda: recorder is None or recorder.busy, wish=wish)
     try:
         # the watch outermost: nothing that a signal raises in between may leave it behind
         with watch, ExitStack() as stack:
@@ -441,7 +483,8 @@ def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
                     observers.append(Notice(console, f"the earlier {path.name} is kept as {recorder.kept.name}"))
                 observers += stack.enter_context(shown(recorder.case, console))
             with watch.translated():
-                solution = solve(recorder.case, [*observers, recorder, watch], recorder.checkpoint)
+                observers += [recorder, watch]
+                solution = solve(recorder.case, observers, recorder.checkpoint) if solved is None else solved(recorder, observers)
     except (KeyboardInterrupt, RunInterrupted):
         _leave(watch.status, f"interrupted; to go on: wassgrid resume {path}" if recorder else "interrupted")
     except RunFailedError as error:
@@ -469,13 +512,58 @@ def _solve(open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
     raise typer.Exit(DONE)
 
 
+def _solve_together(ranks: "Ranks", open_recorder: "Callable[[], Recorder]", quiet: bool) -> NoReturn:
+    """Do as `_solve` where several processes share the run: the leader writes and shows, the others follow."""
+    from wassgrid.case import Case
+    from wassgrid.runs.loop import RunFailedError, RunInterrupted
+    from wassgrid.runs.solvers import solve
+    from wassgrid.runs.together import Following, Leading, dealt, shared_out, signals_wished
+    from wassgrid.transition.threads import TEAM
+
+    TEAM.size = max(1, TEAM.size // ranks.here)
+    if ranks.leads:
+
+        def opened() -> "Recorder":
+            try:
+                recorder = open_recorder()
+            except BaseException as error:
+                ranks.told(error)
+                raise
+            ranks.told((recorder.case.to_text(), recorder.case.name))
+            return recorder
+
+        def solved(recorder: "Recorder", observers: list[Any]) -> Any:
+            with shared_out(ranks, recorder.case):
+                return solve(recorder.case, [Leading(ranks, observers)], dealt(recorder.checkpoint))
+
+        _solve(opened, quiet, solved, ranks.wish)
+    with signals_wished(ranks):
+        told = ranks.told()
+        if isinstance(told, BaseException):
+            raise told
+        case = Case.from_text(*told)
+        try:
+            with shared_out(ranks, case):
+                solution = solve(case, [Following(ranks)], dealt(None))
+        except (KeyboardInterrupt, RunInterrupted):
+            raise typer.Exit(INTERRUPTED) from None
+        except RunFailedError:
+            raise typer.Exit(UNCONVERGED) from None
+    raise typer.Exit(DONE if solution.complete else UNCONVERGED)
+
+
 def _leave(status: int, line: str) -> NoReturn:
     _complain(line)
     raise typer.Exit(status)
 
 
 def _complain(text: str) -> None:
-    _say(f"wassgrid: {text}")
+    # of what all processes fail with the first one tells
+    together = _ranks is None or _ranks.part(_PATIENCE)
+    if _ranks is None or _ranks.leads or not together:
+        _say(f"wassgrid: {text}")
+    if _ranks is not None and not together:
+        _ranks.abort(BAD_INPUT)
 
 
 def _say(text: str) -> None:
@@ -505,6 +593,8 @@ def _drop_output(stream: TextIO) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; bad input gives one line on stderr, a defect its traceback."""
     status = _main(arguments)
+    if _ranks is not None:
+        _ranks.leave()
     try:
         sys.stderr.flush()
     except OSError:
@@ -546,6 +636,11 @@ def _main(arguments: Sequence[str] | None) -> int:
         elif interrupt.received:  # what a library made of it on the way
             _complain("interrupted")
             return INTERRUPTED
+        elif _ranks is not None:
+            import traceback
+
+            traceback.print_exc()
+            _ranks.abort(UNCONVERGED)
         else:
             raise
         return BAD_INPUT

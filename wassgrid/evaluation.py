@@ -13,7 +13,7 @@ from wassgrid.chain import krylov
 from wassgrid.chain.classes import never_reaching, recurrent_classes
 from wassgrid.chain.coarse import CoarseCorrection
 from wassgrid.chain.fundamental import Chain, direct_is_cheap, direct_is_possible
-from wassgrid.chain.reductions import dot, ends, largest, total, total_variation
+from wassgrid.chain.reductions import dot, ends, largest, shared, span, sums, total, total_variation
 from wassgrid.chain.stationary import ReducibleChainError, StationaryError, StationaryResult, starting_law, stationary_law
 from wassgrid.entropy import Entropy
 from wassgrid.errors import WassgridError
@@ -105,6 +105,17 @@ class Evaluation:
         """Largest residual of the equation for V."""
         return largest(self.residual)
 
+    @cached_property
+    def rounding(self) -> float:
+        """The size of a change of Q that is rounding."""
+        return 64 * np.finfo(float).eps * (largest(self.value) + self.largest_cost)
+
+    def ready(self) -> Evaluation:
+        """Find what loops over some cells ask for, and return this: processes that share the cells find it together."""
+        if shared() is not None:
+            _ = self.rounding, self.expectation, self.bracket
+        return self
+
     @property
     def recurrent(self) -> bool:
         """Whether J is an average over all time: nothing ends, and nothing is discounted."""
@@ -180,7 +191,7 @@ class Evaluation:
         """What of J is the price of entropy."""
         return dot(self.law, self.entropy_cost)
 
-    @property
+    @cached_property
     def largest_cost(self) -> float:
         """The largest modulus of a cost of a step, and of what entropy costs there, together."""
         return largest(self.cost) + largest(self.entropy_cost)
@@ -431,7 +442,7 @@ class Evaluator:
                 return replace(self, stationary_method="lu", value_method="lu").evaluate(policy, warm)
             self._require_one_class(operator)
             slow = ""
-            if (spread := float(np.ptp(value))) > _LARGEST_VALUE * largest(stage):
+            if (spread := span(value)) > _LARGEST_VALUE * largest(stage):
                 slow = (
                     f". The chain mixes so slowly that V spreads over {spread:.1g}, beyond what numbers can hold: add noise that "
                     'joins its parts, or use criterion.kind = "discounted"'
@@ -444,7 +455,7 @@ class Evaluator:
         return Evaluation(
             policy, self.model, chain, self.initial_law, mean, cost, stationary, objective, value, residual,
             solution.iterations + 1, solution.method, None, times, left, self.entropy,
-        )  # fmt: skip
+        ).ready()  # fmt: skip
 
     def tidied(self, policy: ParticlePolicy) -> ParticlePolicy:
         """Return the policy that does in cells of the goal what it does next to it.
@@ -550,7 +561,7 @@ class Evaluator:
         return replace(
             evaluation, objective=objective, value=value, residual=residual, width=width,
             value_iterations=evaluation.value_iterations + products, times={**times, "evaluation": spent},
-        )  # fmt: skip
+        ).ready()  # fmt: skip
 
     @one_blas_thread()
     def settled(self, evaluation: Evaluation, width: float | None) -> Evaluation:
@@ -570,7 +581,7 @@ class Evaluator:
         times = {**evaluation.times, "stationary": evaluation.times["stationary"] + time.perf_counter() - began}
         chain = replace(chain, law=stationary.law, known=stationary.factors)
         found = self.narrowed(replace(evaluation, chain=chain, stationary=stationary, times=times), width)
-        return replace(found, width=None) if found is not None else self.evaluate(evaluation.policy, evaluation)
+        return replace(found, width=None).ready() if found is not None else self.evaluate(evaluation.policy, evaluation)
 
     def restored(
         self, policy: ParticlePolicy, law: np.ndarray, value: np.ndarray, objective: float, width: float
@@ -587,7 +598,7 @@ class Evaluator:
         return Evaluation(
             policy, self.model, chain, self.initial_law, mean, cost, stationary, objective, value, residual, 0, "krylov", width,
             entropy=self.entropy,
-        )
+        ).ready()
 
     def settled_law(self, evaluation: Evaluation) -> np.ndarray:
         """Return the law of an evaluation to the tolerance."""
@@ -602,11 +613,14 @@ class Evaluator:
     @cached_property
     def skeleton(self) -> Skeleton | None:
         """The cells of coarse corrections, where these pay: dense factors must not take longer than some products."""
-        grid = self.model.grid
+        grid, slabs = self.model.grid.whole, shared()
         if grid.dimension == 1 or grid.size < _WORTH_CORRECTING:
             return None
-        most = min((_DENSE * self.model.work) ** (1.0 / 3.0), _MOST_COARSE)
-        return Skeleton.of(grid, min(max(grid.size / _THINNED, _LEAST_COARSE), most))
+        # of one process, as the cells are shared out
+        work = self.model.work if slabs is None else float(sums(np.array(self.model.work)))
+        most = min((_DENSE * work) ** (1.0 / 3.0), _MOST_COARSE)
+        here = None if slabs is None else (slabs.axis, slabs.here)
+        return Skeleton.of(grid, min(max(grid.size / _THINNED, _LEAST_COARSE), most), here)
 
     def _correction(self, operator: MarkovOperator, law: np.ndarray) -> CoarseCorrection | None:
         """Return the coarse correction for the chain of a policy, where one pays; law: with which constants are taken out."""
@@ -699,14 +713,13 @@ def require_one_class(operator: MarkovOperator, grid: StateGrid) -> None:
 
 def rounding(evaluation: Evaluation) -> float:
     """Return the size of a change of Q that is rounding."""
-    scale = float(np.abs(evaluation.value).max()) + evaluation.largest_cost
-    return 64 * np.finfo(float).eps * scale
+    return evaluation.rounding
 
 
 def objective_rounding(evaluation: Evaluation) -> float:
     """Return the size of a change of J that is rounding."""
     size = np.abs(evaluation.cost).mean(axis=1) + np.abs(evaluation.entropy_cost)
-    return 1e-11 * max(abs(evaluation.objective), float(evaluation.law @ size))
+    return 1e-11 * max(abs(evaluation.objective), dot(evaluation.law, size))
 
 
 def _stage(policy: ParticlePolicy, cost: np.ndarray, entropy: Entropy | None) -> np.ndarray:

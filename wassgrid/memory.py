@@ -15,7 +15,9 @@ from wassgrid.certificate.branch_and_bound import boxes_at_once
 from wassgrid.chain.classes import LISTED
 from wassgrid.chain.coarse import rows_are_light
 from wassgrid.chain.fundamental import DIRECT_COST, factorisation_products
+from wassgrid.chain.reductions import shared
 from wassgrid.evaluation import Evaluator
+from wassgrid.ranks import started
 from wassgrid.resources import ResourceError, amount, krylov_vectors, memory_limit, require_narrow
 from wassgrid.transition.model import BLOCK_BYTES
 from wassgrid.transition.threads import TEAM
@@ -86,12 +88,14 @@ def estimate_memory(
         operator += 8.0 * n * (fixed.moved.block + 2 + float(fixed.widths.sum()))
     factors = 0.0
     if (skeleton := Evaluator.from_case(case, model).skeleton) is not None:
-        nodes = skeleton.cells[np.unique(np.linspace(0, skeleton.size - 1, min(_SAMPLE, skeleton.size)).astype(np.int64))]
-        rows = skeleton.size * _mean_entries(model, policy, nodes)
         factors = 8.0 * skeleton.size**2
-        # by the time that it counts particles have come together
-        work = model.product.work_of(model.product.collision.width, model.product.laws(particles))
-        operator += factors + (_ENTRY * rows if rows_are_light(rows, work) else 0.0)
+        operator += factors
+        if shared() is None:
+            nodes = skeleton.cells[np.unique(np.linspace(0, skeleton.size - 1, min(_SAMPLE, skeleton.size)).astype(np.int64))]
+            rows = skeleton.size * _mean_entries(model, policy, nodes)
+            # by the time that it counts particles have come together
+            work = model.product.work_of(model.product.collision.width, model.product.laws(particles))
+            operator += _ENTRY * rows if rows_are_light(rows, work) else 0.0
     solve = krylov + factors  # P_c beside its factors
     entries = model.product.entries(mean)
     summary = (_ENTRY + _EDGES) * entries if entries <= LISTED else 0.0
@@ -107,12 +111,19 @@ def _cell_bytes(case: Case) -> tuple[float, float]:
     return 8.0 * case.policy.particles * at_particles, 8.0 * (_POLICIES * (_KNOWN + m) + d + limits + _SPARE)
 
 
+def _limit(case: Case) -> float:
+    """Return the limit in bytes of this process: those that share the cells have equal parts of their machine."""
+    slabs = shared()
+    return memory_limit(case) / (1 if slabs is None else slabs.ranks.here)
+
+
 def require_room(case: Case) -> None:
     """Raise ResourceError where a run cannot fit, whatever its grid turns out to be; takes no memory itself.
 
     A lower bound: what is known of the particles and cells of the grid points that the case gives.
     """
-    limit, per_cell = memory_limit(case), sum(_cell_bytes(case))
+    # processes that share the run are on as many machines at most
+    limit, per_cell = memory_limit(case) * started()[0], sum(_cell_bytes(case))
     cells = math.prod(count if isinstance(count, int) else 2 for count in case.grid.points.values())
     if cells * per_cell > limit:
         raise ResourceError(
@@ -216,7 +227,7 @@ def require_chains(case: Case) -> None:
 
 def require_memory(case: Case, estimate: MemoryEstimate) -> None:
     """Raise ResourceError where the estimate is over the limit."""
-    limit = memory_limit(case)
+    limit = _limit(case)
     if estimate.total > limit:
         parts = f"{amount(estimate.operator)} for the transition operator, {amount(estimate.particles)} for the particles"
         raise ResourceError(

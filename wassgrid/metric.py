@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wassgrid.chain.reductions import dot, sums
 from wassgrid.evaluation import Evaluation
 from wassgrid.method.facts import GEOMETRY_FACTS
 from wassgrid.policy import ParticlePolicy, PolicyError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def inner(law: np.ndarray, weights: np.ndarray, v: np.ndarray, w: np.ndarray) -> float:
     """Return <v, w>_pi = int mu(ds) int pi_s(da) v(s, a) . w(s, a) for fields (cells, N, m)."""
-    return float(np.einsum("k,ki,kia,kia->", law, weights, v, w))
+    return float(sums(np.einsum("k,ki,kia,kia->", law, weights, v, w)))
 
 
 def norm(law: np.ndarray, weights: np.ndarray, v: np.ndarray) -> float:
@@ -127,7 +128,7 @@ def step_length(law: np.ndarray, old: ParticlePolicy, new: ParticlePolicy, metri
         return moved
     chord = np.sqrt(np.square(np.sqrt(others) - np.sqrt(weights)).sum(axis=1))
     angle = 2.0 * np.arcsin(np.minimum(0.5 * chord, 1.0))
-    turned = 2.0 * np.sqrt(np.maximum(law, 0.0) @ angle**2 / metric.rate)
+    turned = 2.0 * np.sqrt(dot(np.maximum(law, 0.0), angle**2) / metric.rate)
     return float(np.hypot(moved, turned))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wassgrid.case import Case
     from wassgrid.problem.control_problem import ControlProblem
 
+_DRAWN_AT_ONCE = 1 << 16  # cells
 _MODES = 1.25  # times the distance of their means: neighbours that differ so much in a quantile have it in different modes
 
 
@@ -481,6 +482,19 @@ def limits_of(case_text: str, states: Sequence[str]) -> ActionLimits | None:
         raise PolicyError(f"its case is not valid: {error}") from error
 
 
+def _drawn_in(grid: StateGrid, draw: Callable[[tuple[int, ...]], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Return random numbers (cells, *shape) for the cells of a grid, for a cell of a slab those that it has in the whole grid."""
+    whole = grid.whole.size
+    if whole == grid.size:
+        return draw((whole, *shape))
+    numbers, parts = grid.numbers, []
+    for start in range(0, whole, _DRAWN_AT_ONCE):
+        some = draw((min(_DRAWN_AT_ONCE, whole - start), *shape))
+        low, high = np.searchsorted(numbers, [start, start + len(some)])
+        parts.append(some[numbers[low:high] - start])
+    return np.concatenate(parts)
+
+
 def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     """Draw the initial policy of a case: independent particles in every cell, moved onto the action bounds.
 
@@ -500,9 +514,9 @@ def initial_policy(case: Case, grid: StateGrid) -> ParticlePolicy:
     shape = (grid.size, settings.particles, problem.action_dimension)
     centre, spread, bottom, top = case.initial_tables(grid.states)
     if settings.initial.distribution == "normal":
-        actions = centre[:, None, :] + spread[:, None, :] * rng.standard_normal(shape)
+        actions = centre[:, None, :] + spread[:, None, :] * _drawn_in(grid, rng.standard_normal, shape[1:])
     elif settings.initial.distribution == "uniform":
-        actions = bottom[:, None, :] + (top - bottom)[:, None, :] * rng.random(shape)
+        actions = bottom[:, None, :] + (top - bottom)[:, None, :] * _drawn_in(grid, rng.random, shape[1:])
     elif settings.initial.distribution == "even":
         sliding = np.flatnonzero(~problem.listed)
         side = round((settings.particles / len(problem.combinations)) ** (1.0 / sliding.size))

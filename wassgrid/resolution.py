@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wassgrid.chain.reductions import dot, ends, everything, own, total
 from wassgrid.evaluation import Evaluation
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.transition.axis_kernels import RESOLVED
@@ -31,8 +32,8 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
     model, law = evaluation.model, evaluation.law
     if (controlled := evaluation.controlled) is not None:
         law = np.where(controlled, law, 0.0)
-    mass = max(float(law.sum()), np.finfo(float).tiny)
-    grid = model.grid
+    mass = max(total(law), np.finfo(float).tiny)
+    grid, value = model.grid.whole, everything(evaluation.value)
     mean = np.einsum("ki,kij->kj", evaluation.policy.weights, evaluation.mean)
     for j, (axis, boundary) in enumerate(zip(grid.axes, grid.boundary, strict=True)):
         if BOUNDARIES[boundary].stops and not model.problem.coupled[j].any():
@@ -43,21 +44,21 @@ def resolution(evaluation: Evaluation) -> list[dict[str, Any]]:
     report: list[dict[str, Any]] = []
     for j, name in enumerate(grid.names):
         noise = model.noise[:, j]
-        ratio = float((noise / grid.spacing[j]).min())
+        ratio = ends(noise / grid.spacing[j])[0]
         needed = RESOLVED / ratio if ratio > 0.0 else np.inf  # times as many cells
         excess = variance[:, j] - noise**2
-        bend = evaluation.chain.operator.apply(_second_difference(evaluation.value, grid.shape, j, grid.boundary[j]))
+        bend = evaluation.chain.operator.apply(own(_second_difference(value, grid.shape, j, grid.boundary[j])))
         cells = grid.shape[j] - (grid.boundary[j] != "periodic")
         report.append(
             {
                 "state": name,
                 "kernel": model.kernels[j],
                 **({"reason": model.reasons[name]} if name in model.reasons else {}),
-                "physical": float(np.sqrt(law @ noise**2 / mass)),
-                "numerical": float(np.sqrt(max(law @ variance[:, j] / mass, 0.0))),
+                "physical": float(np.sqrt(dot(law, noise**2) / mass)),
+                "numerical": float(np.sqrt(max(dot(law, variance[:, j]) / mass, 0.0))),
                 "cells_per_noise": ratio,
                 "points": math.ceil(cells * needed) + (grid.boundary[j] != "periodic") if cells * needed < np.inf else None,
-                "added_cost": float(0.5 * evaluation.discount * (law @ (excess * bend)) / grid.spacing[j] ** 2),
+                "added_cost": float(0.5 * evaluation.discount * dot(law, excess * bend) / grid.spacing[j] ** 2),
             }
         )
     return report

@@ -15,6 +15,7 @@ from wassgrid.certificate.mean_tables import MeanTables
 from wassgrid.certificate.product_enclosure import MOST_MOVED, enclose_product
 from wassgrid.certificate.profiles import Profiles
 from wassgrid.certificate.weight_bounds import REACH, TAIL_MASS
+from wassgrid.chain.reductions import anywhere, everything
 from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.transition import compiled
@@ -38,18 +39,19 @@ def margin(evaluation: Evaluation) -> float:
     nodes for every cell that its mean does, near an end by one within reach of it.
     """
     model = evaluation.model
-    value = evaluation.value.reshape(model.grid.shape)
+    grid = model.grid.whole
+    value = everything(evaluation.value).reshape(grid.shape)
     result = rounding(evaluation) + TAIL_MASS * float(np.ptp(value)) * value.ndim
     for j in range(value.ndim):
         if not model.problem.dependence.actions[j]:
             continue  # given the realised values that it follows, its law is the same for every action
         kernel = model.axis_kernels[j]
         # of kernels that are not Markov nothing is proven
-        snaps = kernel.snaps and kernel.nonnegative and not model.noise[:, j].all()
-        touched = touch(model.grid.axes[j]) / float(model.grid.spacing[j]) if fading(model, j) == 0.0 else 0.0
+        snaps = kernel.snaps and kernel.nonnegative and anywhere(not model.noise[:, j].all())
+        touched = touch(grid.axes[j]) / float(grid.spacing[j]) if fading(model, j) == 0.0 else 0.0
         if snaps or touched:
             along = np.moveaxis(value, j, 0)
-            if BOUNDARIES[model.grid.boundary[j]].winds:
+            if BOUNDARIES[grid.boundary[j]].winds:
                 along = np.concatenate([along, along[:1]])
             steps = np.abs(np.diff(along, axis=0))
             reach = math.ceil(0.5 * model.nodes[j]) + 1
@@ -126,7 +128,7 @@ class ActionValue:
         """Tabulate what the actions in the boxes need."""
         model = evaluation.model
         if model.grid.dimension == 1:
-            return cls(evaluation, evaluation.value[None, :], 0)
+            return cls(evaluation, evaluation.expectation.function[None, :], 0)
         if model.product is not None:
             return cls(evaluation, None, -1)
         axes = model.axes
@@ -141,7 +143,8 @@ class ActionValue:
         table = np.zeros((model.grid.size, int(axes.size[lead])))
         spread(
             lead_table, len(table), table.size * model.reach, axes, model.width, ranges[0], model.cell_noise, model.coupling,
-            evaluation.value, np.ascontiguousarray(ranges[0][:, lead]), np.ascontiguousarray(ranges[1][:, lead]), table,
+            evaluation.expectation.function, np.ascontiguousarray(ranges[0][:, lead]),
+            np.ascontiguousarray(ranges[1][:, lead]), table,
         )  # fmt: skip
         return cls(evaluation, table, lead)
 
@@ -154,7 +157,7 @@ class ActionValue:
     def ends(self) -> dict[int, tuple[float, float, float]]:
         """The axes that follow none and stop means at their ends: these, and how near to one a mean counts as on it."""
         model = self.evaluation.model
-        grid = model.grid
+        grid = model.grid.whole
         return {
             j: (float(grid.axes[j][0]), float(grid.axes[j][-1]), touch(grid.axes[j]))
             for j in range(grid.dimension)
@@ -165,7 +168,7 @@ class ActionValue:
     def horizons(self) -> dict[int, tuple[float, float]]:
         """The axes that follow none and where laws fade beyond the ends: places beyond which every mean has the same law."""
         model = self.evaluation.model
-        grid = model.grid
+        grid = model.grid.whole
         beyond = {j: fading(model, j) + float(grid.spacing[j]) for j in range(grid.dimension) if fading(model, j) > 0.0}
         return {
             j: (float(grid.axes[j][0]) - far, float(grid.axes[j][-1]) + far)
@@ -292,7 +295,7 @@ class ActionValue:
         found.value[:] = values[:, 0]
         found.gradient[:, moved] = gradients[:, 0]
         found.hessian[:, moved[:, None], moved] = hessians[:, 0]
-        slack = np.array([touch(axis) for axis in self.evaluation.model.grid.axes])
+        slack = np.array([touch(axis) for axis in self.evaluation.model.grid.whole.axes])
         tables.enclose(law.numbers[cells], mean, radius, slack, found.floor, found.smooth, found.first, found.second)
         found.slope[:] = np.abs(found.first).max(axis=0)
         still = ~(radius > 0.0).any(axis=1)
@@ -323,7 +326,7 @@ class ActionValue:
             found.most[:] = np.inf
             spread(
                 enclose, count, count * 60.0 * model.reach, model.axes, self.profiles, width, cells, mean, radius,
-                model.cell_noise, model.coupling, self.evaluation.value, combinations, first, third, found.value,
+                model.cell_noise, model.coupling, self.evaluation.expectation.function, combinations, first, third, found.value,
                 found.gradient, found.hessian, found.floor, found.slope, found.bend, found.smooth, found.bounded,
             )  # fmt: skip
             return found

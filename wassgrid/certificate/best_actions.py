@@ -9,6 +9,7 @@ import numpy as np
 
 from wassgrid.certificate.action_value import ActionValue
 from wassgrid.certificate.search_box import search_box
+from wassgrid.chain.reductions import agreed, anywhere, span
 from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.method.box_step import newton_candidates
 from wassgrid.problem.control_problem import ProblemError
@@ -63,7 +64,10 @@ def find_best(evaluation: Evaluation, before: tuple[BestActions, np.ndarray] | N
         return _best_listed(evaluation)
     try:
         low, high, assumed, coercive = search_box(evaluation)
-        actions, values, lead = best_actions(ActionValue.build(evaluation, low, high), low, high, before)
+        change = None if before is None else span(evaluation.value - before[1])
+        actions, values, lead = agreed(
+            lambda: best_actions(ActionValue.build(evaluation, low, high), low, high, before, change)
+        )
         actions = evaluation.model.problem.admitted(evaluation.policy.grid.states, actions[:, None])[:, 0]
         return BestActions(actions, values, low, high, assumed, coercive, lead)
     except ProblemError as error:
@@ -88,7 +92,7 @@ def _best_listed(evaluation: Evaluation) -> BestActions:
 
 def restored_best(evaluation: Evaluation, actions: np.ndarray, values: np.ndarray, lead: np.ndarray) -> BestActions:
     """Return the best actions of an evaluation again, from what was stored of them."""
-    if (lead < 0.0).all() or evaluation.at_rest:
+    if not anywhere(bool((lead >= 0.0).any())) or evaluation.at_rest:
         return find_best(evaluation)
     low, high, assumed, coercive = search_box(evaluation)
     return BestActions(actions, values, low, high, assumed, coercive, lead)
@@ -156,8 +160,9 @@ def probe_actions(
 
 
 def best_actions(
-    q: ActionValue, low: np.ndarray, high: np.ndarray, before: tuple[BestActions, np.ndarray] | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    q: ActionValue, low: np.ndarray, high: np.ndarray, before: tuple[BestActions, np.ndarray] | None = None,
+    change: float | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Return the best action found in every cell, (cells, m), its Q and its lead, (cells,).
 
     The best of the particles and of the probe actions, then descent from it; where actions carry a mean over the end of a clamped
@@ -165,12 +170,14 @@ def best_actions(
 
     With `before` (see `find_best`) the best actions of then are starts too. Two actions differ in Q by what they did then, up to
     g (max - min) of the change of V: where the best action led by more, none that was tried is better, and none is tried again.
+    change: max - min of the change of V, where it is known.
     Where values of a list stand beside actions between bounds, this is done with every combination of values.
     """
     evaluation, cells, problem = q.evaluation, len(low), q.evaluation.model.problem
     lead = np.full(cells, -1.0, np.float32)
     if before is not None:
-        lead = before[0].lead - np.float32(evaluation.discount * np.ptp(evaluation.value - before[1]))
+        change = span(evaluation.value - before[1]) if change is None else change
+        lead = before[0].lead - np.float32(evaluation.discount * change)
     at_once = searched_at_once(low.shape[1])
     earlier = None if before is None else before[0].actions
 

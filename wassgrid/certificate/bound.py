@@ -33,6 +33,7 @@ import numpy as np
 from wassgrid.certificate.action_value import ActionValue, margin
 from wassgrid.certificate.best_actions import PROBES, BestActions, find_best, improved
 from wassgrid.certificate.branch_and_bound import BranchAndBound
+from wassgrid.chain.reductions import agreed, cells_of, ends, largest, shared, sums
 from wassgrid.evaluation import Evaluation, rounding
 from wassgrid.problem.control_problem import ProblemError
 
@@ -100,7 +101,7 @@ def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None
         # of a cell, whose share in J is that of the steps
         tolerance /= 1.0 + _steps(evaluation)
     if tolerance is None:
-        tolerance = 1e-12 * float(np.abs(evaluation.cost).max() + np.abs(evaluation.value).max())
+        tolerance = 1e-12 * (largest(evaluation.cost) + largest(evaluation.value))
     actions, values = found.actions, found.values
     markov = evaluation.model.markov
     entropy = evaluation.entropy
@@ -108,7 +109,7 @@ def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None
         # the minimum over all actions, or over all weights on them, is one over a list
         slack, boxes = values - (evaluation.value + rounding(evaluation) + evaluation.residual_rounding), 0
         kind = "minimum" if entropy is None else "soft minimum"
-        method = f"{kind} over {evaluation.policy.particles} actions in {values.size} cells"
+        method = f"{kind} over {evaluation.policy.particles} actions in {cells_of(values)} cells"
         if entropy is not None:
             slack = slack - entropy.soft_minimum(evaluation.q)[1]
         if not markov:
@@ -117,21 +118,24 @@ def _bounded(evaluation: Evaluation, found: BestActions, tolerance: float | None
     elif markov:
         q = ActionValue.build(evaluation, found.low, found.high)
         proof = BranchAndBound(q, found.low, found.high, actions.copy(), values.copy(), tolerance)
-        proof.run()
+        if evaluation.model.plain_product is not None and shared() is not None:
+            _ = evaluation.expectation.streamed_plain
+        agreed(proof.run)
         actions, values = proof.actions, proof.values
         better = np.flatnonzero(values < found.values)
         if better.size:
             # what a proof meets is the middle of some box
             actions[better], values[better] = improved(q, better, actions[better], found.low, found.high)
+        proof.boxes = round(float(sums(np.array(float(proof.boxes)))))
         slack, boxes = proof.lower - (evaluation.value + margin(evaluation)), proof.boxes
-        method = f"branch and bound over {boxes} action boxes in {values.size} cells"
+        method = f"branch and bound over {boxes} action boxes in {cells_of(values)} cells"
     else:
         slack, boxes = values - evaluation.value, 0
         signed = next(kernel.name for kernel in evaluation.model.axis_kernels if not kernel.nonnegative)
         method = f"best of {PROBES} actions per cell and Newton steps from it: the {signed} kernel is not a Markov matrix"
     if found.assumed:
         method += f"; {found.assumed}"
-    bound = bound_of(evaluation, float(slack.min()))
+    bound = bound_of(evaluation, ends(slack)[0])
     # an infinite end of an enclosure is no bound
     guaranteed = markov and found.coercive and bool(np.isfinite(bound))
     if (reason := unbounded(evaluation)) is not None:

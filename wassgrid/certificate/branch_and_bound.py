@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wassgrid.certificate.action_value import ActionValue, Enclosure
+from wassgrid.chain.reductions import ends
 from wassgrid.evaluation import rounding
 from wassgrid.problem.control_problem import ActionRanges
 from wassgrid.transition.threads import TEAM
@@ -110,11 +111,11 @@ class BranchAndBound:
         self.tolerance = tolerance
         self.lower = np.full(values.size, np.inf)
         self.boxes = 0
-        self.least_value = float(evaluation.value.min())
+        self.least_value = ends(evaluation.value)[0]
         self.problem = evaluation.model.problem
         self.parts = self.problem.parts(low, high)
         self.moving = np.flatnonzero(~self.problem.listed)
-        self.target = np.inf
+        self.target = float(self._allowed(np.array(ends(values - evaluation.value)[0])))
 
     def run(self) -> None:
         """Split boxes until all are done, or the budget is spent: then the bound holds what the open ones allow.
@@ -123,7 +124,6 @@ class BranchAndBound:
         """
         controlled = self.evaluation.controlled
         cells = np.arange(self.values.size) if controlled is None else np.flatnonzero(controlled)
-        self.target = float(self._allowed((self.values - self.evaluation.value).min()))
         if controlled is not None:
             self.lower[~controlled] = self.values[~controlled]  # the same for every action
         at_once = max(1, boxes_at_once(self.actions.shape[1]) // len(self.parts))

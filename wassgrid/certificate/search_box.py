@@ -6,6 +6,7 @@ import numpy as np
 
 from wassgrid.certificate.action_value import margin
 from wassgrid.certificate.branch_and_bound import least_curvature
+from wassgrid.chain.reductions import agreed, anywhere, least, most
 from wassgrid.evaluation import Evaluation
 
 _SHELLS = 40  # doublings of the distance over which an unbounded action is searched
@@ -29,27 +30,37 @@ def search_box(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray, str, boo
     best = evaluation.q.argmin(axis=1)
     centre = policy.actions[np.arange(cells), best]
     # outside Q >= c - J + g min V
-    level = evaluation.q[np.arange(cells), best] + evaluation.offset - evaluation.discount * evaluation.value.min()
+    level = evaluation.q[np.arange(cells), best] + evaluation.offset - evaluation.discount * float(least(evaluation.value.min()))
     level = level + margin(evaluation)
-    found = [_moved_in(evaluation, part[0], part[1], centre, level) for part in evaluation.model.problem.parts(low, high)]
+    actions = policy.actions
+    extent = most(actions.max(axis=(0, 1))) - least(actions.min(axis=(0, 1)))
+    parts = evaluation.model.problem.parts(low, high)
+    away = [most(np.abs(np.clip(centre, *part)).max(axis=0)) for part in parts]
+    found = agreed(
+        lambda: [_moved_in(evaluation, *part, centre, level, extent, far) for part, far in zip(parts, away, strict=True)]
+    )
     low, high = np.min([part[0] for part in found], axis=0), np.max([part[1] for part in found], axis=0)
-    if not all(part[3] for part in found):
+    if anywhere(not all(part[3] for part in found)):
         return low, high, "the cost is not seen to grow with the actions, only those near the particles were searched", False
-    if (farthest := min(part[2] for part in found)) < np.inf:
+    if (farthest := float(least(np.array(min(part[2] for part in found))))) < np.inf:
         return low, high, f"actions up to {farthest:.1g} from the particles", True
     return low, high, "", True
 
 
 def _moved_in(
-    evaluation: Evaluation, low: np.ndarray, high: np.ndarray, centre: np.ndarray, level: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float, bool]:
-    """Return boxes (cells, m) whose infinite ends were moved in, how far was seen, and whether the cost exceeds a level."""
-    m, policy = low.shape[1], evaluation.policy
+    evaluation: Evaluation, low: np.ndarray, high: np.ndarray, centre: np.ndarray, level: np.ndarray, extent: np.ndarray,
+    away: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, float, bool]:  # fmt: skip
+    """Return boxes (cells, m) whose infinite ends were moved in, how far was seen, and whether the cost exceeds a level.
+
+    extent (m,): of the particles of all cells; away (m,): the largest modulus of the centres.
+    """
+    m = low.shape[1]
     low, high, whole = low.copy(), high.copy(), (low, high)
     open_low, open_high = np.isinf(low[0]), np.isinf(high[0])
     centre = np.clip(centre, low, high)
     below, above = _convex_distances(evaluation, centre, low, high, level)
-    start = 1e-3 * (np.ptp(policy.actions, axis=(0, 1)) + np.abs(centre).max(axis=0))
+    start = 1e-3 * (extent + away)
     start = np.where(start > 0, start, 1e-3)
     farthest, grows = np.inf, True
     for a in range(m):
@@ -59,7 +70,7 @@ def _moved_in(
                 rest = np.flatnonzero(~np.isfinite(distance))
                 if rest.size:
                     distance[rest], far, seen = _coercive_distance(
-                        evaluation, rest, whole, centre[rest], a, sign, float(start[a]), level[rest]
+                        evaluation, rest, whole, centre[rest], a, sign, float(start[a]), level[rest], float(extent[a])
                     )
                     farthest, grows = min(farthest, far), grows and seen
                 ends[:, a] = centre[:, a] + sign * distance
@@ -98,11 +109,11 @@ def _convex_distances(
 
 def _coercive_distance(
     evaluation: Evaluation, cells: np.ndarray, whole: tuple[np.ndarray, np.ndarray], centre: np.ndarray, a: int, sign: float,
-    start: float, level: np.ndarray,
+    start: float, level: np.ndarray, extent: float,
 ) -> tuple[np.ndarray, float, bool]:
     """Return distances along one side of action a from which on the cost of some cells exceeds `level`, how far, and whether so.
 
-    whole: the boxes of all cells, (cells, m), in which the other actions are.
+    whole: the boxes of all cells, (cells, m), in which the other actions are; extent: of the particles of all cells along a.
 
     The half-line beyond a distance is seen at once by interval arithmetic; where that fails because terms of both signs grow,
     shells between doubled distances are, up to `start` 2^40.
@@ -134,6 +145,6 @@ def _coercive_distance(
         low_enough = (least_cost(each, shells, 2.0 * shells) <= level[each]).reshape(-1, _SHELLS)
         last[some] = np.where(low_enough, 2.0 * near, start).max(axis=1)
     grows = last < farthest
-    wide = 4.0 * max(float(np.ptp(evaluation.policy.actions[:, :, a])), 1e3 * start)
+    wide = 4.0 * max(extent, 1e3 * start)
     distance[rest] = np.where(grows, last, wide)
     return distance, farthest, bool(grows.all())

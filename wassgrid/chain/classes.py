@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from wassgrid.chain.reductions import cells_of, count, numbers
 from wassgrid.transition.operator import MarkovOperator
 
 LISTED = 5_000_000  # entries of P up to which its classes are listed, from the matrix
@@ -14,16 +15,22 @@ _AT_ONCE = 1 << 20  # edges that are looked at together
 _TOGETHER = 200  # steps after which all cells reach one, or it is left open
 
 
+def _at(operator: MarkovOperator, cell: int) -> np.ndarray:
+    """Return which of the own cells is the one of a number, among all of them."""
+    found: np.ndarray = numbers(operator.size)[0] == cell
+    return found
+
+
 def recurrent_classes(operator: MarkovOperator) -> list[np.ndarray]:
     """Return the cells of every recurrent class: strongly connected, with no edge that leaves.
 
     Edges with probability below rounding do not count.
     """
     edges = _edges(operator.matrix())
-    count, label = csgraph.connected_components(edges, directed=True, connection="strong")
+    groups, label = csgraph.connected_components(edges, directed=True, connection="strong")
     source = np.repeat(label, np.diff(edges.indptr))
     open_classes = np.unique(source[source != label[edges.indices]])
-    closed = np.setdiff1d(np.arange(count), open_classes)
+    closed = np.setdiff1d(np.arange(groups), open_classes)
     order = np.argsort(label, kind="stable")
     bounds = np.searchsorted(label[order], closed, side="left"), np.searchsorted(label[order], closed, side="right")
     return [order[low:high] for low, high in zip(*bounds, strict=True)]
@@ -35,9 +42,9 @@ def never_reaching(operator: MarkovOperator, cells: np.ndarray) -> np.ndarray:
     Edges with probability below rounding do not count. As many products with P as the slowest cell needs steps.
     """
     reached = cells.copy()
-    count = -1
-    while (found := int(np.count_nonzero(reached))) > count:
-        count = found
+    before = -1
+    while (found := count(reached)) > before:
+        before = found
         reached |= operator.apply(reached.astype(float)) > _EDGE
     return np.flatnonzero(~reached)
 
@@ -48,13 +55,12 @@ def is_single_class(operator: MarkovOperator, cell: int) -> bool:
     By products alone: the cells that reach it within k steps are where P^k 1_cell is not zero. As many products as the slowest
     cell needs steps.
     """
-    reached = np.zeros(operator.size, bool)
-    reached[cell] = True
-    count = 1
-    while count < operator.size:
+    reached = _at(operator, cell)
+    found = 1
+    while found < cells_of(reached):
         reached |= operator.apply(reached.astype(float)) > _EDGE
-        before, count = count, int(np.count_nonzero(reached))
-        if count == before:
+        before, found = found, count(reached)
+        if found == before:
             return False
     return True
 
@@ -64,10 +70,9 @@ def reached_together(operator: MarkovOperator, cell: int) -> bool:
 
     By products alone, of which there are a few hundred at most: False says nothing.
     """
-    reached = np.zeros(operator.size, bool)
-    reached[cell] = True
+    reached = _at(operator, cell)
     for _ in range(_TOGETHER):
-        if reached.all():
+        if count(reached) == cells_of(reached):
             return True
         reached = operator.apply(reached.astype(float)) > _EDGE
     return False
@@ -76,7 +81,7 @@ def reached_together(operator: MarkovOperator, cell: int) -> bool:
 def period(operator: MarkovOperator, cells: np.ndarray) -> int:
     """Return the period of one recurrent class: the gcd of its cycle lengths, by breadth-first levels."""
     edges = _edges(operator.matrix())
-    if cells.size < operator.size:
+    if cells.size < edges.shape[0]:
         edges = edges[cells][:, cells]
     order, parents = csgraph.breadth_first_order(edges, 0, directed=True)
     level = np.zeros(cells.size, np.int64)

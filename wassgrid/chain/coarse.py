@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg import lu_solve
 from scipy.linalg.lapack import dgetrf
 
-from wassgrid.chain.probe import probe_function
-from wassgrid.chain.reductions import dot, largest, total
+from wassgrid.chain.probe import probe_at
+from wassgrid.chain.reductions import dot, largest, shared, sums, together, total
 from wassgrid.grid.skeleton import Skeleton
 from wassgrid.transition.latest import Latest
 from wassgrid.transition.operator import MarkovOperator
@@ -58,6 +59,8 @@ class CoarseCorrection:
         return self.latest.of(self, "rows", self._light_rows)
 
     def _light_rows(self) -> sparse.csr_array | None:
+        if shared() is not None:
+            return None  # they have columns of other processes
         cells = self.skeleton.cells
         some = cells[np.linspace(0, cells.size - 1, min(_TRIED, cells.size)).astype(np.int64)]
         entries = self.operator.rows(some).nnz / some.size * cells.size
@@ -70,26 +73,47 @@ class CoarseCorrection:
     def _at_nodes(self, function: np.ndarray) -> np.ndarray:
         """Return S P f, (size,)."""
         rows = self._rows
-        return np.asarray(rows @ function) if rows is not None else self.operator.apply(function)[self.skeleton.cells]
+        if rows is not None:
+            return np.asarray(rows @ function)
+        result = np.zeros(self.skeleton.size)
+        result[self._nodes] = self.operator.apply(function)[self._places]
+        return sums(result)
+
+    @cached_property
+    def _nodes(self) -> np.ndarray:
+        """The nodes that are own cells."""
+        slabs = shared()
+        if slabs is None:
+            return np.arange(self.skeleton.size)
+        return np.flatnonzero(np.isin(self.skeleton.cells, slabs.grid.numbers))
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """The places of these nodes among the own cells."""
+        slabs, cells = shared(), self.skeleton.cells
+        return cells if slabs is None else np.searchsorted(slabs.grid.numbers, cells[self._nodes])
+
+    def _restricted(self, measure: np.ndarray) -> np.ndarray:
+        return sums(self.skeleton.restricted(measure))
 
     def _from_nodes(self, masses: np.ndarray) -> np.ndarray:
         """Return nu S P for masses nu at the nodes (size,), (cells,)."""
         if self._rows is not None:
             return np.asarray(self._columns @ masses)
         measure = np.zeros(self.operator.size)
-        measure[self.skeleton.cells] = masses
+        measure[self._places] = masses[self._nodes]
         return self.operator.push(measure)
 
     def _coarse_law(self) -> np.ndarray:
         """Return P_c = S P H, (size, size)."""
-        rows, cells = self._rows, self.skeleton.cells
+        rows, cells = self._rows, self._places
         if rows is not None:
             return averaged(rows, self.skeleton)
-        result = np.empty((cells.size, cells.size))
+        result = np.empty((cells.size, self.skeleton.size))
         for start in range(0, cells.size, _TOGETHER):
             some = slice(start, start + _TOGETHER)
             result[some] = averaged(self.operator.rows(cells[some]), self.skeleton)
-        return result
+        return together(self._nodes, result)
 
     @property
     def _factors(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -100,7 +124,7 @@ class CoarseCorrection:
         """Factors of I - g P_c + 1 mu H; None where they are singular: the nodes part into classes that other cells join."""
         matrix = np.eye(self.skeleton.size) - self.discount * self._coarse_law()
         if self._recurrent:
-            matrix += self.skeleton.restricted(self.law)
+            matrix += self._restricted(self.law)
         factors, pivots, _ = dgetrf(matrix, overwrite_a=1)
         size = np.abs(np.diagonal(factors))
         return (factors, pivots) if size.min() > _SINGULAR * size.max() else None
@@ -123,17 +147,17 @@ class CoarseCorrection:
     def left(self, measure: np.ndarray) -> np.ndarray:
         """Return nu M, (cells,)."""
         if not self._recurrent:
-            slow = self._solve(self.skeleton.restricted(measure), transposed=True)
+            slow = self._solve(self._restricted(measure), transposed=True)
             return measure + self.discount * self._from_nodes(slow)
         mass = total(measure)
-        rest = self._from_nodes(self._solve(self.skeleton.restricted(measure - mass * self.law), transposed=True))
+        rest = self._from_nodes(self._solve(self._restricted(measure - mass * self.law), transposed=True))
         return measure + (rest - total(rest) * self.law)
 
     def slow_function(self) -> np.ndarray | None:
         """Return the function that D takes farthest on the few cells, (cells,): near the slowest mode of P; None: not known."""
         if self._factors is None:
             return None
-        values = probe_function(self.skeleton.size)
+        values = probe_at(np.arange(self.skeleton.size), self.skeleton.size)
         for _ in range(_SLOW_STEPS):
             values = self._solve(values - values.mean())
             values /= largest(values)

@@ -11,7 +11,7 @@ from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.chain import krylov
 from wassgrid.chain.coarse import CoarseCorrection
-from wassgrid.chain.reductions import largest, total_variation
+from wassgrid.chain.reductions import all_cells, dot, everything, largest, likeliest, own, shared, total, total_variation
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.operator import MarkovOperator
 
@@ -31,9 +31,9 @@ class Factorisation:
     """
 
     def __init__(self, operator: MarkovOperator, discount: float = 1.0, pinned: int | None = None) -> None:
-        n = operator.size
         # -g P; the row and the column of the pinned cell are then those of the identity
         columns = operator.matrix().tocsc()
+        n = columns.shape[0]
         columns.data *= -discount
         self.pinned = pinned
         if discount == 1.0 and operator.stochastic:
@@ -55,11 +55,11 @@ class Factorisation:
 
     def solve(self, right: np.ndarray) -> np.ndarray:
         """Solve (I - g P) x = right; for g = 1 with x = 0 at the pinned cell, whose equation is left out."""
-        return self.factors.solve(self._without_pinned(right))
+        return own(self.factors.solve(self._without_pinned(everything(right))))
 
     def solve_transposed(self, right: np.ndarray) -> np.ndarray:
         """Solve x (I - g P) = right; for g = 1 with x = 0 at the pinned cell, whose equation is left out."""
-        return self.factors.solve(self._without_pinned(right), trans="T")
+        return own(self.factors.solve(self._without_pinned(everything(right)), trans="T"))
 
     def _without_pinned(self, right: np.ndarray) -> np.ndarray:
         if self.pinned is None:
@@ -72,7 +72,7 @@ class Factorisation:
         """Return the law with mu (I - P) = 0 from mu_r = 1: the expected visits between returns to the pinned cell."""
         law = self.factors.solve(-self.row, trans="T")
         law[self.pinned] = 1.0
-        return law / law.sum()
+        return own(law / law.sum())
 
 
 def direct_is_cheap(operator: MarkovOperator) -> bool:
@@ -82,12 +82,12 @@ def direct_is_cheap(operator: MarkovOperator) -> bool:
 
 def direct_is_possible(operator: MarkovOperator) -> bool:
     """Tell whether the factors surely fit in a few GiB, filled completely in the worst case."""
-    return operator.size <= 12_000 or direct_is_cheap(operator)
+    return all_cells(operator.size) <= 12_000 or direct_is_cheap(operator)
 
 
 def direct_products(operator: MarkovOperator) -> float:
     """Estimate the cost of an LU in products with P."""
-    return factorisation_products(operator.size, operator.entries, operator.bandwidth)
+    return factorisation_products(all_cells(operator.size), operator.entries, operator.bandwidth)
 
 
 def factorisation_products(n: int, entries: float, bandwidth: float) -> float:
@@ -134,7 +134,7 @@ class Chain:
             return self.known
         if not self.recurrent:
             return Factorisation(self.operator, self.discount)
-        return Factorisation(self.operator, pinned=int(self.law.argmax()))
+        return Factorisation(self.operator, pinned=likeliest(self.law))
 
     @cached_property
     def direct(self) -> bool:
@@ -158,19 +158,21 @@ class Chain:
     def _apply(self, x: np.ndarray, left: bool) -> np.ndarray:
         if left:
             result = x - self.discount * self.operator.push(x)
-            return result + x.sum() * self.law if self.recurrent else result
+            return result + total(x) * self.law if self.recurrent else result
         result = x - self.discount * self.operator.apply(x)
-        return result + self.law @ x if self.recurrent else result
+        return result + dot(self.law, x) if self.recurrent else result
 
     def _direct(self, right: np.ndarray, left: bool) -> np.ndarray:
         """D f and nu D from the factors, in which one cell is pinned for the average cost."""
         if not self.recurrent:
             return self.factors.solve_transposed(right) if left else self.factors.solve(right)
         if left:
-            x = self.factors.solve_transposed(right - right.sum() * self.law)
-            return x + (right.sum() - x.sum()) * self.law
-        x = self.factors.solve(right - self.law @ right)
-        return x + (self.law @ right - self.law @ x)
+            mass = total(right)
+            x = self.factors.solve_transposed(right - mass * self.law)
+            return x + (mass - total(x)) * self.law
+        mean = dot(self.law, right)
+        x = self.factors.solve(right - mean)
+        return x + (mean - dot(self.law, x))
 
     @one_blas_thread()
     def _solve(
@@ -220,6 +222,11 @@ class Chain:
                 correct,
             )  # fmt: skip
             return found.values, found.products
+        if shared() is not None:
+            again = krylov.gmres(
+                lambda x: self._apply(x, left), np.zeros_like(residual), residual, size, 0.5 * target, 8 * _RESTART, _RESTART
+            )
+            return again.values, again.products
         products = 0
 
         def apply(x: np.ndarray) -> np.ndarray:
@@ -240,7 +247,7 @@ class Chain:
         """Sum the Neumann series x = sum_k (g P - 1 mu)^k r: relative value iteration, the reference method."""
         x, term = np.zeros_like(residual), residual
         products = 0
-        while products < 200_000 and np.abs(term).max() > 1e-3 * target:
+        while products < 200_000 and largest(term) > 1e-3 * target:
             x = x + term
             term = term - self._apply(term, left)
             products += 1

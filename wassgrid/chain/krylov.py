@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from wassgrid.chain.reductions import dot
+from wassgrid.chain.reductions import dot, shared
+from wassgrid.chain.reductions import products as products_of
 from wassgrid.resources import SHORT_RECURRENCE, krylov_vectors, one_blas_thread
 
 Product = Callable[[np.ndarray], np.ndarray]
@@ -141,11 +142,11 @@ def gmres(
             w = product(correct(basis[k]) if slow and correct is not None else basis[k])
             products += 1
             length = math.sqrt(dot(w, w))
-            part = basis[: k + 1] @ w
+            part = products_of(basis[: k + 1], w)
             w = w - part @ basis[: k + 1]
             left = math.sqrt(dot(w, w))
             if left < _LOST * length:
-                again = basis[: k + 1] @ w
+                again = products_of(basis[: k + 1], w)
                 w -= again @ basis[: k + 1]
                 part += again
                 left = math.sqrt(dot(w, w))
@@ -224,7 +225,8 @@ def solve(
     correct: Product | None = None,
 ) -> KrylovResult:
     """Solve by GMRES where enough vectors fit, by BiCGSTAB where not; see there."""
-    vectors = krylov_vectors(start.size)
+    slabs = shared()
+    vectors = krylov_vectors(start.size if slabs is None else slabs.largest)
     if vectors > SHORT_RECURRENCE:
         found = gmres(product, start, residual, size, wanted, limit, vectors, correct)
         if found.converged:

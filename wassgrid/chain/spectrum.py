@@ -7,6 +7,7 @@ from scipy.sparse import linalg as sparse_linalg
 
 from wassgrid.chain.fundamental import Factorisation
 from wassgrid.chain.probe import probe_function
+from wassgrid.chain.reductions import all_cells, dot, everything, largest, shared
 from wassgrid.resources import one_blas_thread
 from wassgrid.transition.operator import MarkovOperator
 
@@ -18,8 +19,8 @@ def observed_rate(operator: MarkovOperator, law: np.ndarray, slow: np.ndarray | 
     function, products = (probe_function(operator.size), 48) if slow is None else (slow, 9)
     norms = []
     for _ in range(products):
-        function = function - law @ function
-        norms.append(float(np.abs(function).max()))
+        function = function - dot(law, function)
+        norms.append(largest(function))
         if norms[-1] == 0.0:
             return 0.0
         function = operator.apply(function / norms[-1])
@@ -32,18 +33,23 @@ def second_eigenvalue(operator: MarkovOperator, restarts: int = 50) -> float:
 
     One for a periodic chain and for one with several recurrent classes.
     """
-    n = operator.size
+    n = all_cells(operator.size)
     if n <= _DENSE:
         sizes = np.sort(np.abs(np.linalg.eigvals(operator.matrix().toarray())))
         return float(sizes[-2]) if n > 1 else 0.0
 
+    # ARPACK takes vectors of all cells
+    matrix = None if shared() is None else operator.matrix()
+
     def product(x: np.ndarray) -> np.ndarray:
-        return operator.apply(np.asarray(x, dtype=float).ravel())
+        x = np.asarray(x, dtype=float).ravel()
+        return operator.apply(x) if matrix is None else np.asarray(matrix @ x)
 
     linear = sparse_linalg.LinearOperator((n, n), matvec=product, dtype=float)
     try:
         values = sparse_linalg.eigs(
-            linear, k=2, which="LM", v0=1.0 + 0.1 * probe_function(n), tol=1e-8, maxiter=restarts, return_eigenvectors=False
+            linear, k=2, which="LM", v0=everything(1.0 + 0.1 * probe_function(operator.size)), tol=1e-8, maxiter=restarts,
+            return_eigenvectors=False,
         )
     except sparse_linalg.ArpackError:
         return float("nan")
@@ -57,16 +63,16 @@ def direct_rate(operator: MarkovOperator, factors: Factorisation, law: np.ndarra
     mixing chain, which is where the figure matters.
     """
     function = probe_function(operator.size)
-    function -= law @ function
+    function -= dot(law, function)
     gap = 1.0
     for step in range(steps):
-        norm = np.sqrt(np.abs(law) @ function**2)
+        norm = np.sqrt(dot(np.abs(law), function**2))
         if norm == 0:
             return 0.0
         function = function / norm
         solution = factors.solve(function)
-        solution -= law @ solution
-        inverse = law @ (function * solution)
+        solution -= dot(law, solution)
+        inverse = dot(law, function * solution)
         previous, gap = gap, 1.0 / inverse if inverse != 0 else 1.0
         function = solution
         if step >= 8 and abs(gap - previous) <= 1e-6 * abs(gap):

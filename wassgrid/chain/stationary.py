@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ from wassgrid.chain.classes import recurrent_classes
 from wassgrid.chain.coarse import CoarseCorrection
 from wassgrid.chain.fundamental import Factorisation, direct_is_cheap, direct_is_possible, direct_products
 from wassgrid.chain.probe import probe_function
-from wassgrid.chain.reductions import total, total_variation
+from wassgrid.chain.reductions import cells_of, ends, everything, likeliest, shared, total, total_variation
 from wassgrid.chain.spectrum import direct_rate, observed_rate
 from wassgrid.errors import WassgridError
 from wassgrid.resources import one_blas_thread
@@ -26,6 +27,7 @@ _DIRECT_PATIENCE = 2.0  # the same in units of a cheap factorisation, which serv
 _KRYLOV_ROUNDS, _KRYLOV_STEPS = 6, 150  # restarts of BiCGSTAB, and its steps (of two products) between them
 _SETTLING = 8  # products from a start to a law whose most likely cell is recurrent, as a rule
 _ROUNDING = 2e-15  # residuals |mu P - mu|_1 at rounding level
+_HELD = 1e-6  # of the largest mass of a cell: the least of the one that is taken out of a factorisation
 _NEGATIVE_MASS = 1e-2  # total that the signed weights of the cubic kernel may leave in the law
 
 
@@ -77,7 +79,7 @@ def stationary_law(
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}, got {method!r}")
     n = operator.size
-    start = starting_law(n) if initial is None else initial / initial.sum()
+    start = starting_law(n) if initial is None else initial / total(initial)
     if method == "power":
         return _power(operator, start, tolerance, limit, lazy=False)
     if method == "lu":
@@ -105,9 +107,10 @@ def stationary_law(
         return replace(result, iterations=spent + result.iterations)
     reasons.append(result.reason)
     spent += result.iterations
-    attempts = [_krylov, _arnoldi]
+    # ARPACK takes vectors of all cells
+    attempts: list[Callable[..., StationaryResult]] = [_krylov, _arnoldi] if shared() is None else [_krylov]
     if direct_is_possible(operator):
-        attempts.insert(0 if direct_is_cheap(operator) else 2, _direct)
+        attempts.insert(0 if direct_is_cheap(operator) else len(attempts), _direct)
     for attempt in attempts:
         try:
             better = attempt(operator, _usable(result.law), tolerance, result.rate)
@@ -129,7 +132,7 @@ def stationary_law(
 def starting_law(n: int) -> np.ndarray:
     """Return a law close to the uniform one and without symmetry, so that every mode of a chain shows in its decay."""
     law = 1.0 + 0.1 * probe_function(n)
-    return law / law.sum()
+    return law / total(law)
 
 
 def settling(operator: MarkovOperator, law: np.ndarray) -> np.ndarray:
@@ -142,8 +145,8 @@ def settling(operator: MarkovOperator, law: np.ndarray) -> np.ndarray:
 def _usable(law: np.ndarray) -> np.ndarray:
     """Return a law to start from, whatever a failed method left behind."""
     law = np.where(np.isfinite(law), np.maximum(law, 0.0), 0.0)
-    total = law.sum()
-    return law / total if total > 0 else np.full(law.size, 1.0 / law.size)
+    mass = total(law)
+    return law / mass if mass > 0 else np.full(law.size, 1.0 / cells_of(law))
 
 
 def _power(
@@ -166,12 +169,12 @@ def _power(
     bound = np.inf
     for iteration in range(1, limit + 1):
         following = operator.push(law)
-        residual = float(np.abs(following - law).sum())
+        residual = total_variation(following - law)
         law = 0.5 * (law + following) if lazy else following
-        total = law.sum()
-        if not np.isfinite(total) or total <= 0:
+        mass = total(law)
+        if not np.isfinite(mass) or mass <= 0:
             return StationaryResult(law, False, iteration, np.inf, np.inf, rate, "power", "the iteration diverged")
-        law /= total
+        law /= mass
         residuals.append(residual)
         window = min(16, len(residuals) - 1)
         if residual == 0.0:
@@ -211,10 +214,10 @@ def _checked(
     bound: float | None = None,
 ) -> StationaryResult:
     """Normalise a law, measure its residual and refuse negative mass beyond rounding."""
-    law = law / law.sum()
-    negative = float(-law[law < 0].sum())
+    law = law / total(law)
+    negative = -total(np.minimum(law, 0.0))
     if negative > _NEGATIVE_MASS:
-        cell = int(law.argmin())
+        cell = likeliest(-law)
         reason = (
             f"the stationary law has negative mass {-negative:.3g} (most at cell {cell}): the operator is not a Markov matrix; "
             "use the gaussian or linear kernel or a finer grid"
@@ -222,8 +225,8 @@ def _checked(
         return StationaryResult(law, False, iterations, np.inf, np.inf, rate, method, reason)
     if method != "power" and operator.nonnegative:
         law = np.maximum(law, 0.0)
-        law /= law.sum()
-    residual = float(np.abs(operator.push(law) - law).sum())
+        law /= total(law)
+    residual = total_variation(operator.push(law) - law)
     if bound is None:
         bound = residual / (1 - rate) if rate < 1 else np.inf
     good = bound <= tolerance or residual <= max(tolerance * (1 - rate), 64 * np.finfo(float).eps)
@@ -263,7 +266,7 @@ def _krylov(
     polish = 4
     for _ in range(polish):
         following = operator.push(mu)
-        mu = following / following.sum()
+        mu = following / total(following)
     if rate is None:
         rate = observed_rate(operator, mu)
     return _checked(operator, mu, products + polish, rate, "krylov", tolerance)
@@ -274,7 +277,7 @@ def _direct(
 ) -> StationaryResult:
     """Solve for mu by sparse LU with the most likely cell taken out, then inverse iteration for |lambda_2|."""
     law = settling(operator, law)
-    pinned = int(law.argmax())
+    pinned = likeliest(law)
     try:
         factors = Factorisation(operator, pinned=pinned)
     except RuntimeError as error:
@@ -283,9 +286,13 @@ def _direct(
         if len(classes) > 1:
             message = f"the chain has {len(classes)} recurrent classes: its stationary law is not unique"
             raise ReducibleChainError(message) from error
-        pinned = int(classes[0][law[classes[0]].argmax()])
+        pinned = int(classes[0][everything(law)[classes[0]].argmax()])
         factors = Factorisation(operator, pinned=pinned)
     mu = factors.null_law()
+    if everything(mu)[pinned] < _HELD * ends(mu)[1]:
+        # its equation, which is left out, would be off by the rounding of all others over its mass
+        factors = Factorisation(operator, pinned=likeliest(mu))
+        mu = factors.null_law()
     del rate  # the error of a direct solve depends on the eigenvalue of I - P next to zero, which inverse iteration knows better
     found = _checked(operator, mu, _SETTLING, direct_rate(operator, factors, mu), "lu", tolerance)
     return replace(found, factors=factors)

@@ -22,6 +22,7 @@ class Skeleton:
     | shape | points of the axes                                                 | (d,)                     |
     | nodes | numbers of the nodes of every axis, ascending, the ends included   | d arrays (m_j,)          |
     | periodic | of every axis, whether its ends are one                         | (d,)                     |
+    | here  | an axis and those of its points that all cells here have, None: all |                         |
 
     Hats are nonnegative and sum to one at every point: interpolation is linear between two nodes, and round a periodic axis.
     """
@@ -29,9 +30,10 @@ class Skeleton:
     shape: tuple[int, ...]
     nodes: tuple[np.ndarray, ...]
     periodic: tuple[bool, ...]
+    here: tuple[int, slice] | None = None
 
     @classmethod
-    def of(cls, grid: StateGrid, cells: float) -> Skeleton:
+    def of(cls, grid: StateGrid, cells: float, here: tuple[int, slice] | None = None) -> Skeleton:
         """Choose as many nodes on every axis, together at most about `cells`; no more than half the points of an axis."""
         counts = _counts(grid.shape, cells)
         periodic = tuple(boundary == "periodic" for boundary in grid.boundary)
@@ -39,7 +41,7 @@ class Skeleton:
             np.arange(m) * n // m if winds else np.rint(np.linspace(0, n - 1, m)).astype(np.int64)
             for n, m, winds in zip(grid.shape, counts, periodic, strict=True)
         )
-        return cls(grid.shape, nodes, periodic)
+        return cls(grid.shape, nodes, periodic, here)
 
     @property
     def size(self) -> int:
@@ -62,11 +64,11 @@ class Skeleton:
     def hats(self) -> tuple[np.ndarray, ...]:
         """Value of the hat function of every node (column) at every point of its axis, d arrays (n_j, m_j)."""
         result = []
-        for n, chosen, (first, second, share) in zip(self.shape, self.nodes, self.neighbours, strict=True):
+        for k, (n, chosen, (first, second, share)) in enumerate(zip(self.shape, self.nodes, self.neighbours, strict=True)):
             hat, points = np.zeros((n, chosen.size)), np.arange(n)
             hat[points, first] += 1.0 - share
             hat[points, second] += share
-            result.append(hat)
+            result.append(hat if self.here is None or self.here[0] != k else np.ascontiguousarray(hat[self.here[1]]))
         return tuple(result)
 
     @cached_property

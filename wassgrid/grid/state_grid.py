@@ -61,6 +61,16 @@ class StateGrid:
     def size(self) -> int:
         return int(np.prod([axis.size for axis in self.axes]))
 
+    @property
+    def whole(self) -> StateGrid:
+        """The grid that these cells are of: itself, unless it is a slab that one of several processes has (`grid.slabs`)."""
+        return self
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The numbers of the cells in the whole grid, (cells,), ascending."""
+        return np.arange(self.size)
+
     @cached_property
     def lower(self) -> np.ndarray:
         return np.array([axis[0] for axis in self.axes])

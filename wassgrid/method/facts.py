@@ -29,7 +29,7 @@ class MethodFacts:
     to a fraction of what is left to gain. asked: particles jump only where the case asks for it. sized: a step has a length.
     follows: its steps follow derivatives of Q in the action, which do not see jumps. geometries: in which it is defined. blobs:
     whether it moves blobs too, where entropy has a price. moves_mass: whether it moves mass between values of lists, in a metric
-    that they have of their own."""
+    that they have of their own. shared: several processes can share the cells."""
 
     escapes: bool
     rests: bool
@@ -40,13 +40,14 @@ class MethodFacts:
     geometries: tuple[str, ...] = tuple(GEOMETRY_FACTS)
     blobs: bool = False
     moves_mass: bool = False
+    shared: bool = False
 
 
 METHOD_FACTS = {
-    "euler": MethodFacts(escapes=False, rests=False, blobs=True),
-    "heun": MethodFacts(escapes=False, rests=False, blobs=True),
-    "rk4": MethodFacts(escapes=False, rests=False, blobs=True),
-    "newton": MethodFacts(escapes=True, rests=True, inexact=True, geometries=(_ONLY_ACTIONS, _BOTH)),
+    "euler": MethodFacts(escapes=False, rests=False, blobs=True, shared=True),
+    "heun": MethodFacts(escapes=False, rests=False, blobs=True, shared=True),
+    "rk4": MethodFacts(escapes=False, rests=False, blobs=True, shared=True),
+    "newton": MethodFacts(escapes=True, rests=True, inexact=True, geometries=(_ONLY_ACTIONS, _BOTH), shared=True),
     "full_newton": MethodFacts(escapes=True, rests=True, geometries=(_ONLY_ACTIONS,)),
     "proximal": MethodFacts(escapes=True, rests=True, follows=False, geometries=(_ONLY_ACTIONS,), moves_mass=True),
     "exponential": MethodFacts(escapes=True, rests=True, asked=True, follows=False, geometries=(_ONLY_WEIGHTS,)),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from wassgrid.chain.reductions import cells_of, count, ends
 from wassgrid.chain.stationary import StationaryError
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, objective_rounding
 from wassgrid.method.blobs import blob_step
@@ -64,14 +65,17 @@ def flow_step(
         if metric.weights:
             excesses.append(stage.first_variation - stage.first_variation.min(axis=1, keepdims=True))
     actions, weights = after(scheme.weights)
-    candidates, tamed = _tamed(evaluation, np.clip(actions, low, high), step) if metric.actions else (start, 0)
+    candidates, tamed = start, 0
+    if metric.actions:
+        candidates, shortened = _tamed(evaluation, np.clip(actions, low, high), step)
+        tamed = count(shortened)
     new = evaluator.evaluate(policy.moved(candidates, weights), evaluation)
     if new.objective <= evaluation.objective + objective_rounding(evaluation):
         return StepOutcome(new, step, step, tamed=tamed)
     guarded = 0
     if metric.actions:
         candidates, halvings = monotone_search(evaluation, candidates)
-        guarded = int((halvings > 0).sum())
+        guarded = count(halvings > 0)
     if metric.weights:
         shorter = cooled if evaluation.entropy is None else evaluation.entropy.relaxed
         weights = shorter(policy.weights, evaluation.q, metric.rate * step)
@@ -79,13 +83,13 @@ def flow_step(
     return StepOutcome(new, step, step, guarded=guarded, tamed=tamed)
 
 
-def _tamed(evaluation: Evaluation, candidates: np.ndarray, step: float) -> tuple[np.ndarray, int]:
-    """Return the candidates (cells, N, m), those with step |D^2_a Q| beyond stability shortened, and how many those are."""
+def _tamed(evaluation: Evaluation, candidates: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the candidates (cells, N, m), those with step |D^2_a Q| beyond stability shortened, and which those are."""
     stiff = step * np.abs(evaluation.q_hessian).sum(axis=3).max(axis=2) > _STABLE
     if not stiff.any():
-        return candidates, 0
+        return candidates, stiff
     searched, halvings = monotone_search(evaluation, np.where(stiff[:, :, None], candidates, evaluation.policy.actions))
-    return np.where(stiff[:, :, None], searched, candidates), int((halvings > 0).sum())
+    return np.where(stiff[:, :, None], searched, candidates), halvings > 0
 
 
 def adaptive_flow_step(
@@ -123,7 +127,7 @@ def adaptive_flow_step(
     factor = 1.0
     if rejected == 0 and measurable:
         factor = min(_GROWTH, max(_SHRINK, 0.9 * (_TARGET / max(defect, 1e-16)) ** 0.5))
-    if trial.guarded > _GUARDED_SHARE * evaluation.policy.weights.size:
+    if trial.guarded > _GUARDED_SHARE * cells_of(evaluation.law) * evaluation.policy.particles:
         factor = min(factor, 0.7)
     elif trial.guarded:
         factor = min(factor, 1.0)
@@ -148,8 +152,10 @@ def initial_step(evaluation: Evaluation, metric: Metric = WASSERSTEIN) -> float:
         price = 0.0 if evaluation.entropy is None else evaluation.entropy.strength
         rates.append(metric.rate * (np.ptp(variation, axis=1) + price))
     curvature = np.max(rates, axis=0)
-    carried = curvature[evaluation.law > 1e-6 * evaluation.law.max()]
-    top = float(carried.max()) if carried.size else float(curvature.max())
+    law = evaluation.law
+    carried = law > 1e-6 * ends(law)[1]
+    # without a law that carries anything, that of any cell
+    top = ends(np.where(carried, curvature, 0.0) if count(carried) else curvature)[1]
     return 0.5 / top if top > 0 else 1.0
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wassgrid.chain.reductions import count, least, medians, most, sums, total
 from wassgrid.evaluation import Evaluation, Evaluator, rounding
 from wassgrid.method.box_step import newton_candidates
 from wassgrid.method.monotone_search import monotone_search
@@ -29,9 +30,9 @@ def reach(evaluation: Evaluation) -> np.ndarray:
     Of actions that take values of a list none is.
     """
     actions = evaluation.policy.actions
-    spread = np.ptp(actions, axis=(0, 1))
-    curvature = np.median(np.abs(np.einsum("kiaa->kia", evaluation.q_hessian)), axis=(0, 1))
-    slope = np.median(np.abs(evaluation.q_gradient), axis=(0, 1))
+    spread = most(actions.max(axis=(0, 1))) - least(actions.min(axis=(0, 1)))
+    curvature = medians(np.abs(np.einsum("kiaa->kia", evaluation.q_hessian)))
+    slope = medians(np.abs(evaluation.q_gradient))
     newton = np.divide(slope, curvature, out=np.zeros_like(slope), where=curvature > 0)
     longest = _REACH * (spread + newton)
     return np.where(evaluation.model.problem.listed, 0.0, np.where(longest > 0, longest, np.inf))
@@ -41,7 +42,7 @@ def initial_pseudo_time(evaluation: Evaluation) -> float:
     """Return the first tau: 1/tau is a tenth of the mean curvature |D^2_a Q| under the stationary law."""
     curvature = np.abs(np.einsum("kiaa->ki", evaluation.q_hessian)) / evaluation.policy.action_dimension
     law = np.maximum(evaluation.law, 0.0)
-    mean = float(np.einsum("k,ki,ki->", law, evaluation.policy.weights, curvature)) / max(float(law.sum()), 1.0)
+    mean = float(sums(np.einsum("k,ki,ki->", law, evaluation.policy.weights, curvature))) / max(total(law), 1.0)
     return max(1.0 / (_DAMPING * mean), _SHORTEST) if mean > 0 else 1.0
 
 
@@ -85,7 +86,8 @@ def newton_step(
             actions, weights, q, escaped = born(actions, weights, q, best, rounding(evaluation))
         weights = cooled(weights, q, metric.rate * tau)
     elif best is not None:
-        actions, escaped = _escape(evaluation, actions, halvings > 0, best)
+        actions, jumped = _escape(evaluation, actions, halvings > 0, best)
+        escaped = count(jumped)
     new = evaluator.evaluate(policy.moved(actions, weights), evaluation, width)
     before, after = gradient_norm(evaluation, metric), gradient_norm(new, metric)
     following = tau
@@ -95,23 +97,23 @@ def newton_step(
         if escaped or before == 0.0:
             # particles that jumped have a gradient of their own, and rounding one: neither says that steps were too long
             following = max(following, first)
-    return StepOutcome(new, float("nan"), following, guarded=int((halvings > 0).sum()), escaped=escaped)
+    return StepOutcome(new, float("nan"), following, guarded=count(halvings > 0), escaped=escaped)
 
 
 def _escape(
     evaluation: Evaluation, actions: np.ndarray, shortened: np.ndarray, best: BestActions
-) -> tuple[np.ndarray, int]:
-    """Let particles jump to the best action of their cell where their own move is no match for it.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Let particles jump to the best action of their cell where their own move is no match for it; return which do, (K,).
 
     That is where it gains less than half as much, or where it had to be shortened (a kink of Q, for one) and gains less.
     """
     rows, columns = np.nonzero(evaluation.q - best.values[:, None] > rounding(evaluation))
     if rows.size == 0:
-        return actions, 0
+        return actions, rows
     reached = evaluation.q_values(rows, actions[rows, columns][:, None, :])[:, 0]
     possible = evaluation.q[rows, columns] - best.values[rows]
     gained = evaluation.q[rows, columns] - reached
     jump = (gained < 0.5 * possible) | (shortened[rows, columns] & (gained < possible - rounding(evaluation)))
     actions = actions.copy()
     actions[rows[jump], columns[jump]] = best.actions[rows[jump]]
-    return actions, int(jump.sum())
+    return actions, jump

@@ -69,11 +69,12 @@ class SignalWatch:
 
     A context manager, in the main thread. Signals that the process was started to ignore (nohup) stay ignored; after the run, so
     are those that would end a process which is on its way out because of one already. leaves: whether the process is, after the
-    run; where it goes on, signals other than Ctrl-C reach it then as if nobody had watched.
+    run; where it goes on, signals other than Ctrl-C reach it then as if nobody had watched. wish: called at once
+    in place of the interruption, where several processes must agree on when it comes.
     """
 
-    def __init__(self, busy: Callable[[], bool], leaves: bool = True) -> None:
-        self._leaves = leaves
+    def __init__(self, busy: Callable[[], bool], leaves: bool = True, wish: Callable[[], None] | None = None) -> None:
+        self._leaves, self._wish = leaves, wish
         self.received: str | None = None
         self.number: int | None = None  # of the first signal
         self._busy = busy
@@ -111,8 +112,9 @@ class SignalWatch:
         # the number first: a second signal may come in any line of this
         self.number = number if self.number is None else self.number
         self.received = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-        if again:
+        if again or self._wish is not None:
             self._end_now()
+        if again:
             return
         signal.setitimer(signal.ITIMER_REAL, PATIENCE, PATIENCE)
         with suppress(OSError):  # stderr may be closed
@@ -124,7 +126,9 @@ class SignalWatch:
 
     def _end_now(self) -> None:
         # the timer goes on: it comes again where the file is being written, or where what is raised is lost
-        if not self._busy():
+        if self._wish is not None:
+            self._wish()
+        elif not self._busy():
             raise KeyboardInterrupt(f"{self.received} in the middle of a step")
 
     def __enter__(self) -> SignalWatch:

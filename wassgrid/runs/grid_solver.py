@@ -14,13 +14,29 @@ import numpy as np
 from wassgrid.blobs import Blobs
 from wassgrid.certificate import BestActions, bound_of, certify, find_best, restored_best
 from wassgrid.chain.classes import LISTED, is_single_class, period, reached_together, recurrent_classes
-from wassgrid.chain.reductions import dot, largest
+from wassgrid.chain.reductions import (
+    agreed,
+    anywhere,
+    dot,
+    ends,
+    everything,
+    largest,
+    likeliest,
+    shared,
+    sharing,
+    span,
+    sums,
+    total,
+    union,
+    written,
+)
 from wassgrid.chain.spectrum import second_eigenvalue
 from wassgrid.chain.stationary import StationaryError, settling, starting_law
 from wassgrid.estimate import ASKED, allowance, estimate, plan
 from wassgrid.evaluation import Evaluation, EvaluationError, Evaluator, require_one_class, rounding
 from wassgrid.grid import StateGrid
 from wassgrid.grid.levels import coarser_grid, prolonged
+from wassgrid.grid.slabs import Slabs
 from wassgrid.hessian import CurvatureError, Hessian, curvature_range
 from wassgrid.memory import estimate_memory, require_memory
 from wassgrid.method import METHODS, Method, StepRequest
@@ -68,6 +84,7 @@ from wassgrid.runs.stopping import Headway, Standing, wanted_gap
 from wassgrid.transition.compilation import compile_time
 from wassgrid.transition.model import ResolutionError, TransitionModel
 from wassgrid.transition.operator import MarkovOperator
+from wassgrid.transition.slab_model import SlabModel, cut_axis
 
 if TYPE_CHECKING:
     from wassgrid.case import Case
@@ -160,8 +177,11 @@ class GridSolver:
     def from_case(cls, case: Case, given: Start | None = None) -> GridSolver:
         """Build grid and transition model. Raises ValueErrors where the grid cannot carry the case or memory is short."""
         grid = StateGrid.from_case(case)
-        require_memory(case, estimate_memory(case, grid))
-        return cls(case, Evaluator.from_case(case, TransitionModel.from_case(case, grid)), case.grid.points, given)
+        slabs = shared()
+        agreed(lambda: require_memory(case, estimate_memory(case, grid if slabs is None else slabs.grid)))
+        model = TransitionModel.from_case(case, grid)
+        model = model if slabs is None else SlabModel.share(model, slabs)
+        return cls(case, Evaluator.from_case(case, model), case.grid.points, given)
 
     @property
     def model(self) -> TransitionModel:
@@ -196,13 +216,14 @@ class GridSolver:
             law, value = starting_law(cells), np.zeros(cells)
         else:
             policy, law, value = coarse
-        require_memory(self.case, estimate_memory(self.case, self.grid, self.model, policy))
+        needed = estimate_memory(self.case, self.grid, self.model, policy)
+        agreed(lambda: require_memory(self.case, needed))
         operator = self.model.operator(self.model.means(policy.actions)[0], policy.weights)
         self._require_one_class(operator, settling(operator, law))
         width = None
         if self._inexact:
             stage = (policy.weights * self.model.means(policy.actions)[1]).sum(axis=1)
-            width = _FIRST_WIDTH * float(np.ptp(stage) if coarse is None else dot(law, np.abs(stage)))
+            width = _FIRST_WIDTH * float(span(stage) if coarse is None else dot(law, np.abs(stage)))
         evaluation = self.evaluator.evaluate(policy, (law, value), width)
         evaluation, best, found, seconds = self._searched(evaluation)
         size = self._method.first_step(evaluation, self._metric) if self._fixed_step is None else self._fixed_step
@@ -212,16 +233,31 @@ class GridSolver:
 
     def _from_coarser(self) -> tuple[ParticlePolicy, np.ndarray, np.ndarray] | None:
         """Solve on about half the points per axis and carry policy, law and value over; None where that does not pay."""
-        levels = self.case.grid.levels
-        asked = levels if isinstance(levels, int) else (9 if self.grid.size >= _WORTH_LEVELS else 1)
-        if asked <= 1 or not self._inexact or self.grid.dimension == 1:
+        levels, grid = self.case.grid.levels, self.grid.whole
+        asked = levels if isinstance(levels, int) else (9 if grid.size >= _WORTH_LEVELS else 1)
+        if asked <= 1 or not self._inexact or grid.dimension == 1:
             return None
         found = coarser_grid(self.points, self.case.problem)
         if found is None:
             return None
         points, grid = found
         try:
-            model = self.model.on_grid(grid)
+            start, best = self._solved_on(grid, points)
+        except (ResolutionError, StationaryError, EvaluationError, ProblemError):
+            return None  # whatever the coarser grid cannot carry, this one may
+        return self._carried(start, best)
+
+    def _solved_on(self, grid: StateGrid, points: Mapping[str, int | str]) -> tuple[Start, np.ndarray]:
+        """Solve roughly on a coarser grid, and return what it gives to start from, with the best actions (coarse cells, m).
+
+        Where several processes share the cells they share those of the coarser grid too, or each solves it where it has too few.
+        """
+        model, slabs = self.model.on_grid(grid), shared()
+        if slabs is not None:
+            axis = cut_axis(self.case.problem, grid)
+            slabs = Slabs.of(slabs.ranks, grid, axis) if slabs.ranks.size <= grid.shape[axis] else None
+        with sharing(slabs):
+            model = model if slabs is None else SlabModel.share(model, slabs)
             coarse = GridSolver(self.case, replace(self.evaluator, model=model), points)
             state = coarse._first(coarse._from_coarser())
             for _ in range(_COARSE_STEPS):
@@ -232,10 +268,12 @@ class GridSolver:
                 # the gap is that of the worst cell, which the finer grid has anew
                 if abs(before - state.evaluation.objective) <= _COARSE_GAIN * scale:
                     break
-        except (ResolutionError, StationaryError, EvaluationError, ProblemError):
-            return None  # whatever the coarser grid cannot carry, this one may
-        evaluation = state.evaluation
-        return self._carried(Start(evaluation.policy, "a coarser grid", evaluation.law, evaluation.value), state.best.actions)
+            policy, evaluation = state.evaluation.policy, state.evaluation
+            if slabs is not None:
+                actions, weights = everything(policy.actions), everything(policy.weights)
+                policy = ParticlePolicy.of(self.case.problem, grid, actions, weights)
+            start = Start(policy, "a coarser grid", everything(evaluation.law), everything(evaluation.value))
+            return start, everything(state.best.actions)
 
     def _from_given(self, given: Start) -> tuple[ParticlePolicy, np.ndarray, np.ndarray]:
         """Carry a given policy over, with its law and value where it has them."""
@@ -350,7 +388,7 @@ class GridSolver:
         new, best, found, seconds = self._searched(new, (state.best, old.value))
         facts = {
             STEP_LENGTH: moved,
-            LARGEST_MOVE: float(np.abs(cloud(new.policy)[0] - cloud(old.policy)[0]).max()),
+            LARGEST_MOVE: ends(np.abs(cloud(new.policy)[0] - cloud(old.policy)[0]))[1],
             "guarded": float(outcome.guarded),
             "escaped": float(outcome.escaped),
             "rejected": float(outcome.rejected),
@@ -359,13 +397,13 @@ class GridSolver:
             phase_time("certificate"): seconds,
         }
         if self._metric.weights:
-            facts[LARGEST_SHIFT] = float(np.abs(new.policy.weights - old.policy.weights).max())
+            facts[LARGEST_SHIFT] = ends(np.abs(new.policy.weights - old.policy.weights))[1]
         gap = new.bracket[1] - found
         contraction = gap / state.gap_found if state.gap_found > 0 else 1.0
         return replace(
             state, step=state.step + 1, flow_time=state.flow_time + outcome.flow_time, step_size=outcome.next_step,
             evaluation=new, warm_law=old.law, warm_value=old.value, best=best, found=found, contraction=contraction,
-            headway=state.headway.after(gap, new.bracket[1], float(np.ptp(new.value))), facts=facts,
+            headway=state.headway.after(gap, new.bracket[1], span(new.value)), facts=facts,
         )  # fmt: skip
 
     def _searched(
@@ -425,7 +463,7 @@ class GridSolver:
             would = f", would be {certificate.lower_bound:.10g}" if np.isfinite(certificate.lower_bound) else ""
             method = f"not proven{would}: {certificate.method}"
         # branch and bound meets better actions where the search did not
-        better = bool((certificate.best_values < state.best.values).any())
+        better = anywhere(bool((certificate.best_values < state.best.values).any()))
         best = replace(state.best, actions=certificate.best_actions, values=certificate.best_values) if better else state.best
         short = stop is not None and not state.evaluation.bracket[1] - proven <= stop
         spent = state.facts.get(phase_time("certificate"), 0.0) + time.perf_counter() - began
@@ -521,8 +559,12 @@ class GridSolver:
         return state.proven if np.isfinite(state.proven) and state.excess == 0.0 else float("nan")
 
     def _frame(self, state: GridState, law: np.ndarray) -> dict[str, Any]:
-        evaluation, shape = state.evaluation, self.grid.shape
-        policy = evaluation.policy
+        evaluation, policy = state.evaluation, state.evaluation.policy
+        actions, weights, law, value = (
+            written(part) for part in (policy.actions, policy.weights, self._shares(law), evaluation.value * self._value_unit)
+        )
+        # of the process that writes
+        shape = self.grid.whole.shape if law.size == self.grid.whole.size else self.grid.shape
 
         def shaped(actions: np.ndarray) -> np.ndarray:
             actions = actions[..., 0] if policy.action_dimension == 1 else actions
@@ -532,10 +574,10 @@ class GridSolver:
         if policy.blobs is not None:
             blobs = {CENTRES: shaped(policy.blobs.centres), SHARES: policy.blobs.shares.reshape(*shape, -1)}
         return {
-            "actions": shaped(policy.actions),
-            "weights": policy.weights.reshape(*shape, policy.particles),
-            "stationary": self._shares(law).reshape(shape),
-            "value": (evaluation.value * self._value_unit).reshape(shape),
+            "actions": shaped(actions),
+            "weights": weights.reshape(*shape, policy.particles),
+            "stationary": law.reshape(shape),
+            "value": value.reshape(shape),
             **blobs,
         }
 
@@ -571,10 +613,10 @@ class GridSolver:
             "step_size": state.step_size,
             "elapsed": state.elapsed,
             **{name: state.facts.get(name, np.inf) for name in self._moves},
-            "actions": evaluation.policy.actions,
-            "weights": evaluation.policy.weights,
-            "warm_law": evaluation.law if rough else state.warm_law,
-            "warm_value": evaluation.value if rough else state.warm_value,
+            "actions": written(evaluation.policy.actions),
+            "weights": written(evaluation.policy.weights),
+            "warm_law": written(evaluation.law if rough else state.warm_law),
+            "warm_value": written(evaluation.value if rough else state.warm_value),
             "width": evaluation.width if evaluation.width is not None else -1.0,
             "objective": evaluation.objective,
             "proven": state.proven,
@@ -586,9 +628,9 @@ class GridSolver:
             "headway_span": state.headway.span,
             "idle": state.headway.idle,
             "unprovable": state.unprovable,
-            "best_actions": state.best.actions,
-            "best_values": state.best.values,
-            "best_lead": state.best.lead,
+            "best_actions": written(state.best.actions),
+            "best_values": written(state.best.values),
+            "best_lead": written(state.best.lead),
             **({} if blobs is None else {CENTRES: blobs.centres, SHARES: blobs.shares}),
         }
 
@@ -619,11 +661,11 @@ class GridSolver:
         if self.case.flow.escapes:
             # better actions are known, and the next step takes them
             taken = mean_q(evaluation) if self._metric.weights else evaluation.q.max(axis=1)
-            if bool((taken - state.best.values > rounding(evaluation)).any()):
+            if anywhere(bool((taken - state.best.values > rounding(evaluation)).any())):
                 return False
         if self._metric.weights and state.facts.get(LARGEST_SHIFT, np.inf) > _AT_REST:
             return False
-        return bool(moves <= _AT_REST * np.abs(evaluation.policy.actions).max())
+        return bool(moves <= _AT_REST * largest(evaluation.policy.actions))
 
     @property
     def _moves(self) -> tuple[str, ...]:
@@ -654,7 +696,7 @@ class GridSolver:
             **self._chain_facts(evaluation),
             **self._value_shares(evaluation),
             "boundary_mass": self._boundary_mass(self._shares(self._on_the_way(evaluation))),
-            "cells": self.grid.size,
+            "cells": self.grid.whole.size,
             "entries": evaluation.chain.operator.entries,
             **({ON_KINKS: Hessian(evaluation, metric=self._metric).kinks} if self.case.output.curvature_every else {}),
         }
@@ -671,7 +713,7 @@ class GridSolver:
             return {}
         facts = {} if goal is None else {"goal_once_in_steps": 1.0 / max(float(evaluation.law[goal.inside].sum()), 1e-300)}
         if operator.entries > LISTED:
-            one = 1 if reached_together(operator, int(evaluation.law.argmax())) else None
+            one = 1 if reached_together(operator, likeliest(evaluation.law)) else None
             return {"recurrent_classes": one, "period": one, "second_eigenvalue": None, **facts}
         classes = recurrent_classes(operator)
         second = second_eigenvalue(operator)
@@ -685,7 +727,7 @@ class GridSolver:
     def _estimate(self, state: GridState) -> dict[str, Any]:
         """Estimate what the policy greedy for V costs in the problem itself, where asked for or where that costs little."""
         asked = self.case.output.estimate
-        if asked is False:
+        if asked is False or shared() is not None:
             return {}
         evaluation = state.evaluation
         if evaluation.entropy is not None:
@@ -707,12 +749,13 @@ class GridSolver:
         """Return how often every action of a list takes its values, by name where they have names; the most frequent first."""
         problem, policy = self.case.problem, evaluation.policy
         mass = np.maximum(self._on_the_way(evaluation), 0.0)[:, None] * policy.weights
-        if not mass.any():
+        if not anywhere(bool(mass.any())):
             return {}  # episodes that start in the goal
         shares = {}
         for a in np.flatnonzero(problem.listed).tolist():
-            values, number = np.unique(policy.actions[..., a], return_inverse=True)
-            taken = np.bincount(number.ravel(), mass.ravel()) / mass.sum()
+            values = union(policy.actions[..., a])
+            number = np.searchsorted(values, policy.actions[..., a].ravel())
+            taken = sums(np.bincount(number, mass.ravel(), values.size)) / total(mass)
             first = np.argsort(-taken, kind="stable")[:_MOST_VALUES]
             names = problem.value_names[a]
             shares[problem.action_names[a]] = {
@@ -722,21 +765,21 @@ class GridSolver:
 
     def _boundary_mass(self, law: np.ndarray) -> dict[str, float]:
         """Return the stationary mass in the two end cells of every clamped axis."""
-        joint = law.reshape(self.grid.shape)
-        ends = {}
+        joint = everything(law).reshape(self.grid.whole.shape)
+        found = {}
         for k, name in enumerate(self.grid.names):
             if BOUNDARIES[self.grid.boundary[k]].stops:
-                ends[name] = float(np.take(joint, [0, -1], axis=k).sum())
-        return ends
+                found[name] = float(np.take(joint, [0, -1], axis=k).sum())
+        return found
 
     def _require_one_class(self, operator: MarkovOperator, law: np.ndarray) -> None:
         """Raise ReducibleChainError where the average cost depends on where one starts; law: its likeliest cell is recurrent."""
         if not self.evaluator.recurrent:
             return
-        if self.model.product is None or not is_single_class(operator, int(law.argmax())):
-            require_one_class(operator, self.grid)
+        if self.model.product is None or not is_single_class(operator, likeliest(law)):
+            require_one_class(operator, self.grid.whole)
 
 
 def _bound(evaluation: Evaluation, best: BestActions) -> float:
     """Return the bound on the optimal J that the best actions found give, not proven: by min (min_a Q - V) (see `bound_of`)."""
-    return bound_of(evaluation, float((best.values - evaluation.value).min()))
+    return bound_of(evaluation, ends(best.values - evaluation.value)[0])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wassgrid.chain.reductions import total
 from wassgrid.entropy import LEAST_WEIGHT
 from wassgrid.errors import WassgridError
 from wassgrid.grid import StateGrid
@@ -107,7 +108,8 @@ class Start:
         if self.law is None or self.value is None:
             return None
         law = np.maximum(_carried(self.law, self.policy.grid, grid), 0.0)
-        return (law / law.sum(), _carried(self.value, self.policy.grid, grid)) if law.sum() > 0.0 else None
+        mass = total(law)
+        return (law / mass, _carried(self.value, self.policy.grid, grid)) if mass > 0.0 else None
 
 
 def _shared_out(policy: ParticlePolicy, weights: np.ndarray) -> np.ndarray:
@@ -171,4 +173,5 @@ def is_same(old: StateGrid, new: StateGrid) -> bool:
 
 def _periods(grid: StateGrid) -> list[float]:
     """Return the period of every axis, 0 where it has none."""
-    return [n * h if kind == "periodic" else 0.0 for n, h, kind in zip(grid.shape, grid.spacing, grid.boundary, strict=True)]
+    shape, spacing = grid.whole.shape, grid.whole.spacing
+    return [n * h if kind == "periodic" else 0.0 for n, h, kind in zip(shape, spacing, grid.boundary, strict=True)]

@@ -21,7 +21,7 @@ from wassgrid.transition.expectations import expectations, push_derivative
 from wassgrid.transition.goal import GoalOperator, GridGoal
 from wassgrid.transition.latest import Latest
 from wassgrid.transition.operator import MarkovOperator
-from wassgrid.transition.product_law import AxisTable, Conditioning, FollowerLaw, Passes, ProductLaw
+from wassgrid.transition.product_law import AxisTable, Conditioning, Cut, FollowerLaw, Passes, ProductLaw
 from wassgrid.transition.smoothing import shared_noise
 from wassgrid.transition.sparse import Rows, TransitionOperator, assembled_rows, count_entries
 from wassgrid.transition.together import Together
@@ -40,6 +40,13 @@ BLOCK_BYTES = 48 * 2**20  # of derivative tables held at once
 
 class ResolutionError(WassgridError, ValueError):
     """Noise that the chosen kernel cannot carry on this grid; the message names the axis, cell and remedy."""
+
+
+def passes_of(problem: ControlProblem, grid: StateGrid) -> Passes | None:
+    """Return which axes of a law in product form are streamed, which collided; see `TransitionModel.passes`."""
+    if grid.dimension == 1:
+        return None
+    return Passes.of(problem.dependence, [boundary == "periodic" for boundary in grid.boundary])
 
 
 @dataclass(frozen=True)
@@ -142,27 +149,46 @@ class TransitionModel:
         return product if product is None or not any(product.smoothings) else self._product(split=False)
 
     def _product(self, split: bool) -> ProductLaw | None:
-        grid, problem = self.grid, self.problem
-        if grid.dimension == 1:
-            return None
-        passes = Passes.of(problem.dependence, [boundary == "periodic" for boundary in grid.boundary])
+        passes = self.passes
         if passes is None:
             return None
         axes = self.axes
         reach = np.ceil(np.array(self.nodes)).astype(np.int64)
         table = AxisTable(axes.lower, axes.spacing, axes.size, axes.boundary, axes.kernel, reach)
-        try:
-            followers = [self._follower(passes, j) for j in passes.streamed]
-        except ValueError:  # not finite at an action that no policy takes
+        followers = self._followers(passes)
+        if followers is None:
             return None
         noise = self.noise[:1].copy() if self.noise.strides[0] == 0 else self.noise
         # the laws that ends cut or gather are not those of two parts
         wide = [j for j in passes.collided if axes.boundary[j] not in (PROJECT, TRUNCATE)]
         shared = [
-            shared_noise(noise[:, j], float(axes.spacing[j])) if kernel.composes and j in wide and split else 0.0
-            for j, kernel in enumerate(self.axis_kernels)
+            part if kernel.composes and j in wide and split else 0.0
+            for j, (kernel, part) in enumerate(zip(self.axis_kernels, self.shared_noises, strict=True))
         ]
-        return ProductLaw.build(passes, table, followers, noise, shared)
+        return ProductLaw.build(passes, table, followers, noise, shared, self.cut)
+
+    @cached_property
+    def shared_noises(self) -> tuple[float, ...]:
+        """The part of the noise of every axis that a smoothing could take over."""
+        noise = self.noise[:1] if self.noise.strides[0] == 0 else self.noise
+        return tuple(shared_noise(noise[:, j], float(h)) for j, h in enumerate(self.grid.spacing))
+
+    @cached_property
+    def passes(self) -> Passes | None:
+        """Which axes of a law in product form are streamed, which collided; None on a line, and where it is not of this form."""
+        return passes_of(self.problem, self.grid)
+
+    @property
+    def cut(self) -> Cut | None:
+        """The slab of this process, where several share the grid."""
+        return None
+
+    def _followers(self, passes: Passes) -> list[FollowerLaw] | None:
+        """Tabulate the laws of the streamed axes; None where they are not finite at an action that no policy takes."""
+        try:
+            return [self._follower(passes, j) for j in passes.streamed]
+        except ValueError:
+            return None
 
     def _follower(self, passes: Passes, j: int) -> FollowerLaw:
         """Tabulate the law of a streamed axis over the axes that it depends on, those that it follows at their nodes."""
@@ -196,17 +222,18 @@ class TransitionModel:
     @cached_property
     def axes(self) -> Axes:
         """The description of the grid that the compiled kernels read."""
-        shape = np.array(self.grid.shape, dtype=np.int64)
-        lead = self._lead
+        grid = self.grid.whole
+        shape = np.array(grid.shape, dtype=np.int64)
+        lead = self.lead
         order = list(self.problem.order)
         if lead is not None:
             order = [lead, *(j for j in order if j != lead)]
         stride = np.append(np.cumprod(shape[:0:-1])[::-1], 1).astype(np.int64)
         return Axes(
-            np.ascontiguousarray(self.grid.lower, dtype=float),
-            np.ascontiguousarray(self.grid.spacing, dtype=float),
+            np.ascontiguousarray(grid.lower, dtype=float),
+            np.ascontiguousarray(grid.spacing, dtype=float),
             shape,
-            np.array([BOUNDARIES[b] for b in self.grid.boundary], dtype=np.int64),
+            np.array([BOUNDARIES[b] for b in grid.boundary], dtype=np.int64),
             np.array([kernel.code for kernel in self.axis_kernels], dtype=np.int64),
             stride,
             np.array(order, dtype=np.int64),
@@ -215,7 +242,7 @@ class TransitionModel:
         )
 
     @cached_property
-    def _lead(self) -> int | None:
+    def lead(self) -> int | None:
         """The axis that alone moves with the actions and follows no other, if there is one in two or more dimensions.
 
         A guess from a few cells and actions that only saves time: the kernels check every cell.
@@ -224,7 +251,7 @@ class TransitionModel:
             return None
         rng = np.random.default_rng(0)
         cells = np.unique(rng.integers(0, self.grid.size, 64))
-        low, high = (limit[cells] for limit in self.limits)
+        low, high = (limit[:, None] for limit in self.problem.limits_at(self.grid.states_of(cells)))
         low, high = np.where(np.isfinite(low), low, -1.0), np.where(np.isfinite(high), high, 1.0)
         some = rng.uniform(low, high, (cells.size, 3, low.shape[2]))
         if self.problem.choices is not None:
@@ -232,7 +259,7 @@ class TransitionModel:
         elif self.problem.mixed:
             numbers = rng.integers(0, len(self.problem.combinations), some.shape[:2])
             some = self.problem.chosen(some, self.problem.combinations[numbers])
-        mean = self.tables(cells, some, 0).mean
+        mean = self.problem.action_tables(self.grid.states_of(cells), some, 0).mean
         moved = np.flatnonzero(np.ptp(mean, axis=1).max(axis=0) > 0)
         if moved.size != 1:
             return None
@@ -347,7 +374,7 @@ class TransitionModel:
 
     def rows(self, cells: np.ndarray, mean: np.ndarray, weights: np.ndarray) -> sparse.csr_array:
         """Return chosen rows of P (K, cells) for means (K, N, d) and weights (K, N) of their particles."""
-        return TransitionOperator(*self._rows(cells, mean, weights)).matrix(self.grid.size)
+        return TransitionOperator(*self._rows(cells, mean, weights)).matrix(self.grid.whole.size)
 
     def _of_cells(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return noise (K, d) and coupling (K, d, d) of some cells."""
@@ -452,7 +479,8 @@ def _noise(problem: ControlProblem, grid: StateGrid) -> np.ndarray:
     """Tabulate the noise (cells, d); a view of one row where it is the same everywhere. What no law would show is no noise."""
     rows = []
     for start in range(0, grid.size, _CELLS_AT_ONCE):
-        block = problem.cell_tables(grid.states[start : start + _CELLS_AT_ONCE]).noise
+        cells = np.arange(start, min(start + _CELLS_AT_ONCE, grid.size))
+        block = problem.cell_tables(grid.states_of(cells)).noise
         block = np.where(block > _SHOWS * grid.spacing, block, 0.0)
         rows.append(block[:1] if (block == block[:1]).all() else block)
     if all(len(block) == 1 and (block == rows[0]).all() for block in rows):

@@ -9,7 +9,11 @@ from scipy import sparse
 
 
 class MarkovOperator(Protocol):
-    """A transition operator P on functions and measures (cells,), whose rows sum to one to rounding, or are zero at a goal."""
+    """A transition operator P on functions and measures (cells,), whose rows sum to one to rounding, or are zero at a goal.
+
+    Where several processes share the cells, functions, measures and chosen rows are those of the own cells, and all processes
+    ask for products together; work, entries, bandwidth and the matrix are those of all cells.
+    """
 
     @property
     def size(self) -> int:

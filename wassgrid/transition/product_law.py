@@ -20,6 +20,7 @@ from wassgrid.problem.dependence import Dependence
 from wassgrid.transition import collide as compiled
 from wassgrid.transition.axis_kernels.facts import TAIL
 from wassgrid.transition.collide import Collision
+from wassgrid.transition.exchange import Exchange, Gathering, HaloStream
 from wassgrid.transition.smoothing import Smoothing
 from wassgrid.transition.stream import Stream, tabulate
 from wassgrid.transition.threads import WORTH_WAKING, spread
@@ -37,6 +38,11 @@ class Passes:
     streamed: tuple[int, ...]
     collided: tuple[int, ...]
     moved: int
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The axes in the memory order of U: the streamed ones, then the collided ones."""
+        return (*sorted(self.streamed), *self.collided)
 
     @classmethod
     def of(cls, dependence: Dependence, winding: Sequence[bool]) -> Passes | None:
@@ -94,6 +100,14 @@ class AxisTable:
     reach: np.ndarray
 
 
+@dataclass(frozen=True)
+class Cut:
+    """The slab of this process: shape of its grid, and what agrees on an exchange of rows of the first axis in memory order."""
+
+    shape: tuple[int, ...]
+    exchange: Callable[[np.ndarray], Exchange]
+
+
 def _extended(
     size: np.ndarray, boundary: np.ndarray, widths: np.ndarray, pad: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int]:
@@ -122,7 +136,7 @@ class ProductLaw:
     passes: Passes
     shape: tuple[int, ...]
     order: tuple[int, ...]
-    streams: tuple[Stream, ...]
+    streams: tuple[Stream | Gathering, ...]
     smoothings: tuple[Smoothing | None, ...]
     collision: Collision
     reach: int
@@ -130,16 +144,18 @@ class ProductLaw:
 
     @classmethod
     def build(
-        cls, passes: Passes, axes: AxisTable, followers: Sequence[FollowerLaw], noise: np.ndarray, shared: Sequence[float]
-    ) -> ProductLaw:
+        cls, passes: Passes, axes: AxisTable, followers: Sequence[FollowerLaw], noise: np.ndarray, shared: Sequence[float],
+        cut: Cut | None = None,
+    ) -> ProductLaw:  # fmt: skip
         """Tabulate the laws of the streamed axes, given in the order of the passes.
 
-        shared (d,): the part of the noise of every axis that a smoothing takes over, 0: none.
+        shared (d,): the part of the noise of every axis that a smoothing takes over, 0: none. cut: the slab of this process,
+        whose cells the law is then for, where several share the grid; noise and followers are those of its nodes.
         """
-        shape = tuple(int(n) for n in axes.size)
-        order = (*sorted(passes.streamed), *passes.collided)
+        order = passes.order
+        shape = tuple(int(n) for n in axes.size) if cut is None else cut.shape
         inner = tuple(shape[j] for j in order)
-        streams = []
+        streams: list[Stream | Gathering] = []
         for law in followers:
             j, reach = law.axis, int(axes.reach[law.axis]) + _SPARE
             node, weight = np.zeros((reach, law.mean.size), np.int64), np.zeros((reach, law.mean.size))
@@ -148,7 +164,12 @@ class ProductLaw:
                 node, weight,
             )  # fmt: skip
             places = tuple(order.index(i) for i in law.depends)
-            streams.append(Stream.build(inner, order.index(j), places, node[:count].copy(), weight[:count].copy()))
+            stream = Stream.build(inner, order.index(j), places, node[:count].copy(), weight[:count].copy())
+            if cut is not None and j == order[0]:
+                stream = HaloStream.cut(stream, cut.exchange(np.unique(stream.node)))
+            streams.append(stream)
+        if cut is not None and not passes.streamed:
+            streams.append(Gathering(cut.exchange(np.arange(axes.size[order[0]]))))
         collided = list(passes.collided)
         size, boundary = axes.size[collided], axes.boundary[collided]
         smoothings: list[Smoothing | None] = []
@@ -159,11 +180,11 @@ class ProductLaw:
             if shared[j] > 0.0:
                 narrow = float(np.sqrt(noise[:, j].max() ** 2 - shared[j] ** 2))
                 smoothings[c] = smoothing = Smoothing.build(
-                    shape[j], float(axes.spacing[j]), int(axes.boundary[j]), shared[j], narrow
+                    int(axes.size[j]), float(axes.spacing[j]), int(axes.boundary[j]), shared[j], narrow
                 )
                 pad[c] = smoothing.pad
                 reach = int(np.ceil(2 * TAIL * narrow / axes.spacing[j])) + 1
-            width[c] = _four(min(reach, shape[j] + 2 * int(pad[c])))
+            width[c] = _four(min(reach, int(axes.size[j]) + 2 * int(pad[c])))
         extent, stride, block = _extended(size, boundary, width, pad)
         ones = np.ones((len(collided), int(extent.max())))
         for c, made in enumerate(smoothings):
@@ -184,6 +205,11 @@ class ProductLaw:
     @cached_property
     def cells(self) -> int:
         return int(np.prod(self.shape))
+
+    @cached_property
+    def _blocks(self) -> int:
+        """Blocks of U, one for every choice of the streamed coordinates."""
+        return int(np.prod([self.shape[j] for j in self.passes.streamed]))
 
     @property
     def work(self) -> float:
@@ -227,7 +253,7 @@ class ProductLaw:
                 inner = int(np.prod(sizes[c + 1 :]))
                 u = smoothing.forward(u, u.size // (sizes[c] * inner), inner)
                 sizes[c] = smoothing.first.size
-        blocks = self.cells // at.cells
+        blocks = self._blocks
         if u.size == blocks * at.block:
             return u
         wider = np.zeros((blocks, *at.extent))
@@ -307,7 +333,7 @@ class ProductLaw:
     def entries_of(self, widths: np.ndarray, laws: int) -> float:
         """Bound the number of entries of P where a cell has so many laws, of windows of the given widths."""
         row = laws * float(widths.prod()) * float(np.prod([stream.width for stream in self.streams]))
-        return self.cells * min(row, float(self.cells))
+        return self.cells * min(row, float(max(self.cells, self.collision.cells)))
 
     @property
     def bytes(self) -> float:
@@ -374,7 +400,7 @@ class ProductLaw:
 
     def groups(self, at: Collision, work: float) -> tuple[np.ndarray, np.ndarray]:
         """Return where groups of cells begin, and the measures (groups or 1, elements) that they write to."""
-        blocks = self.cells // at.cells
+        blocks = self._blocks
         if blocks == 1:
             count = _GROUPS if work > WORTH_WAKING else 1
             return np.arange(count + 1) * self.cells // count, np.zeros((count, at.block))
