@@ -4,7 +4,7 @@ Every run is a process of its own on `cases/coupled_oscillators_linear.toml`; wa
 compilation included. The gap is that of the reported policy at that time, by a long simulation with common random numbers against
 the feedback of the Riccati equation.
 
-    python benchmarks/neural_convergence.py gap -o figures        # 10, 20 and 50 oscillators, three seeds
+    python benchmarks/neural_convergence.py gap -o figures        # 10, 20, 50 and 100 oscillators, three seeds
     python benchmarks/neural_convergence.py methods -o figures    # natural gradient, plain gradient and Adam, 10 oscillators
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 CASE = Path(__file__).parent.parent / "cases" / "coupled_oscillators_linear.toml"
 SEEDS = (1, 2, 3)
 SNAPSHOTS = 12
-TARGETS = {10: (0.15, 15.0), 20: (0.25, 30.0), 50: (0.4, 60.0)}  # oscillators: (per cent, seconds)
+TARGETS = {10: (0.02, 15.0), 20: (0.02, 30.0), 50: (0.05, 60.0), 100: (0.1, 120.0)}  # oscillators: (per cent, seconds)
 METHODS = {
     "natural gradient": [],
     "plain gradient": ["neural.method=gradient"],
@@ -119,7 +119,7 @@ def curves(results: dict[str, list[dict[str, list[float]]]], title: str, clock: 
 
 
 def gap(folder: Path, clock: str) -> None:
-    """Print and draw the gap of 10, 20 and 50 oscillators at the times asked for."""
+    """Print and draw the gap of 10 to 100 oscillators at the times asked for."""
     results: dict[str, list[dict[str, list[float]]]] = {}
     print(f"{'N':>4} {'seed':>5} {'seconds':>8} {'steps':>6} {'gap %':>8} {'+-':>7}   asked for")
     for sites, (wanted, seconds) in TARGETS.items():

@@ -185,7 +185,7 @@ def estimate_chains(case: Case, chains: int | None = None) -> float:
     passing = max(2 * here + last for last, here in itertools.pairwise(widths))
     step = window + samples * kept
     if settings.method == "natural":
-        chosen = min(settings.metric_samples or samples, samples)
+        chosen = min(settings.in_metric, samples)
         together = {"cg": 0, "kernel": chosen * m, "nystrom": settings.rank}[settings.metric_solver]
         solve = chosen * max(passing, together * (m + sum(hidden) + max(hidden, default=0)))
         step += solve + (chosen * kept + samples * max(hidden, default=m) if chosen < samples else 0)

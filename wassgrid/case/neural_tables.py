@@ -20,6 +20,7 @@ from wassgrid.case.readers import (
     word_or,
 )
 
+METRIC_SAMPLES = 1024
 ACTIVATIONS = ("tanh", "silu", "gelu", "softplus", "relu")
 
 
@@ -81,7 +82,7 @@ class NeuralSettings(Table):
         description="unit of the network's inputs: standard deviation of each state under the initial policy, half the "
         "width of its domain, or the state's own unit",
     )
-    chains: Annotated[int, PlainValidator(integer(2))] = Field(64, description="persistent parallel chains")
+    chains: Annotated[int, PlainValidator(integer(2))] = Field(256, description="persistent parallel chains")
     burn_in: Count = Field(200, description="chain steps under the initial policy before the first optimisation step")
     horizon: Count = Field(64, description="chain steps per optimisation step whose actions give gradient samples")
     tail: CountOrZero = Field(
@@ -120,7 +121,9 @@ class NeuralSettings(Table):
         "sample space) or nystrom (low-rank approximation)",
     )
     metric_samples: Count | None = Field(
-        None, description="state-action samples of the metric per step (default: all, chains * horizon)"
+        None,
+        description=f"state-action samples that the metric of a step is made of, its gradient being that of all of them "
+        f"(default: {METRIC_SAMPLES}, or all where there are fewer)",
     )
     cg_iterations: Count = Field(10, description="most conjugate-gradient iterations per step")
     rank: Count = Field(100, description="rank of the nystrom approximation")
@@ -140,6 +143,12 @@ class NeuralSettings(Table):
         description="the long simulation that measures the finished policy",
     )
 
+    @property
+    def in_metric(self) -> int:
+        """How many samples the metric of a step is made of."""
+        window = self.chains * self.horizon
+        return min(window, self.metric_samples or METRIC_SAMPLES)
+
     @model_validator(mode="before")
     @classmethod
     def _no_tail_where_a_value_stands_for_it(cls, given: Any) -> Any:
@@ -157,7 +166,9 @@ class NeuralSettings(Table):
         if self.value == "network" and not self.hidden:
             raise keyed_error("value", 'a network takes its widths from neural.hidden: give some, or "quadratic"')
         window = self.chains * self.horizon
-        if self.metric_samples is not None and self.metric_samples > window:
+        if self.metric_samples is None:
+            return self
+        if self.metric_samples > window:
             raise keyed_error(
                 "metric_samples", f"{self.metric_samples} exceeds the {window} samples of a step (chains * horizon)"
             )

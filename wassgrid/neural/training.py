@@ -143,8 +143,8 @@ def advance(
     everywhere = tangent(lambda theta: policy(theta, visited, latents), state.parameters)
     sampled, sampled_gradients = everywhere, gradients
     first_order = parameter_gradient(everywhere, gradients)
-    if settings.metric_samples is not None and settings.metric_samples < samples:
-        chosen = jax.random.choice(for_samples, samples, (settings.metric_samples,), replace=False)
+    if settings.in_metric < samples:
+        chosen = jax.random.choice(for_samples, samples, (settings.in_metric,), replace=False)
         sampled = tangent(lambda theta: policy(theta, visited[chosen], latents[chosen]), state.parameters)
         sampled_gradients = gradients[chosen]
 
