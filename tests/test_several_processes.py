@@ -171,7 +171,8 @@ def same(first: Path, second: Path, touchy: bool = False) -> None:
         assert len(one.convergence["step"]) == len(other.convergence["step"])
         for column in ("objective",) if touchy else ("objective", "lower_bound", "gradient_norm", "upper_end"):
             a, b = one.convergence[column], other.convergence[column]
-            np.testing.assert_allclose(a, b, rtol=1e-7 if touchy else 1e-9, atol=1e-10 * np.abs(a).max())
+            scale = np.abs(one.convergence["objective"]).max()
+            np.testing.assert_allclose(a, b, rtol=1e-7 if touchy else 1e-9, atol=1e-10 * scale)
         np.testing.assert_allclose(one.convergence["objective"][-1], other.convergence["objective"][-1], rtol=1e-10)
         for array in ("stationary",) if touchy else ("actions", "weights", "stationary", "value"):
             a, b = one.frame(array), other.frame(array)
