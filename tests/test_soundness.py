@@ -100,7 +100,7 @@ def test_faults_in_goals_starts_prices_and_lists_are_found(name, seed, violation
     assert violation in judge(text)["violations"]
 
 
-@settings(FEW, max_examples=6)
+@settings(FEW, max_examples=3)
 @given(st.integers(0, 10**9))
 def test_problems_solved_by_proximal_steps(seed):
     """Steps too: none raises J, and none costs a particle more than it gains."""
