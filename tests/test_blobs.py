@@ -26,6 +26,8 @@ from wassgrid.runs.grid_solver import GridSolver
 from wassgrid.runs.start import StartError
 from wassgrid.storage import ResultFile
 
+pytestmark = pytest.mark.thorough
+
 BOTH = Metric(True, 0.7)
 SLIDE = Metric()
 

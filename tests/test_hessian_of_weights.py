@@ -23,6 +23,8 @@ from wassgrid.report import summary_rows
 from wassgrid.storage import ResultFile
 from wassgrid.tangent import ParticleGeodesic, Variation
 
+pytestmark = pytest.mark.thorough
+
 CASES = Path(__file__).parent.parent / "cases"
 BOTH, WEIGHTS = Metric(True, 2.5), Metric(False, 0.7)
 METRICS = pytest.mark.parametrize("metric", [BOTH, WEIGHTS], ids=["both", "weights"])

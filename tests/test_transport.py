@@ -20,6 +20,8 @@ from wassgrid.method.proximal import nearby_minima
 from wassgrid.method.transport import first_transport_step, least_moving_step, transport_step, transported
 from wassgrid.policy import initial_policy
 
+pytestmark = pytest.mark.thorough
+
 LINE = """
 [states.x]
 next = "0.8*x + 0.5*gear - 0.2*sign(x)"
