@@ -248,9 +248,8 @@ def model_of(kernel_names, boundary, order, coupled, beta, noise, shape=(7, 6), 
         return SimpleNamespace(mean=mean)
 
     bounds = np.array([[-1.0, 1.0]] * (2 if moved is None else 1))
-    low, high = (np.tile(end, (cells, 1)) for end in bounds.T)
     fields = {"order": order, "coupled": mask, "action_bounds": bounds, "choices": None, "mixed": False, "goal": None}
-    fields["limits_at"] = lambda states: (low, high)
+    fields["limits_at"] = lambda states: tuple(np.tile(end, (len(states), 1)) for end in bounds.T)
     problem = SimpleNamespace(action_tables=action_tables, **fields)
     model = TransitionModel(problem, grid, kernel_names, np.tile(np.array(noise, float), (cells, 1)))
     # what a problem would give; the walk alone
