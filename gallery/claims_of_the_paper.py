@@ -147,7 +147,7 @@ print(
 try:
     import jax
 
-    from wassgrid.neural.metric import conjugate_gradients, tangent
+    from wassgrid.neural.metric import conjugate_gradients, parameter_gradient, tangent
     from wassgrid.neural.policies import PushForwardPolicy
 except ImportError:
     jax = None
@@ -187,7 +187,8 @@ if jax is not None:
         # wassgrid's own: samples weigh mu
         scale = jnp.asarray(np.sqrt(S.size) * root[:, None])
         linear = tangent(lambda theta, act=act, scale=scale: scale * act(theta), theta)
-        own = conjugate_gradients(linear, scale * q_gradient[:, None], jnp.asarray(DAMPING), 4000, 1e-13)
+        right = parameter_gradient(linear, scale * q_gradient[:, None])
+        own = conjugate_gradients(linear, right, jnp.asarray(DAMPING), 4000, 1e-13)
         moved = np.asarray(linear.push(own.value))[:, 0] / np.sqrt(S.size)
         U, size, _ = np.linalg.svd(root[:, None] * J, full_matrices=False)
         damped = U @ (size**2 / (size**2 + DAMPING) * (U.T @ (root * q_gradient)))

@@ -207,6 +207,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "net.h5"
 
 
+@pytest.mark.thorough
 def test_a_neural_policy_is_laid_beside_the_grid(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +244,7 @@ def test_a_neural_policy_is_laid_beside_the_grid(
         compare(other, trained)
 
 
+@pytest.mark.thorough
 def test_a_stochastic_network_stands_on_the_grid_as_particles() -> None:
     """T linear in z has the mean of the network and the deviation of its slope in z; a network in z that of many draws."""
     pytest.importorskip("jax", reason="JAX is an extra")

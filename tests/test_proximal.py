@@ -19,6 +19,7 @@ from wassgrid.method.facts import unseen
 from wassgrid.method.proximal import first_proximal_step, nearby_minima, proximal_step
 from wassgrid.policy import initial_policy
 
+pytestmark = pytest.mark.thorough
 GALLERY = Path(__file__).parent.parent / "gallery"
 SMOOTH = """
 [states.x]

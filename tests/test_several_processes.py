@@ -29,6 +29,7 @@ from wassgrid.storage import ResultFile
 from wassgrid.transition.model import TransitionModel
 from wassgrid.transition.slab_model import SlabModel, cut_axis
 
+pytestmark = pytest.mark.thorough
 ROOT = Path(__file__).resolve().parent.parent
 CASES = ROOT / "cases"
 
@@ -108,7 +109,6 @@ def test_what_is_brought_together_is_that_of_all_cells():
         together(size, shared)
 
 
-@pytest.mark.thorough
 def test_law_and_value_by_a_coarse_correction_are_those_of_one_process():
     case = case_of("pendulum", "grid.points.theta=96")
     grid = StateGrid.from_case(case)
@@ -144,7 +144,6 @@ RUNS = {
 }  # fmt: skip
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", RUNS)
 def test_a_shared_run_writes_what_one_process_writes(name, tmp_path):
     size, file, *overrides = RUNS[name]
@@ -182,7 +181,6 @@ def same(first: Path, second: Path, touchy: bool = False) -> None:
         assert checkpoints[0]["best_values"].shape == checkpoints[1]["best_values"].shape
 
 
-@pytest.mark.thorough
 def test_a_run_goes_on_on_another_number_of_processes(tmp_path):
     case = case_of("pendulum", "grid.points.theta=48", "flow.stop.steps=4")
     with Recorder.create(tmp_path / "one.h5", case) as recorder:
@@ -289,7 +287,6 @@ def mpiexec(size: int, *arguments: str, cwd: Path) -> subprocess.CompletedProces
     )  # fmt: skip
 
 
-@pytest.mark.thorough
 def test_over_mpi_a_run_and_its_end_are_those_of_one_process(tmp_path):
     case = case_of("oscillators_4d", "grid.points.q1=7", "grid.points.q2=7", "grid.kernel=linear", "flow.stop.steps=2")
     with Recorder.create(tmp_path / "one.h5", case) as recorder:
