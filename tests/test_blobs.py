@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_problems import blob_problem
-from test_entropy import DISCOUNTED, KINDS, LINE, NAMES, TOTAL
-from test_newton import run
+from test_entropy import DISCOUNTED, KINDS, LINE, NAMES, TOTAL, whole_and_resumed
 
 import wassgrid as wg
+from benchmarks.blob_bias import REGULATOR
 from benchmarks.soundness import judge
 from wassgrid.blobs import Blobs
 from wassgrid.case import Case, CaseError
@@ -22,7 +22,6 @@ from wassgrid.method.flow import adaptive_flow_step, flow_step
 from wassgrid.method.schemes import SCHEMES
 from wassgrid.metric import Metric, gradient_norm, inner, step_length
 from wassgrid.policy import initial_policy
-from wassgrid.runs.grid_solver import GridSolver
 from wassgrid.runs.start import StartError
 from wassgrid.storage import ResultFile
 
@@ -192,28 +191,6 @@ def test_no_price_and_narrow_blobs_are_particles_that_slide_as_ever():
 
 # -- the linear regulator ------------------------------------------------------------------------------------------------
 
-REGULATOR = """
-[states.x]
-next = "x + u"
-noise = 0.5
-domain = [-4.5, 4.5]
-[actions.u]
-bounds = [-5.5, 5.5]
-[cost]
-stage = "x**2 + u**2"
-[grid]
-points = { x = 37 }
-kernel = "matched"
-[policy]
-entropy = 0.4
-reference = "lebesgue"
-particles = 56
-[flow]
-geometry = "wasserstein"
-stop = { gap = 1e-5, steps = 80 }
-"""
-
-
 @pytest.mark.parametrize(
     ("count", "width", "geometry", "steps"),
     [(1, 0.3, "wasserstein", 45), (4, 0.2, "wasserstein", 50), (8, 0.2, "wasserstein_fisher_rao", 60)],
@@ -221,7 +198,8 @@ stop = { gap = 1e-5, steps = 80 }
 def test_the_soft_linear_regulator(count, width, geometry, steps):
     """Mixtures of normal laws of variance d^2: alone N(-K x, d^2); many have the variance eps/(2(r + P)) where d^2 is less."""
     settings = [f"policy.blobs={count}", f"policy.bandwidth={width / 11.0}", f"flow.stop.steps={steps}"]
-    case = Case.from_text(REGULATOR, overrides=[*settings, f"flow.geometry='{geometry}'"])
+    settings += ["policy.particles=56", f"flow.geometry='{geometry}'", "flow.stop.gap=1e-5"]
+    case = Case.from_text(REGULATOR, overrides=settings)
     solution = wg.solve(case)
     p = 0.5 * (1.0 + np.sqrt(5.0))
     exact = 0.25 * p - 0.2 * np.log(np.pi * 0.4 / (1.0 + p))
@@ -265,14 +243,8 @@ def test_claims_hold_on_random_problems(seed):
 @pytest.mark.parametrize("method", ["euler", "heun"])
 def test_a_resumed_run_gives_the_same_numbers(method):
     case = line("", f"flow.method={method}", "flow.geometry='wasserstein_fisher_rao'", "flow.stop={gap=1e-300, steps=4}")
-    whole = run(case)
-    solver = GridSolver.from_case(case)
-    state = solver.restore(solver.record(whole[1]).checkpoint())
-    while solver.verdict(state) is None:
-        state = solver.advance(state)
-    assert state.step == whole[-1].step and state.evaluation.objective == whole[-1].evaluation.objective
-    np.testing.assert_array_equal(state.evaluation.policy.blobs.centres, whole[-1].evaluation.policy.blobs.centres)
-    np.testing.assert_array_equal(state.evaluation.policy.weights, whole[-1].evaluation.policy.weights)
+    whole, resumed = whole_and_resumed(case)
+    np.testing.assert_array_equal(resumed.policy.blobs.centres, whole.policy.blobs.centres)
 
 
 def test_files_hold_the_blobs_and_what_reads_policies_reads_theirs(tmp_path):

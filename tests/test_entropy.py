@@ -359,9 +359,8 @@ def test_the_longest_geodesic_of_weights_is_half_a_turn_of_twice_the_angle():
 # -- runs ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [["flow.method=rk4"], ["flow.method=exponential"], []])
-def test_a_resumed_run_gives_the_same_numbers(settings):
-    case = line("", False, *settings, "flow.stop={gap=1e-300, steps=4}")
+def whole_and_resumed(case: Case) -> tuple[Evaluation, Evaluation]:
+    """The end of a run, and of the same run resumed after its first step: steps, J and weights are the same numbers."""
     whole = run(case)
     solver = GridSolver.from_case(case)
     state = solver.restore(solver.record(whole[1]).checkpoint())
@@ -369,6 +368,12 @@ def test_a_resumed_run_gives_the_same_numbers(settings):
         state = solver.advance(state)
     assert state.step == whole[-1].step and state.evaluation.objective == whole[-1].evaluation.objective
     np.testing.assert_array_equal(state.evaluation.policy.weights, whole[-1].evaluation.policy.weights)
+    return whole[-1].evaluation, state.evaluation
+
+
+@pytest.mark.parametrize("settings", [["flow.method=rk4"], ["flow.method=exponential"], []])
+def test_a_resumed_run_gives_the_same_numbers(settings):
+    whole_and_resumed(line("", False, *settings, "flow.stop={gap=1e-300, steps=4}"))
 
 
 def test_the_case_says_what_it_became_and_reads_it_back():

@@ -19,7 +19,7 @@ from wassgrid.errors import overflow_named
 from wassgrid.evaluation import Evaluation, Evaluator
 from wassgrid.grid import StateGrid, misalignment
 from wassgrid.memory import estimate_memory
-from wassgrid.method.facts import METHOD_FACTS, unseen
+from wassgrid.method.facts import METHOD_FACTS
 from wassgrid.metric import Metric, gradient_norm
 from wassgrid.policy import initial_policy
 from wassgrid.problem.boundary import BOUNDARIES
@@ -153,8 +153,7 @@ def findings(case: Case) -> Iterator[Finding | tuple[dict[str, Any], ...]]:
     yield Finding("initial policy", f"J = {evaluation.objective:.10g}, norm of the gradient {slope:.4g}")
     yield from _cut_goal(model)
     yield from _unresolved(case, model)
-    sees = case.flow.escapes or case.policy.blobs is not None  # of blobs no derivative is taken
-    if text := unseen(case.flow.method, case.flow.geometry, sees, case.problem.jumps):
+    if text := case.unseen_jumps:
         yield Finding("jumps", text, WARN)
     metric = Metric.from_case(case)
     if case.policy.blobs is None and (metric.weights or METHOD_FACTS[case.flow.method].follows):

@@ -140,9 +140,9 @@ class Comparison:
             mean, error = self.simulated
             rows.append(("simulated J", f"{mean:.8g} +- {error:.2g}{units} of {self.judged}, without a grid"))
         reference = found.reference.objective
-        share = f", {100 * found.total / abs(reference):.3g} %" if reference != 0.0 else ""
-        loses = "more" if found.total >= 0.0 else "less"
-        text = f"{self.judged} costs {abs(found.total):.4g}{units} {loses} than {self.beside}{share.replace('-', '')}"
+        apart, loses = abs(found.total), "more" if found.total >= 0.0 else "less"
+        share = f", {100 * apart / abs(reference):.3g} %" if reference != 0.0 else ""
+        text = f"{self.judged} costs {apart:.4g}{units} {loses} than {self.beside}{share}"
         if math.isfinite(self.bound):
             text += f"; {judged.objective - self.bound:.4g}{units} above the proven lower bound of the best"
         rows.append(("loss", text))

@@ -49,7 +49,6 @@ class Ranks:
         self.size: int = comm.Get_size()
         self.wanted = self.armed = self._parted = False
         self._parting: Any = None
-        self.sent = 0  # bytes that this process sent to others as rows
 
     @classmethod
     def world(cls) -> Ranks:
@@ -150,7 +149,6 @@ class Ranks:
         """Send rows of `length` numbers to the processes, `sent` to each, one after the other; receive `received` from each."""
         import numpy as np
 
-        self.sent += 8 * length * (sum(sent) - sent[self.rank])
         row = self._mpi.DOUBLE.Create_contiguous(length).Commit()
         starts = [[int(x) for x in np.append(0, np.cumsum(counts)[:-1])] for counts in (sent, received)]
         try:

@@ -18,7 +18,7 @@ from wassgrid.case.keys import elsewhere, override, table_at
 from wassgrid.case.neural_tables import NeuralSettings
 from wassgrid.case.readers import CaseError, shown
 from wassgrid.case.tables import ActionTable, CaseTables, InitialTable
-from wassgrid.method.facts import GEOMETRY_FACTS, METHOD_FACTS
+from wassgrid.method.facts import GEOMETRY_FACTS, METHOD_FACTS, unseen
 from wassgrid.problem.boundary import BOUNDARIES
 from wassgrid.problem.names import member, remedy, split_family
 
@@ -165,6 +165,12 @@ class Case(CaseTables):
     def to_text(self) -> str:
         """Return the resolved case, defaults and overrides included, as TOML; reading it gives an equal case."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    @property
+    def unseen_jumps(self) -> str:
+        """What the steps of the case do not see of jumps of cost or law with the action; of blobs no derivative is taken."""
+        sees = self.flow.escapes or self.policy.blobs is not None
+        return unseen(self.flow.method, self.flow.geometry, sees, self.problem.jumps)
 
     @cached_property
     def problem(self) -> ControlProblem:

@@ -122,7 +122,7 @@ class NeuralSettings(Table):
     )
     metric_samples: Count | None = Field(
         None,
-        description=f"state-action samples that the metric of a step is made of, its gradient being that of all of them "
+        description="state-action samples that the metric of a step is made of, its gradient being that of all of them "
         f"(default: {METRIC_SAMPLES}, or all where there are fewer)",
     )
     cg_iterations: Count = Field(10, description="most conjugate-gradient iterations per step")
@@ -145,9 +145,8 @@ class NeuralSettings(Table):
 
     @property
     def in_metric(self) -> int:
-        """How many samples the metric of a step is made of."""
-        window = self.chains * self.horizon
-        return min(window, self.metric_samples or METRIC_SAMPLES)
+        """How many samples the metric of a step is made of, where there are more."""
+        return self.metric_samples or METRIC_SAMPLES
 
     @model_validator(mode="before")
     @classmethod
@@ -166,9 +165,7 @@ class NeuralSettings(Table):
         if self.value == "network" and not self.hidden:
             raise keyed_error("value", 'a network takes its widths from neural.hidden: give some, or "quadratic"')
         window = self.chains * self.horizon
-        if self.metric_samples is None:
-            return self
-        if self.metric_samples > window:
+        if self.metric_samples is not None and self.metric_samples > window:
             raise keyed_error(
                 "metric_samples", f"{self.metric_samples} exceeds the {window} samples of a step (chains * horizon)"
             )

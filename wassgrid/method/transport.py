@@ -14,6 +14,8 @@ less than half of what they would without, and come to where policy iteration do
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from wassgrid.evaluation import Evaluation, Evaluator, rounding
@@ -100,15 +102,20 @@ def _mean(weights: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.asarray((weights * np.where(weights > 0.0, q, 0.0)).sum(axis=1))
 
 
+def _sources(weights: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield cells and values, both (R,), of all that have mass, a block at a time."""
+    cells, values = np.nonzero(weights > 0.0)
+    count = max(1, _AT_ONCE // weights.shape[1])
+    for start in range(0, cells.size, count):
+        yield cells[start : start + count], values[start : start + count]
+
+
 def _moved(
     weights: np.ndarray, q: np.ndarray, squares: np.ndarray, tau: float, eps: np.ndarray, level: float
 ) -> np.ndarray:
     """Return sum_i w_i softmax_j(-(Q_j + d_ij^2/(2 tau))/eps), (K, A), for eps (K,) that may be zero."""
     result = np.zeros_like(weights)
-    cells, sources = np.nonzero(weights > 0.0)
-    count = max(1, _AT_ONCE // weights.shape[1])
-    for start in range(0, cells.size, count):
-        k, i = cells[start : start + count], sources[start : start + count]
+    for k, i in _sources(weights):
         each = np.arange(k.size)
         # Q_j + d_ij^2/(2 tau), (pairs, A)
         with np.errstate(over="ignore"):
@@ -131,10 +138,7 @@ def least_moving_step(weights: np.ndarray, q: np.ndarray, squares: np.ndarray, l
     From i to j where d_ij^2/(2 tau) < Q_i - Q_j: half of the least d_ij^2/(Q_i - Q_j), and a little.
     """
     shortest = np.inf
-    cells, sources = np.nonzero(weights > 0.0)
-    count = max(1, _AT_ONCE // weights.shape[1])
-    for start in range(0, cells.size, count):
-        k, i = cells[start : start + count], sources[start : start + count]
+    for k, i in _sources(weights):
         gain = q[k, i][:, None] - q[k] - 2.0 * level
         with np.errstate(divide="ignore", invalid="ignore"):
             length = np.where(gain > 0.0, 0.5 * squares[i] / gain, np.inf)

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from wassgrid.case import Case
-from wassgrid.method.facts import unseen
 from wassgrid.runs.loop import StepRecord, Verdict
 from wassgrid.runs.schema import BOUND_FOUND, COST_SCALE, FLOW_TIME, GRADIENT_NORM, LOWER_BOUND, OBJECTIVE, STEP, UPPER_END
 from wassgrid.runs.solvers import SOLVERS
@@ -121,8 +120,7 @@ def shown(case: Case, console: Console) -> Iterator[list[Any]]:
         progress = ProgressBar(console) if console.is_terminal else ProgressLines(console)
         observers: list[Any] = [stack.enter_context(progress)]
         if SOLVERS[case.solver.kind].gridded:
-            sees = case.flow.escapes or case.policy.blobs is not None
-            if line := unseen(case.flow.method, case.flow.geometry, sees, case.problem.jumps):
+            if line := case.unseen_jumps:
                 observers.append(Notice(console, line))
             observers.append(stack.enter_context(CompilationNotice(console)))
         yield observers

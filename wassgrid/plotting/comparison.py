@@ -41,9 +41,9 @@ def comparison(found: Comparison) -> Figure:
         others = tuple(k for k in range(len(shape)) if k not in plane)
         lost, weight = loss.sum(axis=others), law.sum(axis=others)
         mean = np.divide((law * squared).sum(axis=others), weight, out=np.zeros_like(weight), where=weight > 0.0)
-        _draw_field(figure, row[0], frame, lost, plane, label("loss per cell", found.cost_units), found)
+        _draw_field(figure, row[0], frame, lost, plane, label("loss per cell", found.cost_units))
         if np.isfinite(mean).all():
-            _draw_field(figure, row[1], frame, np.sqrt(mean), plane, "gradient left, |grad_a Q|", found)
+            _draw_field(figure, row[1], frame, np.sqrt(mean), plane, "gradient left, |grad_a Q|")
         else:
             row[1].set_axis_off()
     contours = f"; contours: 50, 90, 99 % of the time of {plain(found.judged)}" if len(frame.axes) > 1 else ""
@@ -83,9 +83,7 @@ def _frame(found: Comparison) -> Frame:
     )  # fmt: skip
 
 
-def _draw_field(
-    figure: Figure, axis: Axes, frame: Frame, field: np.ndarray, plane: tuple[int, ...], text: str, found: Comparison
-) -> None:
+def _draw_field(figure: Figure, axis: Axes, frame: Frame, field: np.ndarray, plane: tuple[int, ...], text: str) -> None:
     """Draw a field over one state or two, in two colours where it has both signs."""
     if len(plane) == 1:
         draw_curve(axis, frame, field, text)

@@ -39,11 +39,6 @@ class Exchange:
         received = np.bincount(owner, minlength=ranks.size).tolist()
         return cls(ranks, wanted, high - low, np.concatenate(given), [rows.size for rows in given], received)
 
-    @property
-    def halo(self) -> int:
-        """How many rows come from others."""
-        return self.wanted.size - self.received[self.ranks.rank]
-
     def forward(self, values: np.ndarray) -> np.ndarray:
         """Return the wanted rows, flat, of an array of which this process has its slab, flat."""
         length = values.size // self.own
